@@ -1,0 +1,11 @@
+//! Ids, time, units and lease timing: the words every part of Kagemusha shares.
+//!
+//! Architecture invariant: this crate depends on serde and thiserror only, reads no clock and does no I/O.
+
+mod id;
+mod lease;
+mod time;
+
+pub use id::{AgentId, DomainName, Epoch, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip};
+pub use lease::{LeaseTiming, LeaseTimingError, Profile};
+pub use time::Time;
