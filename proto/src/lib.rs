@@ -1,1 +1,31 @@
-//! Skeleton.
+//! The gRPC contract of Kagemusha: generated code, roles, mutual TLS, wire and domain conversion.
+
+/// Generated code of `kagemusha.agent.v1`.
+#[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm)]
+pub mod agent {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("kagemusha.agent.v1");
+    }
+}
+
+/// Generated code of `kagemusha.coordinator.v1`.
+#[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm)]
+pub mod coordinator {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("kagemusha.coordinator.v1");
+    }
+}
+
+/// Generated code of `kagemusha.sif.v1`.
+#[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm)]
+pub mod sif {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("kagemusha.sif.v1");
+    }
+}
+
+/// The contract as a `FileDescriptorSet`, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
