@@ -1,5 +1,26 @@
-//! Decisions of the agent, without I/O.
+//! Decisions of the agent, without I/O: whether it owns a virtual IP ([`Owner`]), and whether it consents to
+//! another's ownership ([`Voter`]). Rules: docs/safety.md.
+//!
+//! Architecture invariant: no clock, no I/O, no async, no randomness; ordered collections only. The shell and the
+//! simulator feed the same events and carry out the same actions.
 
 mod kernel;
+mod owner;
+mod voter;
 
 pub use kernel::{KernelOp, KernelOutcome, OpId};
+pub use owner::{
+    Adopted, AskVip, Assignment, CommandId, CommandResult, Grant, GrantItem, HoldRefused, LossReason, OnCoordinatorLoss,
+    Owner, OwnerAction, OwnerEvent, Place, RenewedBy, Verdict, VipView,
+};
+pub use voter::{Voter, VoterAction, VoterEvent, VoterStore};
+
+/// A rule broken on purpose, so that the simulator can prove that it would notice.
+#[cfg(feature = "sabotage")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A grant is counted from when it was received, not from when it was asked for (rule 2).
+    GrantFromReceipt,
+    /// One consent is enough to go on without the coordinator (rule 6).
+    KeepWithoutMajority,
+}

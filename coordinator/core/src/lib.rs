@@ -1,1 +1,2 @@
-//! Skeleton.
+//! Decisions of the coordinator, without I/O.
+pub mod config;
