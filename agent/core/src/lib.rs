@@ -8,10 +8,11 @@ mod kernel;
 mod owner;
 mod voter;
 
+pub use kage_types::{AskVip, Grant, GrantItem, Verdict};
 pub use kernel::{KernelOp, KernelOutcome, OpId};
 pub use owner::{
-    Adopted, AskVip, Assignment, CommandId, CommandResult, Grant, GrantItem, HoldRefused, LossReason, OnCoordinatorLoss,
-    Owner, OwnerAction, OwnerEvent, Place, RenewedBy, Verdict, VipView,
+    Adopted, Assignment, CommandId, CommandResult, HoldRefused, LossReason, OnCoordinatorLoss,
+    Owner, OwnerAction, OwnerEvent, Place, RenewedBy, VipView,
 };
 pub use voter::{Voter, VoterAction, VoterEvent, VoterStore};
 

@@ -4,7 +4,9 @@
 //! kernel's elements do the enforcing; this machine only decides what to ask of it.
 
 use crate::{KernelOp, KernelOutcome, OpId};
-use kage_types::{AgentId, DomainName, Epoch, LeaseTiming, Nonce, Term, Time, Vip};
+use kage_types::{
+    AgentId, AskVip, DomainName, Epoch, Grant, LeaseTiming, Nonce, Term, Time, Verdict, Vip,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,52 +54,6 @@ pub struct Assignment {
     pub voters: BTreeMap<AgentId, String>,
     /// Without a coordinator.
     pub on_coordinator_loss: OnCoordinatorLoss,
-}
-
-/// A VIP asked for, with the epoch it is asked under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct AskVip {
-    /// The address.
-    pub vip: Vip,
-    /// The epoch under which this agent was told to hold it.
-    pub epoch: Epoch,
-}
-
-/// The coordinator's word on one VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
-    /// Good until b + length.
-    Granted,
-    /// Not now.
-    Wait,
-    /// A higher epoch exists.
-    Superseded,
-}
-
-/// One line of a [`Grant`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantItem {
-    /// The address.
-    pub vip: Vip,
-    /// The epoch asked under.
-    pub epoch: Epoch,
-    /// The answer.
-    pub verdict: Verdict,
-}
-
-/// The coordinator's answer to one request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    /// Of the request.
-    pub nonce: Nonce,
-    /// Under which it was decided.
-    pub term: Term,
-    /// Is that term valid now?
-    pub in_authority: bool,
-    /// L, or the long lease's length.
-    pub length: Duration,
-    /// Per VIP.
-    pub items: Vec<GrantItem>,
 }
 
 /// A live element found at start.
@@ -334,7 +290,12 @@ enum State {
     /// The live element is being set.
     Opening { op: OpId },
     /// Serving.
-    Live { renewed: Time, life: Duration, renewing: Option<OpId>, renewed_at: Time },
+    Live {
+        renewed: Time,
+        life: Duration,
+        renewing: Option<OpId>,
+        renewed_at: Time,
+    },
     /// Both elements are being deleted.
     Closing { op: OpId, then: Then },
     /// The kernel refused; tried again at this time.
@@ -417,7 +378,10 @@ enum Long {
     /// Wanted.
     Asking(CommandId),
     /// Granted; the kernel is being told.
-    Setting { command: CommandId, left: BTreeSet<OpId> },
+    Setting {
+        command: CommandId,
+        left: BTreeSet<OpId>,
+    },
     /// Set: this process does nothing more.
     Stopping,
 }
@@ -495,8 +459,13 @@ impl Owner {
     /// to nothing (rule 6).
     #[must_use]
     pub fn reaches_coordinator(&self, now: Time) -> bool {
-        let Some(assignment) = &self.assignment else { return self.session };
-        self.session && self.authority.is_some_and(|sent| now.since(sent) < 3 * assignment.timing.renewal)
+        let Some(assignment) = &self.assignment else {
+            return self.session;
+        };
+        self.session
+            && self
+                .authority
+                .is_some_and(|sent| now.since(sent) < 3 * assignment.timing.renewal)
     }
 
     /// By whose word the lease was last renewed.
@@ -516,7 +485,13 @@ impl Owner {
                 State::Closing { .. } => ("closing", None),
                 State::Stuck { .. } => ("stuck", None),
             };
-            VipView { vip: *vip, epoch: held.epoch, place: held.place.clone(), state, renewed }
+            VipView {
+                vip: *vip,
+                epoch: held.epoch,
+                place: held.place.clone(),
+                state,
+                renewed,
+            }
         })
     }
 
@@ -531,14 +506,28 @@ impl Owner {
         let mut next = (self.next_ask, "ask");
         for held in self.held.values() {
             let candidate = match &held.state {
-                State::Live { renewed, life, renewing, renewed_at } => {
+                State::Live {
+                    renewed,
+                    life,
+                    renewing,
+                    renewed_at,
+                } => {
                     let lapse = (*renewed + *life + timing.slack, "lapse");
                     let due = *renewed_at + timing.renewal;
-                    let may = held.grant.is_some_and(|(b, length)| due <= timing.renew_until(b, length));
-                    if renewing.is_none() && may { lapse.min((due, "renew")) } else { lapse }
+                    let may = held
+                        .grant
+                        .is_some_and(|(b, length)| due <= timing.renew_until(b, length));
+                    if renewing.is_none() && may {
+                        lapse.min((due, "renew"))
+                    } else {
+                        lapse
+                    }
                 }
                 State::Stuck { until } => (*until, "retry"),
-                State::Arming { .. } | State::Asking { .. } | State::Opening { .. } | State::Closing { .. } => continue,
+                State::Arming { .. }
+                | State::Asking { .. }
+                | State::Opening { .. }
+                | State::Closing { .. } => continue,
             };
             next = next.min(candidate);
         }
@@ -552,16 +541,29 @@ impl Owner {
             OwnerEvent::Assigned(assignment) => self.assigned(now, assignment, actions),
             OwnerEvent::Session(up) => self.session_changed(now, up),
             OwnerEvent::Answer { grant, relayed } => self.answered(now, &grant, relayed, actions),
-            OwnerEvent::Consent { voter, nonce, vips } => self.consented(now, &voter, nonce, &vips, actions),
-            OwnerEvent::Hold { command, term, ask, place } => self.hold(now, command, term, ask, place, actions),
+            OwnerEvent::Consent { voter, nonce, vips } => {
+                self.consented(now, &voter, nonce, &vips, actions)
+            }
+            OwnerEvent::Hold {
+                command,
+                term,
+                ask,
+                place,
+            } => self.hold(now, command, term, ask, place, actions),
             OwnerEvent::Release { command, term, ask } => self.release(command, term, ask, actions),
             OwnerEvent::PrepareStop { command } => self.prepare_stop(now, command, actions),
             OwnerEvent::ReleaseAll { command } => self.release_where(command, |_| true, actions),
             OwnerEvent::ReleaseVm { command, domain } => {
-                self.release_where(command, |place| *place == Place::Vm(domain.clone()), actions);
+                self.release_where(
+                    command,
+                    |place| *place == Place::Vm(domain.clone()),
+                    actions,
+                );
             }
             OwnerEvent::ClockJumped => self.clock_jumped(actions),
-            OwnerEvent::Kernel { op, outcome, at } => self.kernel_done(now, op, outcome, at, actions),
+            OwnerEvent::Kernel { op, outcome, at } => {
+                self.kernel_done(now, op, outcome, at, actions)
+            }
             OwnerEvent::Tick => {}
         }
         self.run_timers(now, actions);

@@ -2,10 +2,14 @@
 //!
 //! Architecture invariant: this crate depends on serde and thiserror only, reads no clock and does no I/O.
 
+mod grant;
 mod id;
 mod lease;
 mod time;
 
-pub use id::{AgentId, DomainName, Epoch, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip};
+pub use grant::{AskVip, Grant, GrantItem, Verdict};
+pub use id::{
+    AgentId, DomainName, Epoch, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip,
+};
 pub use lease::{LeaseTiming, LeaseTimingError, Profile};
 pub use time::Time;

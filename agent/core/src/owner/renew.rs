@@ -10,7 +10,9 @@ impl Owner {
     }
 
     pub(super) fn run_timers(&mut self, now: Time, actions: &mut Vec<OwnerAction>) {
-        let Some(assignment) = &self.assignment else { return };
+        let Some(assignment) = &self.assignment else {
+            return;
+        };
         if self.long == Long::Stopping {
             return;
         }
@@ -20,10 +22,16 @@ impl Owner {
         }
         let vips: Vec<Vip> = self.held.keys().copied().collect();
         for vip in vips {
-            let Some(held) = self.held.get(&vip) else { continue };
+            let Some(held) = self.held.get(&vip) else {
+                continue;
+            };
             match held.state {
-                State::Live { renewed, life, .. } if now >= renewed + life + timing.slack => self.lapse(vip, actions),
-                State::Live { renewed_at, .. } if now >= renewed_at + timing.renewal => self.renew(now, vip, actions),
+                State::Live { renewed, life, .. } if now >= renewed + life + timing.slack => {
+                    self.lapse(vip, actions)
+                }
+                State::Live { renewed_at, .. } if now >= renewed_at + timing.renewal => {
+                    self.renew(now, vip, actions)
+                }
                 State::Stuck { until } if now >= until => self.rearm(vip, actions),
                 State::Live { .. }
                 | State::Stuck { .. }
@@ -37,7 +45,9 @@ impl Owner {
 
     /// Send a request for everything armed or live.
     pub(super) fn ask(&mut self, now: Time, actions: &mut Vec<OwnerAction>) {
-        let Some(assignment) = &self.assignment else { return };
+        let Some(assignment) = &self.assignment else {
+            return;
+        };
         let timing = assignment.timing;
         let policy = assignment.on_coordinator_loss;
         let voters = !assignment.voters.is_empty();
@@ -55,30 +65,55 @@ impl Owner {
         let vips: Vec<AskVip> = self
             .held
             .iter()
-            .filter(|(_, held)| matches!(held.state, State::Asking { .. } | State::Live { .. } | State::Opening { .. }))
-            .map(|(vip, held)| AskVip { vip: *vip, epoch: held.epoch })
+            .filter(|(_, held)| {
+                matches!(
+                    held.state,
+                    State::Asking { .. } | State::Live { .. } | State::Opening { .. }
+                )
+            })
+            .map(|(vip, held)| AskVip {
+                vip: *vip,
+                epoch: held.epoch,
+            })
             .collect();
         self.last_nonce = self.last_nonce.next();
         let (nonce, heard) = (self.last_nonce, self.heard);
         let long = matches!(self.long, Long::Asking(_));
-        let outstanding = Outstanding { sent: now, vips: vips.clone(), long, consents: BTreeMap::new() };
+        let outstanding = Outstanding {
+            sent: now,
+            vips: vips.clone(),
+            long,
+            consents: BTreeMap::new(),
+        };
         self.outstanding.insert(nonce, outstanding);
         while self.outstanding.len() > MAX_OUTSTANDING {
             self.outstanding.pop_first();
         }
-        let silent = self.authority.is_none_or(|sent| now.since(sent) > timing.renewal + timing.renewal / 2);
+        let silent = self
+            .authority
+            .is_none_or(|sent| now.since(sent) > timing.renewal + timing.renewal / 2);
         if self.session {
             let long_surrendered = self.long == Long::None;
-            actions.push(OwnerAction::Ask { nonce, heard, vips: vips.clone(), long, long_surrendered });
+            actions.push(OwnerAction::Ask {
+                nonce,
+                heard,
+                vips: vips.clone(),
+                long,
+                long_surrendered,
+            });
         }
-        if vips.is_empty() || !(silent || !self.session) {
+        if vips.is_empty() || (self.session && !silent) {
             return;
         }
         match policy {
-            OnCoordinatorLoss::Voters if voters => actions.push(OwnerAction::AskVoters { nonce, heard, vips }),
+            OnCoordinatorLoss::Voters if voters => {
+                actions.push(OwnerAction::AskVoters { nonce, heard, vips })
+            }
             OnCoordinatorLoss::Keep => {
-                let keep: Vec<AskVip> =
-                    vips.into_iter().filter(|ask| self.held.get(&ask.vip).is_some_and(|held| held.may_keep)).collect();
+                let keep: Vec<AskVip> = vips
+                    .into_iter()
+                    .filter(|ask| self.held.get(&ask.vip).is_some_and(|held| held.may_keep))
+                    .collect();
                 if !keep.is_empty() {
                     self.renewed_by = Some(RenewedBy::Keep);
                 }
@@ -90,33 +125,56 @@ impl Owner {
         }
     }
 
-    pub(super) fn answered(&mut self, now: Time, grant: &Grant, relayed: bool, actions: &mut Vec<OwnerAction>) {
+    pub(super) fn answered(
+        &mut self,
+        now: Time,
+        grant: &Grant,
+        relayed: bool,
+        actions: &mut Vec<OwnerAction>,
+    ) {
         self.heard = self.heard.max(grant.nonce);
         if grant.term < self.highest_term || !grant.in_authority {
             return;
         }
         self.highest_term = grant.term;
-        let Some(outstanding) = self.outstanding.get(&grant.nonce) else { return };
+        let Some(outstanding) = self.outstanding.get(&grant.nonce) else {
+            return;
+        };
         let (sent, long) = (outstanding.sent, outstanding.long);
         let asked = outstanding.vips.clone();
         if !relayed {
             self.authority = self.authority.max(Some(sent));
         }
-        let counted_from = if self.counts_from_receipt() { now } else { sent };
+        let counted_from = if self.counts_from_receipt() {
+            now
+        } else {
+            sent
+        };
         for item in &grant.items {
-            let ask = AskVip { vip: item.vip, epoch: item.epoch };
+            let ask = AskVip {
+                vip: item.vip,
+                epoch: item.epoch,
+            };
             if !asked.contains(&ask) {
                 continue;
             }
             match item.verdict {
                 Verdict::Granted => {
-                    self.renewed_by = Some(if relayed { RenewedBy::Relay } else { RenewedBy::Coordinator });
+                    self.renewed_by = Some(if relayed {
+                        RenewedBy::Relay
+                    } else {
+                        RenewedBy::Coordinator
+                    });
                     self.granted(now, ask, counted_from, grant.length, actions);
                 }
                 Verdict::Superseded => {
                     let floor = self.floors.entry(item.vip).or_default();
                     *floor = (*floor).max(item.epoch.next());
-                    if self.held.get(&item.vip).is_some_and(|held| held.epoch == item.epoch) {
+                    if self
+                        .held
+                        .get(&item.vip)
+                        .is_some_and(|held| held.epoch == item.epoch)
+                    {
                         self.close(item.vip, Then::Forget, LossReason::Superseded, actions);
                     }
                 }
@@ -136,13 +194,23 @@ impl Owner {
         vips: &[AskVip],
         actions: &mut Vec<OwnerAction>,
     ) {
-        let Some(assignment) = &self.assignment else { return };
-        if assignment.on_coordinator_loss != OnCoordinatorLoss::Voters || !assignment.voters.contains_key(voter) {
+        let Some(assignment) = &self.assignment else {
+            return;
+        };
+        if assignment.on_coordinator_loss != OnCoordinatorLoss::Voters
+            || !assignment.voters.contains_key(voter)
+        {
             return;
         }
         let length = assignment.timing.lease;
-        let majority = if self.ignores_majority() { 1 } else { assignment.voters.len() / 2 + 1 };
-        let Some(outstanding) = self.outstanding.get_mut(&nonce) else { return };
+        let majority = if self.ignores_majority() {
+            1
+        } else {
+            assignment.voters.len() / 2 + 1
+        };
+        let Some(outstanding) = self.outstanding.get_mut(&nonce) else {
+            return;
+        };
         let sent = outstanding.sent;
         let mut carried = Vec::new();
         for ask in vips {
@@ -161,9 +229,20 @@ impl Owner {
     }
 
     /// A grant for one VIP, of this length, counted from when its request was sent.
-    fn granted(&mut self, now: Time, ask: AskVip, sent: Time, length: Duration, actions: &mut Vec<OwnerAction>) {
-        let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else { return };
-        let Some(held) = self.held.get_mut(&ask.vip) else { return };
+    fn granted(
+        &mut self,
+        now: Time,
+        ask: AskVip,
+        sent: Time,
+        length: Duration,
+        actions: &mut Vec<OwnerAction>,
+    ) {
+        let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else {
+            return;
+        };
+        let Some(held) = self.held.get_mut(&ask.vip) else {
+            return;
+        };
         if held.epoch != ask.epoch {
             return;
         }
@@ -202,26 +281,62 @@ impl Owner {
         if !matches!(self.long, Long::None | Long::Adopted(_) | Long::Asking(_)) {
             return;
         }
-        let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else { return };
-        let Some(held) = self.held.get(&vip) else { return };
-        let State::Live { renewing: None, .. } = held.state else { return };
-        let Some((sent, length)) = held.grant else { return };
+        let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else {
+            return;
+        };
+        let Some(held) = self.held.get(&vip) else {
+            return;
+        };
+        let State::Live { renewing: None, .. } = held.state else {
+            return;
+        };
+        let Some((sent, length)) = held.grant else {
+            return;
+        };
         let not_after = timing.renew_until(sent, length);
         if now > not_after {
             return;
         }
         let place = held.place.clone();
-        let op = self.kernel(place, KernelOp::Renew { vip, life: timing.element, not_after }, actions);
-        if let Some(Held { state: State::Live { renewing, renewed_at, .. }, .. }) = self.held.get_mut(&vip) {
+        let op = self.kernel(
+            place,
+            KernelOp::Renew {
+                vip,
+                life: timing.element,
+                not_after,
+            },
+            actions,
+        );
+        if let Some(Held {
+            state:
+                State::Live {
+                    renewing,
+                    renewed_at,
+                    ..
+                },
+            ..
+        }) = self.held.get_mut(&vip)
+        {
             *renewing = Some(op);
             *renewed_at = now;
         }
     }
 
-    pub(super) fn prepare_stop(&mut self, now: Time, command: CommandId, actions: &mut Vec<OwnerAction>) {
-        let live = self.held.values().any(|held| matches!(held.state, State::Live { .. }));
+    pub(super) fn prepare_stop(
+        &mut self,
+        now: Time,
+        command: CommandId,
+        actions: &mut Vec<OwnerAction>,
+    ) {
+        let live = self
+            .held
+            .values()
+            .any(|held| matches!(held.state, State::Live { .. }));
         if !live || !self.session {
-            actions.push(OwnerAction::Done { command, result: Ok(()) });
+            actions.push(OwnerAction::Done {
+                command,
+                result: Ok(()),
+            });
             return;
         }
         self.long = Long::Asking(command);
@@ -230,8 +345,12 @@ impl Owner {
 
     /// The long lease is given: set long elements. They end K + g before it does ([`LeaseTiming::long_element`]).
     fn long_granted(&mut self, sent: Time, length: Duration, actions: &mut Vec<OwnerAction>) {
-        let Long::Asking(command) = self.long else { return };
-        let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else { return };
+        let Long::Asking(command) = self.long else {
+            return;
+        };
+        let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else {
+            return;
+        };
         if length < timing.long_lease {
             return;
         }
@@ -246,14 +365,29 @@ impl Owner {
             .collect();
         let mut left = BTreeSet::new();
         for (vip, place) in live {
-            let op = self.kernel(place, KernelOp::Renew { vip, life, not_after: sent + timing.lease }, actions);
+            let op = self.kernel(
+                place,
+                KernelOp::Renew {
+                    vip,
+                    life,
+                    not_after: sent + timing.lease,
+                },
+                actions,
+            );
             left.insert(op);
-            if let Some(Held { state: State::Live { renewing, .. }, .. }) = self.held.get_mut(&vip) {
+            if let Some(Held {
+                state: State::Live { renewing, .. },
+                ..
+            }) = self.held.get_mut(&vip)
+            {
                 *renewing = Some(op);
             }
         }
         if left.is_empty() {
-            actions.push(OwnerAction::Done { command, result: Ok(()) });
+            actions.push(OwnerAction::Done {
+                command,
+                result: Ok(()),
+            });
             self.long = Long::None;
         } else {
             self.long = Long::Setting { command, left };

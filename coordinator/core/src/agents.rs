@@ -1,0 +1,71 @@
+//! What is known of each agent, and which of its requests may be granted.
+
+use crate::event::SessionId;
+use kage_types::{Nonce, Time};
+use std::time::Duration;
+
+/// One agent as the coordinator sees it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AgentView {
+    /// Its stream, if it is up.
+    pub session: Option<SessionId>,
+    /// The last request that arrived, by any way.
+    pub asked: Option<Time>,
+    /// The last request that showed that our answers arrive too.
+    pub alive: Option<Time>,
+    /// Since when it has been heard without a gap of a renewal or three.
+    pub steady_since: Option<Time>,
+    incarnation: u64,
+    last_nonce: Nonce,
+    /// Granted and not yet known to have arrived: the first such request, and when.
+    unheard: Option<(Nonce, Time)>,
+}
+
+impl AgentView {
+    /// A request arrived. May it be granted?
+    ///
+    /// An owner that can speak but not hear would renew nothing, yet each grant would prolong everybody's patience:
+    /// after a grant the next is given only when the asker shows that an answer reached it, or within half a renewal.
+    pub fn asked(
+        &mut self,
+        now: Time,
+        incarnation: u64,
+        nonce: Nonce,
+        heard: Nonce,
+        renewal: Duration,
+    ) -> bool {
+        if incarnation != self.incarnation {
+            self.incarnation = incarnation;
+            self.last_nonce = Nonce(0);
+            self.unheard = None;
+        }
+        self.asked = Some(now);
+        if self.unheard.is_some_and(|(first, _)| heard >= first) {
+            self.unheard = None;
+        }
+        self.last_nonce = self.last_nonce.max(nonce);
+        let hears = self
+            .unheard
+            .is_none_or(|(_, since)| now.since(since) < renewal / 2);
+        if hears {
+            let gap = self
+                .alive
+                .is_none_or(|alive| now.since(alive) > 4 * renewal);
+            if gap || self.steady_since.is_none() {
+                self.steady_since = Some(now);
+            }
+            self.alive = Some(now);
+        }
+        hears
+    }
+
+    /// An answer with a grant is on its way.
+    pub fn granted(&mut self, now: Time, nonce: Nonce) {
+        self.unheard.get_or_insert((nonce, now));
+    }
+
+    /// How long it has not been heard in a way that counts.
+    pub fn silent_for(&self, now: Time, since_start: Time) -> Duration {
+        now.since(self.alive.unwrap_or(since_start))
+    }
+}

@@ -1,0 +1,896 @@
+//! The coordinator's machine: terms, grants, routing of job results, storm brake.
+
+use crate::{
+    agents::AgentView,
+    config::{Cluster, OnCoordinatorLoss},
+    dbss::Dbss,
+    event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
+    placement::VipState,
+};
+use kage_types::{
+    AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Alerts kept for `status`; the journal has all of them.
+const MAX_ALERTS: usize = 20;
+
+/// The term this process acts under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TermState {
+    /// None; asked for, or to be asked for at this time.
+    None { retry: Time },
+    /// Leased.
+    Held {
+        term: Term,
+        /// Valid until then: sent + T.
+        until: Time,
+        /// No takeover by patience before: receipt + T + L, with drift (rule 7).
+        floor: Time,
+        renew: Time,
+    },
+}
+
+/// What a job was for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum JobFor {
+    /// A step of moving a VIP.
+    Vip(Vip, VipJob),
+    /// A step of supervising a target.
+    Target(TargetName, TargetJob),
+    /// A long lease of this agent is being noted.
+    LongLease(AgentId),
+    /// A long lease has been given back.
+    LongReturned(Vip),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum VipJob {
+    Advance,
+    Bar(AgentId),
+    Release,
+    Resume,
+    Conflict,
+    Hold,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TargetJob {
+    Ping,
+    Probe(usize),
+    Restart,
+    Reboot,
+    Wake,
+    Pause,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LongAsk {
+    session: SessionId,
+    nonce: Nonce,
+    vips: Vec<AskVip>,
+    left: BTreeSet<JobId>,
+    noted: bool,
+}
+
+/// The coordinator.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    pub(crate) cluster: Cluster,
+    pub(crate) started: Time,
+    pub(crate) term: TermState,
+    pub(crate) agents: BTreeMap<AgentId, AgentView>,
+    pub(crate) vips: BTreeMap<Vip, VipState>,
+    pub(crate) targets: BTreeMap<TargetName, Dbss>,
+    jobs: BTreeMap<JobId, JobFor>,
+    last_job: JobId,
+    long_asks: BTreeMap<AgentId, LongAsk>,
+    /// When this process said it wanted to be called.
+    promised: Option<Time>,
+    sif: Result<(), String>,
+    pub(crate) brake: Option<(Time, String)>,
+    alerts: Vec<String>,
+    #[cfg(feature = "sabotage")]
+    pub(crate) sabotage: Option<crate::Sabotage>,
+}
+
+/// One target, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetView {
+    /// Thesis: the mode's name.
+    pub mode: &'static str,
+    /// For people.
+    pub detail: String,
+    /// Since when.
+    pub since: Time,
+    /// ok, ng or unknown.
+    pub ping: String,
+    /// ok, error, ng or unknown.
+    pub service: String,
+}
+
+/// One VIP, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipView {
+    /// As in the ledger.
+    pub row: Option<VipRow>,
+    /// When the last grant was decided here.
+    pub granted: Option<Time>,
+    /// Does its owner ask for it?
+    pub held: bool,
+    /// A move under way.
+    pub moving: Option<&'static str>,
+}
+
+impl Coordinator {
+    /// A coordinator that has just started, without a term.
+    #[must_use]
+    pub fn new(now: Time, cluster: Cluster) -> Self {
+        let vips = cluster
+            .vips()
+            .map(|(vip, target)| (vip, VipState::new(target.clone())))
+            .collect();
+        let targets = cluster
+            .targets
+            .keys()
+            .map(|name| (name.clone(), Dbss::new(now)))
+            .collect();
+        let agents = cluster
+            .agents
+            .keys()
+            .map(|name| (name.clone(), AgentView::default()))
+            .collect();
+        Self {
+            cluster,
+            started: now,
+            term: TermState::None { retry: now },
+            agents,
+            vips,
+            targets,
+            jobs: BTreeMap::new(),
+            last_job: JobId(0),
+            long_asks: BTreeMap::new(),
+            promised: None,
+            sif: Err("not asked yet".into()),
+            brake: None,
+            alerts: Vec::new(),
+            #[cfg(feature = "sabotage")]
+            sabotage: None,
+        }
+    }
+
+    /// Break a rule on purpose.
+    #[cfg(feature = "sabotage")]
+    pub fn sabotage(&mut self, sabotage: crate::Sabotage) {
+        self.sabotage = Some(sabotage);
+    }
+
+    /// One event in, actions out.
+    pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        self.notice_own_stall(now, actions);
+        match event {
+            Event::TermAcquired {
+                term,
+                sent,
+                length,
+                rows,
+            } => self.term_acquired(now, term, sent, length, rows, actions),
+            Event::TermRenewed { term, sent, length } => self.term_renewed(term, sent, length),
+            Event::TermLost { term, reason } => self.term_lost(now, term, reason, actions),
+            Event::TermFailed { reason } => self.term_failed(now, reason, actions),
+            Event::LedgerRead { rows } => self.ledger_read(&rows, actions),
+            Event::AgentUp {
+                agent,
+                session,
+                incarnation,
+            } => self.agent_up(&agent, session, incarnation, actions),
+            Event::AgentDown { agent, session } => self.agent_down(now, &agent, session, actions),
+            Event::Ask {
+                agent,
+                session,
+                via,
+                incarnation,
+                nonce,
+                heard,
+                vips,
+                long,
+                long_surrendered,
+            } => {
+                let ask = Asked {
+                    session,
+                    via,
+                    incarnation,
+                    nonce,
+                    heard,
+                    vips,
+                    long,
+                    long_surrendered,
+                };
+                self.ask(now, &agent, ask, actions);
+            }
+            Event::Report { agent, report } => self.report(now, &agent, report, actions),
+            Event::Job { job, result } => self.job_done(now, job, result, actions),
+            Event::Move {
+                command,
+                target,
+                back,
+                force,
+            } => self.operator_move(now, command, &target, back, force, actions),
+            Event::Tick => {}
+        }
+        self.run(now, actions);
+        self.promised = self.deadline().map(|(time, _)| time);
+    }
+
+    /// When to call again, and why.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Time, &'static str)> {
+        let mut next = match self.term {
+            TermState::None { retry } => (retry, "acquire term"),
+            TermState::Held { renew, .. } => (renew, "renew term"),
+        };
+        for dbss in self.targets.values() {
+            next = next.min((dbss.wake, "supervise"));
+        }
+        for vip in self.vips.values() {
+            next = next.min((vip.wake, "move"));
+        }
+        Some(next)
+    }
+
+    fn run(&mut self, now: Time, actions: &mut Vec<Action>) {
+        match self.term {
+            TermState::None { retry } if now >= retry => {
+                self.term = TermState::None {
+                    retry: now + self.cluster.term,
+                };
+                actions.push(Action::AcquireTerm);
+            }
+            TermState::Held {
+                term,
+                ref mut renew,
+                ..
+            } if now >= *renew => {
+                *renew = now + self.cluster.term / 5;
+                actions.push(Action::RenewTerm { term });
+            }
+            TermState::None { .. } | TermState::Held { .. } => {}
+        }
+        self.update_brake(now, actions);
+        let due: Vec<TargetName> = self
+            .targets
+            .iter()
+            .filter(|(_, dbss)| now >= dbss.wake)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for target in due {
+            self.supervise(now, &target, actions);
+        }
+        let due: Vec<Vip> = self
+            .vips
+            .iter()
+            .filter(|(_, vip)| now >= vip.wake)
+            .map(|(vip, _)| *vip)
+            .collect();
+        for vip in due {
+            self.place(now, vip, actions);
+        }
+    }
+
+    /// An observer that was itself stalled discards its own evidence first (safety: when to act).
+    fn notice_own_stall(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Some(promised) = self.promised else {
+            return;
+        };
+        let late = now.since(promised);
+        let limit = self.cluster.timing.renewal.max(Duration::from_millis(100));
+        if late <= limit {
+            return;
+        }
+        for agent in self
+            .agents
+            .values_mut()
+            .filter(|agent| agent.alive.is_some())
+        {
+            agent.alive = Some(now);
+        }
+        for dbss in self.targets.values_mut() {
+            dbss.forget_evidence(now);
+        }
+        self.note(
+            None,
+            Severity::Warning,
+            "stalled",
+            format!(
+                "this coordinator was stalled for {late:?}: what it saw meanwhile is discarded"
+            ),
+            actions,
+        );
+    }
+
+    // ---- terms (rule 7) ----
+
+    fn term_acquired(
+        &mut self,
+        now: Time,
+        term: Term,
+        sent: Time,
+        length: Duration,
+        rows: Vec<VipRow>,
+        actions: &mut Vec<Action>,
+    ) {
+        let longest = LeaseTiming::patience(self.cluster.timing.lease);
+        let mut floor = now + LeaseTiming::patience(length) + longest;
+        if self.no_wait_after_new_term() {
+            floor = now;
+        }
+        self.term = TermState::Held {
+            term,
+            until: sent + length,
+            floor,
+            renew: sent + self.cluster.term / 5,
+        };
+        self.sif = Ok(());
+        self.note(
+            None,
+            Severity::Info,
+            "term",
+            format!("acting under term {term}"),
+            actions,
+        );
+        self.ledger_read(&rows, actions);
+        let long =
+            LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
+        for (vip, state) in &mut self.vips {
+            // Grants of earlier terms are unknown here: the floor outwaits them.
+            state.granted_until = floor;
+            if rows.iter().any(|row| row.vip == *vip && row.long_lease) {
+                state.granted_until = floor.max(now + long);
+            }
+            state.wake = now;
+        }
+        for dbss in self.targets.values_mut() {
+            dbss.wake = now;
+        }
+    }
+
+    fn term_renewed(&mut self, renewed: Term, sent: Time, length: Duration) {
+        self.sif = Ok(());
+        if let TermState::Held { term, until, .. } = &mut self.term
+            && *term == renewed
+        {
+            *until = (*until).max(sent + length);
+        }
+    }
+
+    fn term_lost(&mut self, now: Time, lost: Term, reason: String, actions: &mut Vec<Action>) {
+        if matches!(self.term, TermState::Held { term, .. } if term == lost) {
+            self.term = TermState::None {
+                retry: now + 2 * self.cluster.term,
+            };
+            self.note(
+                None,
+                Severity::Alert,
+                "term-lost",
+                format!("term {lost} is over: {reason}; another coordinator may be active"),
+                actions,
+            );
+        }
+    }
+
+    fn term_failed(&mut self, now: Time, reason: String, actions: &mut Vec<Action>) {
+        if self.sif.is_ok() {
+            let text = format!(
+                "SIF does not answer ({reason}): leases go on, nothing can be moved until it is back"
+            );
+            self.note(None, Severity::Alert, "sif-away", text, actions);
+        }
+        self.sif = Err(reason);
+        match &mut self.term {
+            TermState::None { retry } => *retry = now + Duration::from_millis(500),
+            TermState::Held { renew, .. } => *renew = now + self.cluster.term / 10,
+        }
+    }
+
+    fn ledger_read(&mut self, rows: &[VipRow], actions: &mut Vec<Action>) {
+        for row in rows {
+            let Some(state) = self.vips.get_mut(&row.vip) else {
+                continue;
+            };
+            if state
+                .row
+                .as_ref()
+                .is_none_or(|known| known.epoch < row.epoch || known.long_lease != row.long_lease)
+            {
+                state.row = Some(row.clone());
+            }
+            if !self.cluster.agents.contains_key(&row.owner) {
+                let text = format!(
+                    "{} belongs to {}, which is not configured any more",
+                    row.vip, row.owner
+                );
+                self.note(None, Severity::Alert, "unknown-owner", text, actions);
+            }
+        }
+    }
+
+    pub(crate) fn in_authority(&self, now: Time) -> bool {
+        matches!(self.term, TermState::Held { until, .. } if now <= until)
+    }
+
+    pub(crate) fn current_term(&self) -> Term {
+        match self.term {
+            TermState::None { .. } => Term(0),
+            TermState::Held { term, .. } => term,
+        }
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn no_wait_after_new_term(&self) -> bool {
+        self.sabotage == Some(crate::Sabotage::NoWaitAfterNewTerm)
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    #[allow(clippy::unused_self)]
+    fn no_wait_after_new_term(&self) -> bool {
+        false
+    }
+
+    // ---- agents ----
+
+    fn agent_up(
+        &mut self,
+        agent: &AgentId,
+        session: SessionId,
+        incarnation: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(view) = self.agents.get_mut(agent) else {
+            return;
+        };
+        view.session = Some(session);
+        let _ = incarnation;
+        self.note(
+            None,
+            Severity::Info,
+            "agent-up",
+            format!("agent {agent} is connected"),
+            actions,
+        );
+    }
+
+    fn agent_down(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        session: SessionId,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(view) = self.agents.get_mut(agent) else {
+            return;
+        };
+        if view.session != Some(session) {
+            return;
+        }
+        view.session = None;
+        self.note(
+            None,
+            Severity::Warning,
+            "agent-down",
+            format!("the stream of agent {agent} ended"),
+            actions,
+        );
+        if self.cluster.detection.push {
+            self.wake_targets_of(agent, now);
+        }
+    }
+
+    pub(crate) fn wake_targets_of(&mut self, agent: &AgentId, now: Time) {
+        for (name, target) in &self.cluster.targets {
+            if (target.agent == *agent || target.backup.agent == *agent)
+                && let Some(dbss) = self.targets.get_mut(name)
+            {
+                dbss.wake = now;
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Time, agent: &AgentId, ask: Asked, actions: &mut Vec<Action>) {
+        let timing = self.cluster.timing;
+        let in_authority = self.in_authority(now);
+        let Some(view) = self.agents.get_mut(agent) else {
+            return;
+        };
+        let hears = view.asked(now, ask.incarnation, ask.nonce, ask.heard, timing.renewal);
+        for (vip, state) in &mut self.vips {
+            if state.row.as_ref().is_some_and(|row| row.owner == *agent) {
+                state.owner_asked(now, ask.vips.iter().any(|asked| asked.vip == *vip), hears);
+            }
+        }
+        if ask.long && ask.via.is_none() && in_authority && hears {
+            return self.note_long_lease(agent, &ask, actions);
+        }
+        if ask.via.is_none() && ask.long_surrendered && in_authority {
+            self.long_returned(now, agent, actions);
+        }
+        let origin = ask.via.is_some().then(|| agent.clone());
+        let grant = self.decide(
+            now,
+            agent,
+            ask.nonce,
+            &ask.vips,
+            hears,
+            timing.lease,
+            actions,
+        );
+        actions.push(Action::Reply {
+            session: ask.session,
+            origin,
+            grant,
+        });
+    }
+
+    /// The one place where leases are granted.
+    #[allow(clippy::too_many_arguments)]
+    fn decide(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        nonce: Nonce,
+        vips: &[AskVip],
+        hears: bool,
+        length: Duration,
+        actions: &mut Vec<Action>,
+    ) -> Grant {
+        let in_authority = self.in_authority(now);
+        let mut items = Vec::with_capacity(vips.len());
+        let mut granted = false;
+        for ask in vips {
+            let verdict = match self.vips.get_mut(&ask.vip) {
+                Some(state) => state.verdict(now, agent, ask.epoch, in_authority && hears, length),
+                None => Verdict::Superseded,
+            };
+            granted |= verdict == Verdict::Granted;
+            items.push(GrantItem {
+                vip: ask.vip,
+                epoch: ask.epoch,
+                verdict,
+            });
+            if self
+                .vips
+                .get(&ask.vip)
+                .is_some_and(|state| state.row.as_ref().is_some_and(|row| row.epoch < ask.epoch))
+            {
+                actions.push(Action::ReadLedger);
+            }
+        }
+        if let Some(view) = self.agents.get_mut(agent).filter(|_| granted) {
+            view.granted(now, nonce);
+        }
+        Grant {
+            nonce,
+            term: self.current_term(),
+            in_authority,
+            length,
+            items,
+        }
+    }
+
+    // ---- long leases (rule 9) ----
+
+    fn note_long_lease(&mut self, agent: &AgentId, ask: &Asked, actions: &mut Vec<Action>) {
+        let mut left = BTreeSet::new();
+        for item in &ask.vips {
+            let job = self.job(JobFor::LongLease(agent.clone()));
+            left.insert(job);
+            actions.push(Action::SetLongLease {
+                job,
+                vip: item.vip,
+                outstanding: true,
+            });
+        }
+        let long = LongAsk {
+            session: ask.session,
+            nonce: ask.nonce,
+            vips: ask.vips.clone(),
+            left,
+            noted: true,
+        };
+        self.long_asks.insert(agent.clone(), long);
+    }
+
+    /// A new coordinator must know how long to wait: the long lease is granted when every VIP of it is noted.
+    fn long_noted(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        job: JobId,
+        result: &JobResult,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(long) = self.long_asks.get_mut(agent) else {
+            return;
+        };
+        if !long.left.remove(&job) {
+            return;
+        }
+        long.noted &= matches!(result, JobResult::Done);
+        if !long.left.is_empty() {
+            return;
+        }
+        let Some(long) = self.long_asks.remove(agent) else {
+            return;
+        };
+        for item in &long.vips {
+            if let Some(row) = self
+                .vips
+                .get_mut(&item.vip)
+                .and_then(|state| state.row.as_mut())
+            {
+                row.long_lease = true;
+            }
+        }
+        let timing = self.cluster.timing;
+        let length = if long.noted {
+            timing.long_lease
+        } else {
+            timing.lease
+        };
+        let grant = self.decide(now, agent, long.nonce, &long.vips, true, length, actions);
+        actions.push(Action::Reply {
+            session: long.session,
+            origin: None,
+            grant,
+        });
+    }
+
+    fn long_returned(&mut self, now: Time, agent: &AgentId, actions: &mut Vec<Action>) {
+        let timing = self.cluster.timing;
+        let TermState::Held { floor, .. } = self.term else {
+            return;
+        };
+        let mut returned = Vec::new();
+        for (vip, state) in &mut self.vips {
+            let Some(row) = &mut state.row else { continue };
+            if row.owner == *agent && row.long_lease {
+                row.long_lease = false;
+                state.granted_until = floor.max(now + LeaseTiming::patience(timing.lease));
+                returned.push(*vip);
+            }
+        }
+        for vip in returned {
+            let job = self.job(JobFor::LongReturned(vip));
+            actions.push(Action::SetLongLease {
+                job,
+                vip,
+                outstanding: false,
+            });
+        }
+    }
+
+    // ---- reports, jobs, operators ----
+
+    fn report(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        report: AgentReport,
+        actions: &mut Vec<Action>,
+    ) {
+        match report {
+            AgentReport::Opened(ask) => {
+                let target = self.vips.get(&ask.vip).map(|state| state.target.clone());
+                let text = format!("{} is open on {agent} at epoch {}", ask.vip, ask.epoch);
+                self.note(target, Severity::Info, "vip-open", text, actions);
+            }
+            AgentReport::Lost { ask, reason } => {
+                let target = self.vips.get(&ask.vip).map(|state| state.target.clone());
+                let text = format!(
+                    "{} is closed on {agent} at epoch {}: {reason}",
+                    ask.vip, ask.epoch
+                );
+                self.note(target, Severity::Info, "vip-closed", text, actions);
+            }
+            AgentReport::GoingDown { machine, what } => {
+                let text = format!("{agent} is going down ({what})");
+                self.note(None, Severity::Info, "going-down", text, actions);
+                if machine && self.cluster.detection.push {
+                    self.going_down(now, agent, actions);
+                }
+            }
+            AgentReport::ServiceDown { service, detail } => {
+                if self.cluster.detection.push {
+                    self.service_down(now, agent, &service, &detail, actions);
+                }
+            }
+            AgentReport::Other(text) => self.note(
+                None,
+                Severity::Info,
+                "agent",
+                format!("{agent}: {text}"),
+                actions,
+            ),
+        }
+    }
+
+    pub(crate) fn job(&mut self, what: JobFor) -> JobId {
+        self.last_job = JobId(self.last_job.0 + 1);
+        self.jobs.insert(self.last_job, what);
+        self.last_job
+    }
+
+    fn job_done(&mut self, now: Time, job: JobId, result: JobResult, actions: &mut Vec<Action>) {
+        match self.jobs.remove(&job) {
+            Some(JobFor::Vip(vip, what)) => self.vip_job_done(now, vip, what, job, result, actions),
+            Some(JobFor::Target(target, what)) => {
+                self.target_job_done(now, &target, what, job, result, actions)
+            }
+            Some(JobFor::LongLease(agent)) => self.long_noted(now, &agent, job, &result, actions),
+            Some(JobFor::LongReturned(_)) | None => {}
+        }
+    }
+
+    pub(crate) fn note(
+        &mut self,
+        target: Option<TargetName>,
+        severity: Severity,
+        kind: &str,
+        text: String,
+        actions: &mut Vec<Action>,
+    ) {
+        if severity == Severity::Alert {
+            let named = target
+                .as_ref()
+                .map_or_else(|| text.clone(), |target| format!("{target}: {text}"));
+            if self.alerts.last() != Some(&named) {
+                self.alerts.push(named);
+            }
+            if self.alerts.len() > MAX_ALERTS {
+                self.alerts.remove(0);
+            }
+        }
+        actions.push(Action::Note(Note {
+            target,
+            severity,
+            kind: kind.to_owned(),
+            text,
+        }));
+    }
+
+    // ---- storm brake (safety: when to act) ----
+
+    fn update_brake(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let limit = self.silence_limit();
+        let here = self.cluster.coordinator.ip();
+        let mut domains: BTreeMap<&str, bool> = BTreeMap::new();
+        for (name, machine) in &self.cluster.agents {
+            let Some(alive) = self.agents.get(name).and_then(|view| view.alive) else {
+                continue;
+            };
+            if machine.address.ip() == here {
+                continue;
+            }
+            let up = now.since(alive) <= limit;
+            *domains
+                .entry(machine.failure_domain.as_str())
+                .or_insert(false) |= up;
+        }
+        let total = domains.len();
+        let dark: BTreeSet<&str> = domains
+            .iter()
+            .filter(|(_, up)| !**up)
+            .map(|(name, _)| *name)
+            .collect();
+        let storm = dark.len() >= 2 && (dark.len() * 2 > total);
+        let text = if !storm {
+            None
+        } else if dark.len() == total {
+            Some(format!(
+                "none of {total} failure domains answers: this coordinator is probably cut off itself"
+            ))
+        } else {
+            let names: Vec<&str> = dark.into_iter().collect();
+            Some(format!(
+                "{} of {total} failure domains went dark at once ({})",
+                names.len(),
+                names.join(", ")
+            ))
+        };
+        match (text, &self.brake) {
+            (Some(text), None) => {
+                let message =
+                    format!("{text}: nothing is taken over without proof until this clears");
+                self.note(None, Severity::Alert, "storm-brake", message, actions);
+                self.brake = Some((now, text));
+            }
+            (None, Some(_)) => {
+                self.brake = None;
+                self.note(
+                    None,
+                    Severity::Info,
+                    "storm-over",
+                    "the storm brake is released".into(),
+                    actions,
+                );
+                for dbss in self.targets.values_mut() {
+                    dbss.forget_evidence(now);
+                    dbss.wake = now;
+                }
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+
+    /// An agent not heard for longer than this is silent.
+    pub(crate) fn silence_limit(&self) -> Duration {
+        3 * self.cluster.timing.renewal
+    }
+
+    /// May patience ever be relied on against this owner?
+    pub(crate) fn patience_allowed(&self, owner: Option<&AgentId>) -> bool {
+        let guarded = owner
+            .and_then(|owner| self.cluster.agents.get(owner))
+            .is_none_or(|machine| machine.guard != crate::config::Guard::None);
+        guarded && self.cluster.on_coordinator_loss != OnCoordinatorLoss::Keep
+    }
+
+    // ---- views ----
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Term, whether it is valid now, and SIF's state.
+    pub fn authority(&self, now: Time) -> (Term, bool, &Result<(), String>) {
+        (self.current_term(), self.in_authority(now), &self.sif)
+    }
+
+    /// Why nothing is acted on, if so.
+    #[must_use]
+    pub fn storm_brake(&self) -> Option<&str> {
+        self.brake.as_ref().map(|(_, text)| text.as_str())
+    }
+
+    /// The latest alerts, oldest first.
+    #[must_use]
+    pub fn alerts(&self) -> &[String] {
+        &self.alerts
+    }
+
+    /// Is this agent connected, and when did it last ask?
+    #[must_use]
+    pub fn agent(&self, agent: &AgentId) -> (bool, Option<Time>) {
+        self.agents
+            .get(agent)
+            .map_or((false, None), |view| (view.session.is_some(), view.asked))
+    }
+
+    /// One target.
+    #[must_use]
+    pub fn target(&self, target: &TargetName) -> Option<TargetView> {
+        self.targets.get(target).map(Dbss::view)
+    }
+
+    /// One VIP.
+    #[must_use]
+    pub fn vip(&self, vip: Vip) -> Option<VipView> {
+        self.vips.get(&vip).map(VipState::view)
+    }
+}
+
+/// A request, taken apart.
+struct Asked {
+    session: SessionId,
+    via: Option<AgentId>,
+    incarnation: u64,
+    nonce: Nonce,
+    heard: Nonce,
+    vips: Vec<AskVip>,
+    long: bool,
+    long_surrendered: bool,
+}

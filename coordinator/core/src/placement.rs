@@ -1,0 +1,799 @@
+//! Moving a virtual IP: epoch durable, bars, release or proof or patience, the double resumed, nobody answering,
+//! then and only then the new owner is told to hold (docs/safety.md, rules 5 to 7).
+
+use crate::{
+    core::{Coordinator, JobFor, VipJob, VipView},
+    event::{Action, AgentCommand, Cause, JobId, JobResult, Severity, VipRow},
+};
+use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Between two tries of the same step.
+const RETRY: Duration = Duration::from_millis(300);
+/// How long an RFC 5227 probe listens. The RFC waits 2 s after three probes; ours is one more look, not the proof.
+const LISTEN: Duration = Duration::from_millis(150);
+/// A planned move gives the preparations this long before it releases all the same.
+const PREPARE: Duration = Duration::from_secs(1);
+
+/// Who is to own a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub agent: AgentId,
+    pub domain: Option<DomainName>,
+}
+
+/// How a VIP came free, or will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Freed {
+    /// Nobody said anything: patience, unless a release comes first.
+    No,
+    /// By the owner's acknowledged release, or because nobody else ever had it under this coordinator.
+    Yes,
+}
+
+/// A step that is tried until it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Try {
+    Idle { not_before: Time },
+    Running(JobId),
+    Done,
+}
+
+impl Try {
+    fn due(&self, now: Time) -> bool {
+        matches!(self, Try::Idle { not_before } if now >= *not_before)
+    }
+
+    fn wake(&self) -> Time {
+        match self {
+            Try::Idle { not_before } => *not_before,
+            Try::Running(_) | Try::Done => Time::FAR,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The new epoch is being made durable.
+    Advancing { step: Step },
+    /// Durable; the old owner's right is being outlived.
+    Securing(Box<Securing>),
+    /// The new owner was told to hold.
+    Holding { step: Step },
+}
+
+/// One job, repeated until it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step(Try);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Securing {
+    since: Time,
+    bars: BTreeSet<AgentId>,
+    asking: BTreeMap<AgentId, Try>,
+    /// Consents given before the bars end by then.
+    consents_until: Time,
+    release: Try,
+    vm: Try,
+    conflict: Try,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub to: Owner,
+    pub cause: Cause,
+    /// Who had it, as far as this process knows.
+    from: Option<(Owner, Epoch)>,
+    /// No owner before that one can be left: its release frees the VIP. Else patience is needed all the same.
+    from_secured: bool,
+    freed: Freed,
+    /// Release only when the rest is ready: the owner serves until then.
+    planned: bool,
+    pub stage: Stage,
+    pub began: Time,
+}
+
+/// One VIP.
+#[derive(Clone, Debug)]
+pub(crate) struct VipState {
+    pub target: TargetName,
+    pub row: Option<VipRow>,
+    /// Every grant ends by then, on any clock: max of d + L(1 + 2ρ).
+    pub granted_until: Time,
+    pub last_grant: Option<Time>,
+    /// Its owner asks for it, and has been granted it or placed by this process.
+    held: bool,
+    /// Since when its owner asks without it.
+    missing_since: Option<Time>,
+    /// This process knows that no earlier owner is left.
+    secured: bool,
+    pub moving: Option<Move>,
+    pub wake: Time,
+}
+
+impl VipState {
+    pub fn new(target: TargetName) -> Self {
+        Self {
+            target,
+            row: None,
+            granted_until: Time::ZERO,
+            last_grant: None,
+            held: false,
+            missing_since: None,
+            secured: false,
+            moving: None,
+            wake: Time::FAR,
+        }
+    }
+
+    pub fn view(&self) -> VipView {
+        let moving = self.moving.as_ref().map(|moving| match moving.stage {
+            Stage::Advancing { .. } => "making the epoch durable",
+            Stage::Securing(_) => "outliving the old lease",
+            Stage::Holding { .. } => "opening",
+        });
+        VipView {
+            row: self.row.clone(),
+            granted: self.last_grant,
+            held: self.held,
+            moving,
+        }
+    }
+
+    /// The owner's request arrived.
+    pub fn owner_asked(&mut self, now: Time, listed: bool, hears: bool) {
+        if !hears {
+            return;
+        }
+        self.held = listed;
+        if listed {
+            self.missing_since = None;
+        } else {
+            let since = *self.missing_since.get_or_insert(now);
+            self.wake = self.wake.min(since + RETRY);
+        }
+    }
+
+    /// Granting: only to the owner, under its epoch. An owner that asks under an epoch was told to hold it, and that
+    /// was said only when no earlier owner was left: so asking shows that the epoch is secured.
+    pub fn verdict(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        epoch: Epoch,
+        may: bool,
+        length: Duration,
+    ) -> Verdict {
+        let Some(row) = &self.row else {
+            return Verdict::Wait;
+        };
+        if epoch > row.epoch {
+            return Verdict::Wait;
+        }
+        if epoch < row.epoch {
+            // A planned move: the old owner serves until it is told to release.
+            let waits = self.moving.as_ref().is_some_and(|moving| {
+                moving.planned
+                    && matches!(&moving.stage, Stage::Securing(securing) if matches!(securing.release, Try::Idle { .. }))
+            });
+            return if waits {
+                Verdict::Wait
+            } else {
+                Verdict::Superseded
+            };
+        }
+        if row.owner != *agent {
+            return Verdict::Superseded;
+        }
+        if !may {
+            return Verdict::Wait;
+        }
+        self.secured = true;
+        self.granted_until = self.granted_until.max(now + LeaseTiming::patience(length));
+        self.last_grant = Some(now);
+        Verdict::Granted
+    }
+
+    /// Is it where it should be, with nothing under way?
+    pub fn settled_on(&self, owner: &Owner) -> bool {
+        self.moving.is_none()
+            && self
+                .row
+                .as_ref()
+                .is_some_and(|row| row.owner == owner.agent && row.domain == owner.domain)
+    }
+}
+
+impl Coordinator {
+    /// Begin to move a VIP. A move under way to the same owner goes on; one to another owner is replaced.
+    pub(crate) fn move_vip(&mut self, now: Time, vip: Vip, to: Owner, cause: Cause, planned: bool) {
+        let Some(state) = self.vips.get_mut(&vip) else {
+            return;
+        };
+        if state.settled_on(&to) || state.moving.as_ref().is_some_and(|moving| moving.to == to) {
+            return;
+        }
+        let from = state.row.as_ref().map(|row| {
+            (
+                Owner {
+                    agent: row.owner.clone(),
+                    domain: row.domain.clone(),
+                },
+                row.epoch,
+            )
+        });
+        let stage = Stage::Advancing {
+            step: Step(Try::Idle { not_before: now }),
+        };
+        let from_secured = state.secured;
+        state.moving = Some(Move {
+            to,
+            cause,
+            from,
+            from_secured,
+            freed: Freed::No,
+            planned,
+            stage,
+            began: now,
+        });
+        state.held = false;
+        state.wake = now;
+    }
+
+    /// Give up a move that is not durable yet. True if there is none left.
+    pub(crate) fn cancel_move(&mut self, vip: Vip) -> bool {
+        let Some(state) = self.vips.get_mut(&vip) else {
+            return true;
+        };
+        let idle = matches!(
+            &state.moving,
+            Some(Move {
+                stage: Stage::Advancing {
+                    step: Step(Try::Idle { .. })
+                },
+                ..
+            })
+        );
+        if idle {
+            state.moving = None;
+        }
+        state.moving.is_none()
+    }
+
+    /// Do what the VIP's move needs now. Called when its wake time has come; sets the next.
+    pub(crate) fn place(&mut self, now: Time, vip: Vip, actions: &mut Vec<Action>) {
+        if !self.in_authority(now) {
+            if let Some(state) = self.vips.get_mut(&vip) {
+                state.wake = now + RETRY;
+            }
+            return;
+        }
+        let Some(state) = self.vips.get_mut(&vip) else {
+            return;
+        };
+        if state.moving.is_none() {
+            self.place_settled(now, vip);
+        }
+        let Some(mut state) = self.vips.get(&vip).cloned() else {
+            return;
+        };
+        let Some(mut moving) = state.moving.take() else {
+            return;
+        };
+        let wake = match &mut moving.stage {
+            Stage::Advancing { step } => {
+                if step.0.due(now) {
+                    step.0 =
+                        Try::Running(self.advance(vip, &state, &moving.to, moving.cause, actions));
+                }
+                step.0.wake()
+            }
+            Stage::Securing(_) => self.secure(now, vip, &state, &mut moving, actions),
+            Stage::Holding { step } => {
+                if step.0.due(now) {
+                    step.0 = Try::Running(self.hold(vip, &state, &moving.to, actions));
+                }
+                step.0.wake()
+            }
+        };
+        if let Some(state) = self.vips.get_mut(&vip) {
+            state.moving = Some(moving);
+            state.wake = wake;
+        }
+    }
+
+    /// Nothing under way: an owner that is up and does not hold what is its own is told again.
+    fn place_settled(&mut self, now: Time, vip: Vip) {
+        let Some(state) = self.vips.get_mut(&vip) else {
+            return;
+        };
+        state.wake = Time::FAR;
+        let Some(row) = state.row.clone() else { return };
+        let Some(since) = state.missing_since else {
+            return;
+        };
+        if now < since + RETRY {
+            state.wake = since + RETRY;
+            return;
+        }
+        state.missing_since = None;
+        let to = Owner {
+            agent: row.owner,
+            domain: row.domain,
+        };
+        let freed = if state.secured { Freed::Yes } else { Freed::No };
+        state.moving = Some(Move {
+            to,
+            cause: row.cause,
+            from: None,
+            from_secured: state.secured,
+            freed,
+            planned: false,
+            stage: Stage::Securing(Box::new(Securing::new(now))),
+            began: now,
+        });
+    }
+
+    fn advance(
+        &mut self,
+        vip: Vip,
+        state: &VipState,
+        to: &Owner,
+        cause: Cause,
+        actions: &mut Vec<Action>,
+    ) -> JobId {
+        let expected = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
+        let job = self.job(JobFor::Vip(vip, VipJob::Advance));
+        actions.push(Action::AdvanceEpoch {
+            job,
+            vip,
+            expected,
+            owner: to.agent.clone(),
+            domain: to.domain.clone(),
+            target: state.target.clone(),
+            cause,
+        });
+        if self.opens_before_durable() {
+            let ask = AskVip {
+                vip,
+                epoch: expected.next(),
+            };
+            if let Some(row) = self.vips.get_mut(&vip).and_then(|state| state.row.as_mut()) {
+                row.epoch = ask.epoch;
+                row.owner = to.agent.clone();
+                row.domain = to.domain.clone();
+            }
+            self.command(
+                vip,
+                VipJob::Bar(to.agent.clone()),
+                &to.agent,
+                AgentCommand::Hold {
+                    ask,
+                    domain: to.domain.clone(),
+                },
+                Duration::from_secs(2),
+                actions,
+            );
+        }
+        job
+    }
+
+    fn hold(&mut self, vip: Vip, state: &VipState, to: &Owner, actions: &mut Vec<Action>) -> JobId {
+        let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
+        let command = AgentCommand::Hold {
+            ask: AskVip { vip, epoch },
+            domain: to.domain.clone(),
+        };
+        self.command(
+            vip,
+            VipJob::Hold,
+            &to.agent,
+            command,
+            Duration::from_secs(2),
+            actions,
+        )
+    }
+
+    fn command(
+        &mut self,
+        vip: Vip,
+        what: VipJob,
+        agent: &AgentId,
+        command: AgentCommand,
+        timeout: Duration,
+        actions: &mut Vec<Action>,
+    ) -> JobId {
+        let job = self.job(JobFor::Vip(vip, what));
+        actions.push(Action::Command {
+            job,
+            agent: agent.clone(),
+            command,
+            timeout,
+        });
+        job
+    }
+
+    /// The epoch is durable. Returns when to look again.
+    fn secure(
+        &mut self,
+        now: Time,
+        vip: Vip,
+        state: &VipState,
+        moving: &mut Move,
+        actions: &mut Vec<Action>,
+    ) -> Time {
+        let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
+        let needed = if self.ignores_bars() {
+            0
+        } else {
+            self.cluster.bars_needed()
+        };
+        let to = moving.to.clone();
+        let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
+        let Stage::Securing(securing) = &mut moving.stage else {
+            return Time::FAR;
+        };
+
+        if !same_owner {
+            let voters: Vec<AgentId> = self.cluster.voters().cloned().collect();
+            for voter in voters {
+                let bar = securing
+                    .asking
+                    .entry(voter.clone())
+                    .or_insert(Try::Idle { not_before: now });
+                if bar.due(now) {
+                    let job = self.job(JobFor::Vip(vip, VipJob::Bar(voter.clone())));
+                    actions.push(Action::Bar {
+                        job,
+                        voter,
+                        vip,
+                        floor: epoch,
+                    });
+                    *bar = Try::Running(job);
+                }
+            }
+        }
+        let barred = same_owner || securing.bars.len() >= needed;
+
+        if let (Some(domain), true) = (&to.domain, securing.vm.due(now)) {
+            let command = AgentCommand::ResumeVm {
+                domain: domain.clone(),
+            };
+            let job = self.command(
+                vip,
+                VipJob::Resume,
+                &to.agent,
+                command,
+                Duration::from_secs(10),
+                actions,
+            );
+            securing.vm = Try::Running(job);
+        }
+        let vm_ready = to.domain.is_none() || securing.vm == Try::Done;
+
+        let ready = barred && vm_ready;
+        if let Some((from, old)) = &moving.from
+            && moving.freed == Freed::No
+            && securing.release.due(now)
+            && (!moving.planned || ready || now >= securing.since + PREPARE)
+        {
+            let command = AgentCommand::Release {
+                ask: AskVip { vip, epoch: *old },
+            };
+            let from = from.agent.clone();
+            let job = self.command(
+                vip,
+                VipJob::Release,
+                &from,
+                command,
+                Duration::from_millis(500),
+                actions,
+            );
+            securing.release = Try::Running(job);
+        }
+
+        // Patience (rule 5c): every grant and every consent is older than L(1 + 2ρ).
+        let owner = moving.from.as_ref().map(|(from, _)| &from.agent);
+        let allowed = barred && (self.patience_allowed(owner) || owner.is_none());
+        let patience = state.granted_until.max(securing.consents_until);
+        if moving.freed == Freed::No
+            && allowed
+            && securing.conflict.due(now)
+            && now + LISTEN >= patience
+        {
+            let command = AgentCommand::ProbeVip {
+                vip,
+                listen: LISTEN,
+            };
+            let job = self.command(
+                vip,
+                VipJob::Conflict,
+                &to.agent,
+                command,
+                Duration::from_secs(1),
+                actions,
+            );
+            securing.conflict = Try::Running(job);
+        }
+        let outlived = allowed && now >= patience && securing.conflict == Try::Done;
+        if ready && (moving.freed == Freed::Yes || outlived) {
+            moving.stage = Stage::Holding {
+                step: Step(Try::Running(self.hold(vip, state, &to, actions))),
+            };
+            let how = if moving.freed == Freed::Yes {
+                "released"
+            } else {
+                "its lease has been outlived"
+            };
+            let text = format!("{vip} at epoch {epoch}: {how}; {} may open it", to.agent);
+            self.note(
+                Some(state.target.clone()),
+                Severity::Info,
+                "secured",
+                text,
+                actions,
+            );
+            return Time::FAR;
+        }
+        let Stage::Securing(securing) = &moving.stage else {
+            return Time::FAR;
+        };
+        let mut wake = securing
+            .vm
+            .wake()
+            .min(securing.release.wake().max(securing.since + PREPARE));
+        if to.domain.is_none() {
+            wake = securing.release.wake().max(securing.since + PREPARE);
+        }
+        for bar in securing.asking.values() {
+            wake = wake.min(bar.wake());
+        }
+        if allowed {
+            let look = patience.before(LISTEN);
+            wake = wake.min(if now < look {
+                look
+            } else {
+                securing.conflict.wake()
+            });
+            if securing.conflict == Try::Done && now < patience {
+                wake = wake.min(patience);
+            }
+        }
+        if wake <= now { now + RETRY } else { wake }
+    }
+
+    pub(crate) fn vip_job_done(
+        &mut self,
+        now: Time,
+        vip: Vip,
+        what: VipJob,
+        job: JobId,
+        result: JobResult,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(state) = self.vips.get_mut(&vip) else {
+            return;
+        };
+        let target = state.target.clone();
+        let Some(moving) = &mut state.moving else {
+            return;
+        };
+        let again = Try::Idle {
+            not_before: now + RETRY,
+        };
+        state.wake = now;
+        match (&mut moving.stage, what) {
+            (Stage::Advancing { step }, VipJob::Advance) if step.0 == Try::Running(job) => {
+                match result {
+                    JobResult::Epoch(epoch) => {
+                        let took = now.since(moving.began);
+                        let row = VipRow {
+                            vip,
+                            epoch,
+                            owner: moving.to.agent.clone(),
+                            domain: moving.to.domain.clone(),
+                            cause: moving.cause,
+                            long_lease: false,
+                        };
+                        let text = format!(
+                            "{vip} belongs to {} at epoch {epoch} (durable after {took:?})",
+                            row.owner
+                        );
+                        moving.stage = Stage::Securing(Box::new(Securing::new(now)));
+                        state.row = Some(row);
+                        state.secured = false;
+                        self.note(Some(target), Severity::Info, "epoch-durable", text, actions);
+                    }
+                    JobResult::Failed(reason) | JobResult::Unknown(reason) => {
+                        step.0 = again;
+                        actions.push(Action::ReadLedger);
+                        let text = format!("{vip}: SIF did not take the new epoch: {reason}");
+                        self.note(
+                            Some(target),
+                            Severity::Warning,
+                            "epoch-refused",
+                            text,
+                            actions,
+                        );
+                    }
+                    JobResult::Done
+                    | JobResult::Barred(_)
+                    | JobResult::Check(_)
+                    | JobResult::Answered(_) => step.0 = again,
+                }
+            }
+            (Stage::Securing(securing), VipJob::Bar(voter)) => {
+                let bar = securing
+                    .asking
+                    .entry(voter.clone())
+                    .or_insert(again.clone());
+                if let JobResult::Barred(age) = result {
+                    *bar = Try::Done;
+                    securing.bars.insert(voter);
+                    let lease = LeaseTiming::patience(self.cluster.timing.lease);
+                    let left = lease.saturating_sub(age);
+                    securing.consents_until = securing.consents_until.max(now + left);
+                } else {
+                    *bar = again;
+                }
+            }
+            (Stage::Securing(securing), VipJob::Release)
+                if securing.release == Try::Running(job) =>
+            {
+                match result {
+                    JobResult::Done => {
+                        securing.release = Try::Done;
+                        if moving.from_secured {
+                            moving.freed = Freed::Yes;
+                            state.granted_until = now;
+                        }
+                        self.note(
+                            Some(target),
+                            Severity::Info,
+                            "released",
+                            format!("{vip} was released"),
+                            actions,
+                        );
+                    }
+                    JobResult::Failed(_)
+                    | JobResult::Unknown(_)
+                    | JobResult::Epoch(_)
+                    | JobResult::Barred(_)
+                    | JobResult::Check(_)
+                    | JobResult::Answered(_) => securing.release = again,
+                }
+            }
+            (Stage::Securing(securing), VipJob::Resume) if securing.vm == Try::Running(job) => {
+                if result == JobResult::Done {
+                    securing.vm = Try::Done;
+                } else {
+                    securing.vm = Try::Idle {
+                        not_before: now + 4 * RETRY,
+                    };
+                    let text = format!(
+                        "the backup server of {vip} did not start: {}",
+                        describe(&result)
+                    );
+                    self.note(
+                        Some(target),
+                        Severity::Alert,
+                        "backup-failed",
+                        text,
+                        actions,
+                    );
+                }
+            }
+            (Stage::Securing(securing), VipJob::Conflict)
+                if securing.conflict == Try::Running(job) =>
+            {
+                match result {
+                    JobResult::Answered(Some(mac)) => {
+                        securing.conflict = Try::Idle {
+                            not_before: now + Duration::from_secs(1),
+                        };
+                        let text =
+                            format!("{vip} still answers from {mac}: not opened; will look again");
+                        self.note(Some(target), Severity::Alert, "vip-answers", text, actions);
+                    }
+                    // Presence can be shown, never absence: silence, or no probe at all, is no hindrance.
+                    JobResult::Answered(None)
+                    | JobResult::Done
+                    | JobResult::Failed(_)
+                    | JobResult::Unknown(_)
+                    | JobResult::Epoch(_)
+                    | JobResult::Barred(_)
+                    | JobResult::Check(_) => securing.conflict = Try::Done,
+                }
+            }
+            (Stage::Holding { step }, VipJob::Hold) if step.0 == Try::Running(job) => {
+                if result == JobResult::Done {
+                    let text = format!(
+                        "VIP set: {vip} on {} after {:?}",
+                        moving.to.agent,
+                        now.since(moving.began)
+                    );
+                    state.moving = None;
+                    state.held = true;
+                    state.secured = true;
+                    self.note(
+                        Some(target.clone()),
+                        Severity::Info,
+                        "vip-set",
+                        text,
+                        actions,
+                    );
+                } else {
+                    step.0 = again;
+                    let text = format!(
+                        "{vip}: {} did not open it: {}",
+                        moving.to.agent,
+                        describe(&result)
+                    );
+                    self.note(
+                        Some(target.clone()),
+                        Severity::Warning,
+                        "hold-failed",
+                        text,
+                        actions,
+                    );
+                }
+                if let Some(dbss) = self.targets.get_mut(&target) {
+                    dbss.wake = now;
+                }
+            }
+            (Stage::Advancing { .. } | Stage::Securing(_) | Stage::Holding { .. }, _) => {}
+        }
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn opens_before_durable(&self) -> bool {
+        self.sabotage == Some(crate::Sabotage::OpenBeforeDurable)
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    #[allow(clippy::unused_self)]
+    fn opens_before_durable(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn ignores_bars(&self) -> bool {
+        self.sabotage == Some(crate::Sabotage::PatienceWithoutBars)
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    #[allow(clippy::unused_self)]
+    fn ignores_bars(&self) -> bool {
+        false
+    }
+}
+
+impl Securing {
+    fn new(now: Time) -> Self {
+        let idle = Try::Idle { not_before: now };
+        Self {
+            since: now,
+            bars: BTreeSet::new(),
+            asking: BTreeMap::new(),
+            consents_until: now,
+            release: idle.clone(),
+            vm: idle.clone(),
+            conflict: idle,
+        }
+    }
+}
+
+/// A result in a sentence.
+pub(crate) fn describe(result: &JobResult) -> String {
+    match result {
+        JobResult::Done => "done".into(),
+        JobResult::Failed(reason) | JobResult::Unknown(reason) => reason.clone(),
+        JobResult::Epoch(epoch) => format!("epoch {epoch}"),
+        JobResult::Barred(age) => format!("barred, last consent {age:?} ago"),
+        JobResult::Check(outcome) => format!("{outcome:?}"),
+        JobResult::Answered(who) => format!("answered by {who:?}"),
+    }
+}
