@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 /// Bytes of a trouble's detail or a coordinator's name: a line or two for people, not a log.
 pub const DETAIL_LIMIT: usize = 1024;
 
-/// Rows of one table: three times the 20,000 services one coordinator is built for (design §6). Bounds the reply of
-/// GetLedger to some MB.
-pub const ROW_LIMIT: usize = 65_536;
+/// Rows of one table: more than the 20,000 services one coordinator is built for (design §6). Bounds the reply of
+/// GetLedger to the 4 MB that gRPC clients accept.
+pub const ROW_LIMIT: usize = 32_768;
 
 /// A term or epoch above this comes from a damaged store: a change of owner every millisecond takes 8,900 years to
 /// get there. Refused, so that one bad report can't use up the numbers, which must never repeat.

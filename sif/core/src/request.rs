@@ -100,7 +100,9 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// Safety rule 7.
-    #[error("the ledger is new or restored and gives out no term: {needed} more of the voters (with fewer than three voters: of the agents) must report what they have stored; report them with ReportVoter, then ask again")]
+    #[error(
+        "the ledger is new or restored and gives out no term: {needed} more of the voters (with fewer than three voters: of the agents) must report what they have stored; report them with ReportVoter, then ask again"
+    )]
     NeedsReports {
         /// How many more.
         needed: u32,
@@ -114,7 +116,9 @@ pub enum Refusal {
         current: Term,
     },
     /// The ledger is older than its asker.
-    #[error("term {given} was never given by this ledger, whose highest is {current}: it was restored from an old backup; report the voters with ReportVoter and acquire a new term")]
+    #[error(
+        "term {given} was never given by this ledger, whose highest is {current}: it was restored from an old backup; report the voters with ReportVoter and acquire a new term"
+    )]
     UnknownTerm {
         /// The asker's.
         given: Term,
@@ -144,7 +148,9 @@ pub enum Refusal {
         reporter: AgentId,
     },
     /// A report that would use up the numbers.
-    #[error("{reporter} reports the number {number}, which no cluster reaches: its store is damaged; remove it and enrol the agent again")]
+    #[error(
+        "{reporter} reports the number {number}, which no cluster reaches: its store is damaged; remove it and enrol the agent again"
+    )]
     Implausible {
         /// Who.
         reporter: AgentId,
@@ -179,7 +185,9 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Alert {
     /// A report was above an established ledger.
-    #[error("{reporter} has stored {what} {reported}, but the ledger is at {known}: the ledger was restored from an old backup. It gives out nothing until a majority has reported; the current term is over")]
+    #[error(
+        "{reporter} has stored {what} {reported}, but the ledger is at {known}: the ledger was restored from an old backup. It gives out nothing until a majority has reported; the current term is over"
+    )]
     OldBackup {
         /// Who.
         reporter: AgentId,
@@ -191,13 +199,17 @@ pub enum Alert {
         known: u64,
     },
     /// A commit failed.
-    #[error("the ledger can't be written: {reason}. Writes are refused and reads served until it can: free or repair the disk")]
+    #[error(
+        "the ledger can't be written: {reason}. Writes are refused and reads served until it can: free or repair the disk"
+    )]
     StoreFailed {
         /// Why.
         reason: String,
     },
     /// The disk holds another ledger than the one that was acknowledged.
-    #[error("the ledger read again from disk (revision {disk}) is not the one in memory (revision {memory}): writes stay refused. Stop kage-sif, restore the file or remove it, and start again")]
+    #[error(
+        "the ledger read again from disk (revision {disk}) is not the one in memory (revision {memory}): writes stay refused. Stop kage-sif, restore the file or remove it, and start again"
+    )]
     Diverged {
         /// On disk.
         disk: Revision,

@@ -1,8 +1,11 @@
 //! Random requests, crashes, failing disks and restored backups: terms and epochs never repeat and never go down, and
 //! what was answered survives.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+
 use kage_sif_core::{
-    Action, Cause, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Report, Request, RequestId, Stage, Stamped,
+    Action, Cause, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Report, Request, RequestId, Stage,
+    Stamped,
 };
 use kage_types::{AgentId, Epoch, TargetName, Term, Vip};
 use proptest::prelude::*;
@@ -204,9 +207,7 @@ impl World {
                 Some(request) => self.ask(request),
                 None => Ok(()),
             },
-            Op::LongLease { vip: n, outstanding } => {
-                self.ask(Request::SetLongLease { term, vip: vip(n), outstanding })
-            }
+            Op::LongLease { vip: n, outstanding } => self.ask(Request::SetLongLease { term, vip: vip(n), outstanding }),
             Op::Trouble { target, stage } => self.ask(Request::PutTrouble {
                 term,
                 target: TargetName::new(format!("t{target}")).unwrap(),

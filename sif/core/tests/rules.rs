@@ -1,5 +1,7 @@
 //! The rules one by one, by exact answers and actions.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+
 use kage_sif_core::{
     Action, Alert, BATCH_LIMIT, Cause, Core, Electorate, Event, Ledger, PLAUSIBLE_LIMIT, QUEUE_LIMIT, Refusal, Reply,
     Report, Request, RequestId, Stage,
@@ -152,7 +154,8 @@ fn epochs_are_compare_and_set_and_repeatable() {
     let before = desk.core.ledger().clone();
     assert_eq!(epoch(desk.advance(1, 0, "rs1")), 1);
     assert_eq!(desk.core.ledger(), &before, "a repeated request changes nothing");
-    let conflict = |expected, current| Err(Refusal::Conflict { vip: mail(), expected: Epoch(expected), current: Epoch(current) });
+    let conflict =
+        |expected, current| Err(Refusal::Conflict { vip: mail(), expected: Epoch(expected), current: Epoch(current) });
     assert_eq!(desk.advance(1, 0, "rs2"), conflict(0, 1));
     assert_eq!(epoch(desk.advance(1, 1, "rs2")), 2);
     assert_eq!(desk.advance(1, 0, "rs1"), conflict(0, 2), "overtaken, not repeated");

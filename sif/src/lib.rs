@@ -1,0 +1,10 @@
+//! SIF (thesis ch. 4): the owner of the shared tables. The rules are in `kage-sif-core`; here are the disk
+//! ([`store`]), the task that drives the core ([`driver`]) and the RPCs ([`service`]).
+
+pub mod config;
+pub mod driver;
+pub mod service;
+pub mod store;
+mod wire;
+
+pub use wire::{CURRENT_KEY, REASON_KEY};

@@ -1,0 +1,203 @@
+use super::*;
+use crate::driver;
+use kage_sif_core::{Cause, Electorate, Refusal, Reply, Request, Stage};
+use kage_types::{AgentId, TargetName, Vip};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+fn vip(n: u64) -> Vip {
+    format!("10.0.0.{n}").parse().unwrap()
+}
+
+fn row(epoch: u64) -> VipRow {
+    VipRow {
+        epoch: Epoch(epoch),
+        after: Epoch(epoch - 1),
+        owner: AgentId::new("rs1").unwrap(),
+        domain: None,
+        target: TargetName::new("mail1").unwrap(),
+        cause: Cause::Takeover,
+        long_lease: epoch % 2 == 0,
+    }
+}
+
+/// Every kind of change, several times, in an order that the rules could give.
+fn changes(count: u64) -> Vec<Stamped> {
+    let target = |n: u64| TargetName::new(format!("t{n}")).unwrap();
+    let report = |n: u64| Report { highest_term: Term(n), epochs: BTreeMap::from([(vip(1), Epoch(n))]) };
+    let change = |n: u64| match n % 11 {
+        0 => Change::Reported { reporter: AgentId::new(format!("a{}", n % 3)).unwrap(), report: report(n) },
+        1 => Change::Established { term: Term(n), floors: BTreeMap::from([(vip(1), Epoch(n)), (vip(9), Epoch(n))]) },
+        2 => Change::Term { term: Term(n), coordinator: "c".to_owned() },
+        6 | 7 => Change::Trouble {
+            target: target(n % 2),
+            row: TroubleRow { stage: Stage::Backup, detail: "x".to_owned(), since_unix_ms: n },
+        },
+        8 => Change::TroubleCleared { target: target(n % 2) },
+        10 if n % 4 == 0 => Change::Restored {
+            term: Term(n),
+            floors: BTreeMap::from([(vip(2), Epoch(n))]),
+            reporter: AgentId::new("a1").unwrap(),
+            report: report(n),
+        },
+        _ => Change::Vip { vip: vip(n % 3 + 1), row: row(n) },
+    };
+    (1..=count).map(|n| Stamped { revision: Revision(n), change: change(n) }).collect()
+}
+
+#[test]
+fn what_is_read_is_what_the_core_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, contents) = Store::open(directory.path()).unwrap();
+    assert_eq!(contents.ledger, Ledger::default());
+    let mut ledger = Ledger::default();
+    for batch in changes(130).chunks(3) {
+        store.commit(batch).unwrap();
+        batch.iter().for_each(|change| ledger.apply(change));
+        assert_eq!(store.reopen().unwrap().ledger, ledger);
+    }
+    assert_eq!(store.reopen().unwrap().changes, changes(130));
+}
+
+#[test]
+fn the_log_of_changes_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    let all = changes(CHANGES_KEPT as u64 + 50);
+    all.chunks(1000).for_each(|batch| store.commit(batch).unwrap());
+    assert_eq!(store.reopen().unwrap().changes, all[50..]);
+}
+
+fn fault(directory: &Path) -> StoreError {
+    match Store::open(directory) {
+        Ok(_) => panic!("opened"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn damage_is_named_and_never_a_new_ledger() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(FILE_NAME);
+    drop(Store::open(directory.path()).unwrap());
+    let good = fs::read(&file).unwrap();
+    let mut middle = good.clone();
+    middle.iter_mut().skip(4096).for_each(|byte| *byte ^= 0x5a);
+    for bad in [Vec::new(), b"not a ledger".to_vec(), vec![0; good.len()], good[..good.len() / 2].to_vec(), middle] {
+        fs::write(&file, &bad).unwrap();
+        let error = fault(directory.path());
+        assert!(matches!(error, StoreError::Damaged { .. }), "{} bytes: {error:?}", bad.len());
+        assert!(error.to_string().contains("restore it from a backup"), "{error}");
+        assert_eq!(fs::read(&file).unwrap().len(), bad.len(), "left as it is");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path()).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":2,"other":[]}"#.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(store);
+    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 2, .. }));
+}
+
+#[test]
+fn a_ledger_has_one_owner() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = Store::open(directory.path()).unwrap();
+    assert!(matches!(fault(directory.path()), StoreError::InUse { .. }));
+}
+
+/// A disk that is full when told so.
+#[derive(Debug)]
+struct Disk {
+    file: redb::backends::FileBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn check(&self) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.file.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.check()?;
+        self.file.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.file.write(offset, data)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(directory.path()).unwrap());
+    let file = directory.path().join(FILE_NAME);
+    let full = Arc::new(AtomicBool::new(false));
+    let open = {
+        let (file, full) = (file.clone(), Arc::clone(&full));
+        move || {
+            let file = fs::OpenOptions::new().read(true).write(true).open(&file)?;
+            builder().create_with_backend(Disk { file: redb::backends::FileBackend::new(file)?, full: Arc::clone(&full) })
+        }
+    };
+    let (store, contents) = Store::open_with(file, Box::new(open)).unwrap();
+    let agent = AgentId::new("a").unwrap();
+    let (handle, task) = driver::start(store, contents, Electorate::new([(agent.clone(), true)])).unwrap();
+    let ask = |request: Request| async { handle.ask(request).await.unwrap().map(|(reply, _)| reply) };
+    let advance = |expected| Request::AdvanceEpoch {
+        term: Term(1),
+        vip: vip(1),
+        expected: Epoch(expected),
+        owner: agent.clone(),
+        domain: None,
+        target: TargetName::new("mail1").unwrap(),
+        cause: Cause::First,
+    };
+    ask(Request::ReportVoter { reporter: agent.clone(), report: Report::default() }).await.unwrap();
+    ask(Request::AcquireTerm { coordinator: "c".to_owned() }).await.unwrap();
+    ask(advance(0)).await.unwrap();
+    for round in 1..4 {
+        full.store(true, Ordering::SeqCst);
+        let refused = ask(advance(round)).await.unwrap_err();
+        assert!(matches!(&refused, Refusal::Unavailable { reason } if reason.contains("has room")), "{refused}");
+        assert_eq!(ask(Request::RenewTerm { term: Term(1) }).await, Ok(Reply::Renewed));
+        assert_eq!(handle.read().await.unwrap().vips[&vip(1)].epoch, Epoch(round));
+        full.store(false, Ordering::SeqCst);
+        let epoch = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                if let Ok(Reply::Epoch { epoch, .. }) = ask(advance(round)).await {
+                    return epoch;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert_eq!(epoch.await.unwrap(), Epoch(round + 1));
+    }
+    let before = handle.read().await.unwrap();
+    drop(handle);
+    task.await.unwrap().unwrap();
+    assert_eq!(Store::open(directory.path()).unwrap().1.ledger, before);
+}
