@@ -1,0 +1,3 @@
+//! Kagemusha's agent.
+
+pub mod guard;
