@@ -1,2 +1,87 @@
-//! Skeleton.
-fn main() {}
+//! `kagectl`: the operator's tool of Kagemusha.
+
+mod pki;
+
+use clap::{Args, Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+/// See and steer a Kagemusha cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kagectl", version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 can't connect.")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Address of the coordinator.
+    #[arg(long, global = true, env = "KAGE_COORDINATOR", default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
+    coordinator: String,
+    /// Directory of your certificate: ca.pem, cert.pem, key.pem.
+    #[arg(long, global = true, env = "KAGE_PKI", default_value = "/etc/kagemusha/operator", value_name = "DIR")]
+    pki: PathBuf,
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Give up after this many seconds without an answer.
+    #[arg(long, global = true, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    timeout: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) | Err(_) => Err("give seconds, above 0 and at most 86400".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Certificates: make an authority, issue, show; tokens for machines that enrol.
+    #[command(subcommand)]
+    Pki(pki::Command),
+}
+
+/// How a command ended when not well.
+#[derive(Debug)]
+pub enum Failure {
+    /// Refused or failed: 1.
+    Failed(String),
+    /// Can't connect: 3.
+    Unreachable(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Failure::Failed(text)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Command::Pki(command) => pki::run(command, &cli.global).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(text)) => {
+            eprintln!("kagectl: {text}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Unreachable(text)) => {
+            eprintln!("kagectl: {text}");
+            ExitCode::from(3)
+        }
+    }
+}

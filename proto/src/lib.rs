@@ -1,4 +1,29 @@
 //! The gRPC contract of Kagemusha: generated code, roles, mutual TLS, wire and domain conversion.
+//!
+//! A server is made with [`server::Config`], a client with [`channel::channel`]; both prove who they are with a
+//! [`tls::Pki`] and [`roles::RULES`] says who may call what.
+
+#[cfg(feature = "server")]
+mod accept;
+#[cfg(feature = "server")]
+mod access;
+pub mod audit;
+pub mod channel;
+#[cfg(feature = "enrol")]
+pub mod enrol;
+#[cfg(feature = "issue")]
+pub mod issue;
+pub mod limits;
+pub mod roles;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod tls;
+#[cfg(feature = "enrol")]
+pub mod token;
+mod wire;
+
+#[cfg(feature = "server")]
+pub use access::require;
 
 /// Generated code of `kagemusha.agent.v1`.
 #[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm)]

@@ -1,0 +1,7 @@
+//! Real servers on loopback: who gets in, who doesn't, and what the audit log says of it.
+
+mod access;
+mod enrolment;
+mod handshake;
+mod lab;
+mod serving;
