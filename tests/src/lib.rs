@@ -1,1 +1,3 @@
-//! Skeleton.
+//! The lab and the simulator.
+
+pub mod lab;

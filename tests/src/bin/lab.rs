@@ -1,2 +1,357 @@
-//! Skeleton.
-fn main() {}
+//! `kage-lab`: brings the lab up, breaks it on purpose, and tells what clients saw.
+//! Call it through `tests/lab`, which installs and builds what is needed.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use kage_tests::lab::config::Profile;
+use kage_tests::lab::daemons::{self, Part};
+use kage_tests::lab::drill::{Drill, Fault, Return};
+use kage_tests::lab::network::Cut;
+use kage_tests::lab::nodes::{self, Kind};
+use kage_tests::lab::{capture, client, console, hypervisor, image, lifecycle, machine, network, nic, spawn, speech};
+
+#[derive(Parser)]
+#[command(name = "kage-lab", about = "Kagemusha's lab: namespaces, QEMU guests, a real libvirt")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring the lab up
+    Up {
+        /// The product's timings: normal, fast or thesis
+        #[arg(long, default_value = "normal")]
+        profile: Profile,
+    },
+    /// Remove the lab; results of drills stay
+    Down,
+    /// Show who is up, cut off, and serving
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// A shell on a node: in its namespaces, or inside a guest with --inside
+    Shell {
+        /// The node
+        node: String,
+    },
+    /// Run a command as root inside a guest, over its serial line
+    Exec {
+        /// The guest
+        guest: String,
+        /// Seconds to wait
+        #[arg(long, default_value_t = 10)]
+        limit: u64,
+        /// The command, for sh
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// The power switch of a machine
+    Power {
+        /// What to do
+        action: PowerAction,
+        /// The machine
+        machine: String,
+    },
+    /// Sever a node: full, from, to, coordinator, loss:PERCENT
+    Cut {
+        /// What to sever, seen from the node
+        kind: Cut,
+        /// The node
+        node: String,
+    },
+    /// Join what was severed
+    Heal {
+        /// The node
+        node: String,
+    },
+    /// Control a process of the product: sif, coordinator, or the agent of a node
+    Part {
+        /// What to do
+        action: PartAction,
+        /// sif, coordinator, or the node whose agent is meant
+        part: String,
+        /// For stall: milliseconds
+        #[arg(long, default_value_t = 3000)]
+        ms: u64,
+    },
+    /// Run virsh on a hypervisor
+    Virsh {
+        /// The hypervisor
+        node: String,
+        /// virsh's own arguments
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Inject a fault and measure what clients see
+    Drill {
+        /// The fault
+        fault: FaultName,
+        /// The machine
+        #[arg(long, default_value = "mail")]
+        target: String,
+        /// How often
+        #[arg(long, default_value_t = 1)]
+        runs: u32,
+        /// The profile the lab must have been brought up with; it is brought up if it is down
+        #[arg(long)]
+        profile: Option<Profile>,
+        /// For stall: milliseconds; for loss: percent
+        #[arg(long)]
+        amount: Option<u64>,
+        /// How the service comes home: by itself, asked with kagectl, or by the drill's own hand
+        #[arg(long, default_value = "auto")]
+        back: ReturnName,
+        /// Milliseconds between the double's first service and the healing
+        #[arg(long, default_value_t = 2000)]
+        hold: u64,
+        /// Seconds that service may take to come back, and to come home
+        #[arg(long, default_value_t = 60)]
+        limit: u64,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say who spoke as an address in a capture of the lab's switch
+    Analyse {
+        /// The capture
+        file: PathBuf,
+        /// The address
+        #[arg(long, default_value = "10.77.0.100")]
+        vip: Ipv4Addr,
+    },
+    /// Make an image outside a run of the lab
+    Image {
+        /// Which: `base` (the usual guest) or `debian`
+        which: String,
+    },
+    /// (internal) The network cards of machines that are off
+    #[command(hide = true)]
+    Nic,
+    /// (internal) Send the magic packet from here
+    #[command(hide = true)]
+    Magic { machine: String },
+    /// (internal) Ask an address over and over
+    #[command(hide = true)]
+    Client {
+        #[arg(long)]
+        vip: Ipv4Addr,
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 20)]
+        interval_ms: u64,
+        #[arg(long, default_value_t = 150)]
+        timeout_ms: u64,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PowerAction {
+    /// Boot a machine that is off
+    On,
+    /// Pull the plug
+    Off,
+    /// Hang it
+    Freeze,
+    /// End a hang
+    Thaw,
+    /// Put it to sleep (S3)
+    Suspend,
+    /// What a magic packet does
+    Wake,
+    /// Send the real magic packet from the hypervisor
+    Magic,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PartAction {
+    Start,
+    Stop,
+    Kill,
+    Stall,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FaultName {
+    Crash,
+    Hang,
+    Cut,
+    CutFrom,
+    CutTo,
+    CutCoordinator,
+    Loss,
+    Stall,
+    Service,
+    Shutdown,
+    Reboot,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ReturnName {
+    Auto,
+    Ask,
+    ByHand,
+}
+
+fn fault(name: FaultName, amount: Option<u64>) -> Result<Fault> {
+    Ok(match name {
+        FaultName::Crash => Fault::Crash,
+        FaultName::Hang => Fault::Hang,
+        FaultName::Cut => Fault::Cut(Cut::Full),
+        FaultName::CutFrom => Fault::Cut(Cut::FromTarget),
+        FaultName::CutTo => Fault::Cut(Cut::ToTarget),
+        FaultName::CutCoordinator => Fault::Cut(Cut::Coordinator),
+        FaultName::Loss => Fault::Cut(Cut::Loss(
+            u8::try_from(amount.unwrap_or(5))
+                .ok()
+                .filter(|&percent| percent <= 100)
+                .context("loss is 0 to 100 percent")?,
+        )),
+        FaultName::Stall => Fault::Stall(Duration::from_millis(amount.unwrap_or(3000))),
+        FaultName::Service => Fault::Service,
+        FaultName::Shutdown => Fault::Shutdown,
+        FaultName::Reboot => Fault::Reboot,
+    })
+}
+
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            note(&format!("kage-lab: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up { profile } => lifecycle::up(profile, &mut note)?,
+        Command::Down => lifecycle::down()?,
+        Command::Status { json } => {
+            let status = lifecycle::status()?;
+            print(&if json { serde_json::to_string_pretty(&status)? } else { status.table() });
+        }
+        Command::Shell { node } => shell(&node)?,
+        Command::Exec { guest, limit, command } => {
+            let answer = console::exec(nodes::find(&guest)?, &command.join(" "), Duration::from_secs(limit))?;
+            print(&answer.output);
+            return Ok(ExitCode::from(u8::try_from(answer.status).unwrap_or(1)));
+        }
+        Command::Power { action, machine } => power(action, &machine)?,
+        Command::Cut { kind, node } => network::cut(nodes::find(&node)?, kind)?,
+        Command::Heal { node } => network::heal(nodes::find(&node)?)?,
+        Command::Part { action, part, ms } => {
+            let part = Part::find(&part)?;
+            match action {
+                PartAction::Start => daemons::start(part)?,
+                PartAction::Stop => daemons::stop(part)?,
+                PartAction::Kill => daemons::kill(part)?,
+                PartAction::Stall => {
+                    daemons::stall(part, Duration::from_millis(ms))?;
+                    std::thread::sleep(Duration::from_millis(ms + 100));
+                }
+            }
+        }
+        Command::Virsh { node, arguments } => {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            print(&hypervisor::virsh(nodes::find(&node)?, &arguments)?);
+        }
+        Command::Drill { fault: name, target, runs, profile, amount, back, hold, limit, json } => {
+            let title = name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            let mut drill = Drill::new(&title, fault(name, amount)?, nodes::machine(&target)?);
+            drill.runs = runs;
+            drill.hold = Duration::from_millis(hold);
+            drill.limit = Duration::from_secs(limit);
+            drill.back = match back {
+                ReturnName::Auto => Return::Auto,
+                ReturnName::Ask => Return::Ask,
+                ReturnName::ByHand => Return::ByHand,
+            };
+            prepare(profile)?;
+            let report = drill.run(&mut note)?;
+            print(&if json { report.json()? } else { report.summary() });
+            if !report.good() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Analyse { file, vip } => {
+            print(&serde_json::to_string_pretty(&speech::analyse(&capture::load(&file)?, vip))?);
+        }
+        Command::Image { which } => make_image(&which)?,
+        Command::Nic => nic::serve()?,
+        Command::Magic { machine } => nic::send(nodes::machine(&machine)?)?,
+        Command::Client { vip, out, interval_ms, timeout_ms } => {
+            client::poll(vip, Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms), &out)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A drill wants the lab up, with its profile.
+fn prepare(profile: Option<Profile>) -> Result<()> {
+    match (lifecycle::memory(), profile) {
+        (Ok(memory), Some(wanted)) if memory.profile != wanted => {
+            lifecycle::down()?;
+            lifecycle::up(wanted, &mut note)
+        }
+        (Ok(_), _) => Ok(()),
+        (Err(_), wanted) => lifecycle::up(wanted.unwrap_or_default(), &mut note),
+    }
+}
+
+fn power(action: PowerAction, name: &str) -> Result<()> {
+    let node = nodes::machine(name)?;
+    match action {
+        PowerAction::On => machine::power_on(node),
+        PowerAction::Off => machine::power_off(node),
+        PowerAction::Freeze => machine::freeze(node),
+        PowerAction::Thaw => machine::thaw(node),
+        PowerAction::Suspend => machine::suspend(node),
+        PowerAction::Wake => machine::wake(node).map(drop),
+        PowerAction::Magic => nic::call(node),
+    }
+}
+
+fn make_image(which: &str) -> Result<()> {
+    match which {
+        "base" => print(&image::base(&image::kernel()?)?.to_string_lossy()),
+        "debian" => print(&kage_tests::lab::debian::image()?.to_string_lossy()),
+        other => bail!("`{other}` is no image; images are base, debian"),
+    }
+    Ok(())
+}
+
+fn shell(name: &str) -> Result<()> {
+    let node = nodes::find(name)?;
+    if matches!(node.kind, Kind::Machine | Kind::Domain) {
+        note(&format!(
+            "{name} is a guest. One command: tests/lab exec {name} -- COMMAND\nIts console: {}\nIts own shell: socat -,raw,echo=0 unix:{}",
+            machine::console_log(node).display(),
+            machine::shell_socket(node).display(),
+        ));
+        return Ok(());
+    }
+    let words = spawn::enter(node)?;
+    let error =
+        std::process::Command::new(&words[0]).args(&words[1..]).arg("bash").env("PS1", format!("{name}# ")).exec();
+    Err(error).context("cannot start nsenter (util-linux)")
+}

@@ -1,0 +1,198 @@
+//! The product's configuration for the lab: certificates, agent.toml, cluster.toml.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::dirs;
+use super::nodes::{Kind, NODES, Spec, find, of};
+use super::run::{run, text, write};
+
+/// The profile of the product's timings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// 500 ms probes, 2 s lease.
+    #[default]
+    Normal,
+    /// 100 ms probes, 0.8 s lease.
+    Fast,
+    /// The thesis's own waits.
+    Thesis,
+}
+
+impl Profile {
+    /// Its name in cluster.toml.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Fast => "fast",
+            Self::Thesis => "thesis",
+        }
+    }
+}
+
+impl FromStr for Profile {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "normal" => Ok(Self::Normal),
+            "fast" => Ok(Self::Fast),
+            "thesis" => Ok(Self::Thesis),
+            other => bail!("`{other}` is no profile; profiles are normal, fast, thesis"),
+        }
+    }
+}
+
+/// Where the SIF listens, on the hypervisor.
+pub const SIF_PORT: u16 = 7701;
+/// Where the coordinator listens, on the hypervisor.
+pub const COORDINATOR_PORT: u16 = 7700;
+/// Where agents listen.
+pub const AGENT_PORT: u16 = 7702;
+
+/// The cluster's configuration file.
+#[must_use]
+pub fn cluster_file() -> PathBuf {
+    dirs::lab().join("cluster.toml")
+}
+
+/// The certificates of one owner: a node's name, `sif`, `coordinator` or `operator`.
+#[must_use]
+pub fn pki(owner: &str) -> PathBuf {
+    match find(owner) {
+        Ok(node) => etc(node).join("pki"),
+        Err(_) => dirs::lab().join("pki").join(owner),
+    }
+}
+
+fn etc(node: &Spec) -> PathBuf {
+    dirs::node(node.name).join("etc/kagemusha")
+}
+
+/// A node's agent.toml, on this machine's disk.
+#[must_use]
+pub fn agent_file(node: &Spec) -> PathBuf {
+    etc(node).join("agent.toml")
+}
+
+fn issue(kagectl: &str, authority: &Path, role: &str, name: &str, san: &str) -> Result<()> {
+    let out = pki(name);
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    run(&[
+        kagectl,
+        "pki",
+        "issue",
+        "--dir",
+        &text(authority),
+        "--role",
+        role,
+        "--name",
+        name,
+        "--san",
+        san,
+        "--out",
+        &text(&out),
+    ])?;
+    Ok(())
+}
+
+/// Who runs an agent, and so needs a certificate and a configuration.
+pub fn agents() -> impl Iterator<Item = &'static Spec> {
+    NODES.iter().filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::Voter | Kind::Machine))
+}
+
+/// Makes a new authority and a certificate for every part.
+///
+/// # Errors
+/// kagectl refuses.
+pub fn make_pki(kagectl: &Path) -> Result<()> {
+    let kagectl = text(kagectl);
+    let authority = dirs::lab().join("pki/authority");
+    run(&[&kagectl, "pki", "init", "--dir", &text(&authority)])?;
+    let controller = find("mgmt")?.ip().to_string();
+    issue(&kagectl, &authority, "sif", "sif", &controller)?;
+    issue(&kagectl, &authority, "coordinator", "coordinator", &controller)?;
+    issue(&kagectl, &authority, "operator", "operator", &find("client")?.ip().to_string())?;
+    for node in agents() {
+        issue(&kagectl, &authority, "agent", node.name, &node.ip().to_string())?;
+    }
+    Ok(())
+}
+
+/// A node's agent.toml.
+#[must_use]
+pub fn agent_toml(node: &Spec) -> String {
+    // A guest sees its own files; the others see this machine's.
+    let (pki, state) = if node.kind == Kind::Machine {
+        ("/etc/kagemusha/pki".to_owned(), "/var/lib/kagemusha".to_owned())
+    } else {
+        (text(&pki(node.name)), text(&dirs::node(node.name).join("agent")))
+    };
+    let coordinator = find("mgmt").map(|node| format!("{}:{COORDINATOR_PORT}", node.ip())).unwrap_or_default();
+    let mut toml = format!(
+        "name = \"{}\"\nlisten = \"{}:{AGENT_PORT}\"\ncoordinator = \"{coordinator}\"\npki = \"{pki}\"\nstate = \"{state}\"\nwitness = {}\n",
+        node.name,
+        node.ip(),
+        node.kind == Kind::Voter,
+    );
+    match node.kind {
+        Kind::Machine => toml.push_str(
+            "\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n[services.http]\ncheck = [\"busybox\", \"pidof\", \"httpd\"]\n\
+             restart = [\"busybox\", \"httpd\", \"-p\", \"80\", \"-h\", \"/www\"]\n",
+        ),
+        Kind::Hypervisor => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n"),
+        Kind::Switch | Kind::Voter | Kind::Client | Kind::Domain => {}
+    }
+    toml
+}
+
+/// The cluster's configuration: what the coordinator and the SIF are told of the lab.
+#[must_use]
+pub fn cluster_toml(profile: Profile) -> String {
+    let mut toml = format!("profile = \"{}\"\n", profile.name());
+    if let Ok(controller) = find("mgmt") {
+        let _ = write!(
+            toml,
+            "\n[coordinator]\nlisten = \"{0}:{COORDINATOR_PORT}\"\nsif = \"{0}:{SIF_PORT}\"\n\n[sif]\nlisten = \"{0}:{SIF_PORT}\"\n",
+            controller.ip()
+        );
+    }
+    let voters: Vec<String> = of(Kind::Voter).map(|node| format!("\"{}\"", node.name)).collect();
+    let _ = write!(toml, "\n[voters]\nmembers = [{}]\n", voters.join(", "));
+    for node in agents() {
+        let _ = write!(
+            toml,
+            "\n[host.{}]\nagent = \"{}:{AGENT_PORT}\"\nmac = \"{}\"\n",
+            node.name,
+            node.ip(),
+            node.mac_text()
+        );
+    }
+    for double in of(Kind::Domain) {
+        if let (Some(target), Some(vip)) = (double.double_of, double.vip()) {
+            let _ = write!(
+                toml,
+                "\n[target.{target}]\nhost = \"{target}\"\nvip = \"{vip}\"\nbackup = {{ host = \"{}\", domain = \"{}\" }}\n",
+                double.host, double.name
+            );
+        }
+    }
+    toml
+}
+
+/// Writes every configuration file.
+///
+/// # Errors
+/// The disk is full.
+pub fn write_all(profile: Profile) -> Result<()> {
+    for node in agents() {
+        write(&agent_file(node), agent_toml(node))?;
+    }
+    write(&cluster_file(), cluster_toml(profile))
+}

@@ -1,0 +1,214 @@
+//! The product's processes in the lab: start, stop, kill, stall, and the operator's tool.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use super::config::{self, COORDINATOR_PORT};
+use super::console;
+use super::dirs;
+use super::nodes::{Kind, Spec, find, of};
+use super::run::text;
+use super::spawn::{Daemon, run_in};
+
+/// A part of the product that runs as a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// kage-sif.
+    Sif,
+    /// kage-coordinator.
+    Coordinator,
+    /// kage-agent of the node with this specification.
+    Agent(&'static Spec),
+}
+
+impl Part {
+    /// The part called `name`: `sif`, `coordinator`, or the node whose agent is meant.
+    ///
+    /// # Errors
+    /// There is no such node, or it runs no agent.
+    pub fn find(name: &str) -> Result<Self> {
+        match name {
+            "sif" => Ok(Self::Sif),
+            "coordinator" => Ok(Self::Coordinator),
+            node => {
+                let node = find(node)?;
+                if config::agents().any(|agent| agent.name == node.name) {
+                    Ok(Self::Agent(node))
+                } else {
+                    bail!("{} runs no agent", node.name)
+                }
+            }
+        }
+    }
+
+    fn daemon(self) -> Result<Daemon> {
+        Ok(match self {
+            Self::Sif => Daemon::new(find("mgmt")?, "sif"),
+            Self::Coordinator => Daemon::new(find("mgmt")?, "coordinator"),
+            Self::Agent(node) => Daemon::new(node, "agent"),
+        })
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Sif => "kage-sif",
+            Self::Coordinator => "kage-coordinator",
+            Self::Agent(node) if node.kind == Kind::Hypervisor => "kage-agent-libvirt",
+            Self::Agent(_) => "kage-agent",
+        }
+    }
+
+    fn binary(self) -> Option<PathBuf> {
+        let path = dirs::binary(self.program());
+        if self.program() == "kage-agent-libvirt" { path.or_else(|| dirs::binary("kage-agent")) } else { path }
+    }
+
+    /// Whether its binary exists and can do anything.
+    #[must_use]
+    pub fn available(self) -> bool {
+        self.binary().is_some()
+    }
+
+    /// Whether it runs inside a guest, where only the console reaches it.
+    fn guest(self) -> Option<&'static Spec> {
+        match self {
+            Self::Agent(node) if node.kind == Kind::Machine => Some(node),
+            Self::Agent(_) | Self::Sif | Self::Coordinator => None,
+        }
+    }
+
+    fn state(self) -> Result<PathBuf> {
+        let folder = match self {
+            Self::Sif => dirs::node("mgmt").join("sif"),
+            Self::Coordinator => dirs::node("mgmt").join("coordinator"),
+            Self::Agent(node) => dirs::node(node.name).join("agent"),
+        };
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    }
+}
+
+const GUEST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Starts a part. Running already is fine.
+///
+/// # Errors
+/// Its binary is missing, or the lab is down.
+pub fn start(part: Part) -> Result<()> {
+    if let Some(node) = part.guest() {
+        // Process 1 of the guest runs it in a loop that a stop suspends.
+        console::exec_ok(node, "rm -f /run/no-agent", GUEST_LIMIT)?;
+        return Ok(());
+    }
+    let binary = part.binary().with_context(|| format!("{} is not built; tests/lab builds it", part.program()))?;
+    let state = text(&part.state()?);
+    let cluster = text(&config::cluster_file());
+    let binary = text(&binary);
+    let argv = match part {
+        Part::Sif => {
+            vec![binary, "--config".into(), cluster, "--state".into(), state, "--pki".into(), text(&config::pki("sif"))]
+        }
+        Part::Coordinator => {
+            vec![
+                binary,
+                "--config".into(),
+                cluster,
+                "--state".into(),
+                state,
+                "--pki".into(),
+                text(&config::pki("coordinator")),
+            ]
+        }
+        Part::Agent(node) => vec![binary, "run".into(), "--config".into(), text(&config::agent_file(node))],
+    };
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    part.daemon()?.start(&argv)
+}
+
+/// Stops a part as its service manager would (SIGTERM), and keeps it stopped.
+///
+/// # Errors
+/// It survives, or its guest does not answer.
+pub fn stop(part: Part) -> Result<()> {
+    match part.guest() {
+        Some(node) => {
+            console::exec_ok(node, "touch /run/no-agent; killall kage-agent || true", GUEST_LIMIT)?;
+            Ok(())
+        }
+        None => part.daemon()?.stop(),
+    }
+}
+
+/// `kill -9`. In a guest its process 1 starts the agent again after 0.1 s; elsewhere it stays dead.
+///
+/// # Errors
+/// It does not run.
+pub fn kill(part: Part) -> Result<()> {
+    match part.guest() {
+        Some(node) => console::exec_ok(node, "killall -9 kage-agent", GUEST_LIMIT).map(drop),
+        None => part.daemon()?.kill(),
+    }
+}
+
+/// Stops a part where it stands (SIGSTOP) for `length`, without waiting for the end.
+///
+/// # Errors
+/// It does not run.
+pub fn stall(part: Part, length: Duration) -> Result<()> {
+    let seconds = length.as_secs_f64();
+    if let Some(node) = part.guest() {
+        let command =
+            format!("killall -STOP kage-agent && (sleep {seconds}; killall -CONT kage-agent) > /dev/null 2>&1 &");
+        return console::exec_ok(node, &command, GUEST_LIMIT).map(drop);
+    }
+    let daemon = part.daemon()?;
+    daemon.signal(Signal::STOP)?;
+    std::thread::spawn(move || {
+        std::thread::sleep(length);
+        let _ = daemon.signal(Signal::CONT);
+    });
+    Ok(())
+}
+
+/// Whether a part runs.
+#[must_use]
+pub fn running(part: Part) -> bool {
+    match part.guest() {
+        Some(node) => console::exec(node, "pidof kage-agent", GUEST_LIMIT).is_ok_and(|answer| answer.status == 0),
+        None => part.daemon().is_ok_and(|daemon| daemon.pid().is_some()),
+    }
+}
+
+/// Runs the operator's tool against the lab's coordinator and returns what it prints.
+///
+/// # Errors
+/// kagectl is not built, or fails.
+pub fn kagectl(arguments: &[&str]) -> Result<String> {
+    let binary = dirs::binary("kagectl").context("kagectl is not built; tests/lab builds it")?;
+    let controller = find("mgmt")?;
+    let url = format!("https://{}:{COORDINATOR_PORT}", controller.ip());
+    let (binary, pki) = (text(&binary), text(&config::pki("operator")));
+    let mut argv = vec![binary.as_str(), "--pki", &pki, "--coordinator", &url];
+    argv.extend(arguments);
+    run_in(controller, &argv)
+}
+
+/// The parts that run outside guests, in the order in which they start.
+///
+/// # Errors
+/// None in practice: the hypervisor is always in the lab.
+pub fn outside() -> Result<Vec<Part>> {
+    let mut parts = vec![Part::Sif, Part::Coordinator];
+    parts.extend(of(Kind::Voter).map(Part::Agent));
+    parts.push(Part::Agent(find("mgmt")?));
+    Ok(parts)
+}
+
+/// The folder in which kagectl keeps the authority.
+#[must_use]
+pub fn authority() -> PathBuf {
+    Path::new(&dirs::lab()).join("pki/authority")
+}

@@ -1,0 +1,69 @@
+//! Where the lab keeps its things: never inside the tree.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::run::run;
+
+fn from_environment(name: &str, default: &str) -> PathBuf {
+    std::env::var_os(name).map_or_else(|| PathBuf::from(default), PathBuf::from)
+}
+
+/// The state of the running lab: `$KAGE_LAB_DIR`.
+#[must_use]
+pub fn lab() -> PathBuf {
+    from_environment("KAGE_LAB_DIR", "/var/tmp/kagemusha-lab")
+}
+
+/// Images, by the hash of their recipe: `$KAGE_LAB_CACHE`.
+#[must_use]
+pub fn cache() -> PathBuf {
+    from_environment("KAGE_LAB_CACHE", "/var/cache/kagemusha-lab")
+}
+
+/// One node's folder: logs, state, sockets.
+#[must_use]
+pub fn node(name: &str) -> PathBuf {
+    lab().join("nodes").join(name)
+}
+
+/// The project's tree, for the binaries under test.
+///
+/// # Errors
+/// Neither `$KAGE_PROJECT` nor git nor cargo tells.
+pub fn project() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("KAGE_PROJECT") {
+        return Ok(PathBuf::from(path));
+    }
+    if let Some(tests) = std::env::var_os("CARGO_MANIFEST_DIR") {
+        return Ok(PathBuf::from(tests).join(".."));
+    }
+    let top = run(&["git", "rev-parse", "--show-toplevel"])
+        .context("the project's tree is unknown; call tests/lab, or set KAGE_PROJECT")?;
+    Ok(PathBuf::from(top.trim()))
+}
+
+/// The binary under test called `name`: from `$KAGE_BIN_DIR`, else from the release build.
+/// `None` while it can't do anything yet: it is missing, or `--help` prints nothing.
+#[must_use]
+pub fn binary(name: &str) -> Option<PathBuf> {
+    let mut places: Vec<PathBuf> = std::env::var_os("KAGE_BIN_DIR").map(PathBuf::from).into_iter().collect();
+    if let Ok(project) = project() {
+        places.push(project.join("target/lab"));
+        places.push(project.join("target/release"));
+    }
+    let path = places.iter().map(|place| place.join(name)).find(|path| path.is_file())?;
+    let help = run(&[&path.to_string_lossy(), "--help"]).ok()?;
+    (!help.trim().is_empty()).then_some(path)
+}
+
+/// The version 2 control group hierarchy of this machine.
+#[must_use]
+pub fn cgroups() -> &'static Path {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        Path::new("/sys/fs/cgroup")
+    } else {
+        Path::new("/sys/fs/cgroup/unified")
+    }
+}

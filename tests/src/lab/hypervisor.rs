@@ -1,0 +1,195 @@
+//! A libvirt of its own for each hypervisor, and the domains on it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::image;
+use super::machine::{command_line, console_log, initramfs_path, shell_socket};
+use super::nodes::{GUEST_MEMORY_MIB, Kind, Spec, find, of};
+use super::run::{run, succeeds, text, wait_until, write};
+use super::spawn::{Daemon, HOLDER, run_in};
+use super::{dirs, network};
+
+/// Folders that libvirt knows by fixed paths: each hypervisor sees its own there.
+const PRIVATE: &[&str] =
+    &["/run/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/etc/libvirt", "/var/log/libvirt"];
+
+/// The libvirtd of a hypervisor.
+#[must_use]
+pub fn libvirtd(node: &'static Spec) -> Daemon {
+    Daemon::new(node, "libvirtd")
+}
+
+fn private(node: &Spec, path: &str) -> std::path::PathBuf {
+    dirs::node(node.name).join("root").join(path.trim_start_matches('/'))
+}
+
+/// Makes the namespaces of a hypervisor and starts its libvirtd.
+///
+/// # Errors
+/// libvirtd does not answer within 20 s.
+pub fn up(node: &'static Spec) -> Result<()> {
+    let number = node.host_number;
+    write(
+        &private(node, "/etc/libvirt").join("libvirtd.conf"),
+        format!(
+            "host_uuid = \"00000000-0000-4000-8000-0000000000{number:02x}\"\n\
+             listen_tls = 0\nlisten_tcp = 1\nauth_tcp = \"none\"\nlisten_addr = \"{}\"\n\
+             unix_sock_group = \"root\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n",
+            node.ip()
+        ),
+    )?;
+    write(
+        &private(node, "/etc/libvirt").join("qemu.conf"),
+        format!(
+            "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\ncgroup_controllers = []\n\
+             namespaces = []\nstdio_handler = \"file\"\nmigration_address = \"{0}\"\nmigration_host = \"{0}\"\n",
+            node.ip()
+        ),
+    )?;
+    let mut script = format!("hostname {}\n", node.name);
+    for path in PRIVATE {
+        let own = text(&private(node, path));
+        script.push_str(&format!("mkdir -p {own} {path}; mount --bind {own} {path}\n"));
+    }
+    // A libvirt that finds the real machine's systemd would register its guests there.
+    script.push_str("if [ -d /run/dbus ]; then mount -t tmpfs tmpfs /run/dbus; fi\n");
+    script.push_str("echo ready; exec sleep infinity\n");
+    let words =
+        ["ip", "netns", "exec", &node.namespace(), "unshare", "-m", "-u", "sh", "-ec", &script].map(str::to_owned);
+    let holder = Daemon::new(node, HOLDER);
+    holder.start_bare(&words)?;
+    wait_until(Duration::from_secs(5), "the hypervisor's namespaces are ready", || {
+        Ok(std::fs::read_to_string(holder.log()).is_ok_and(|log| log.contains("ready")))
+    })
+    .with_context(|| holder.tail())?;
+    start_libvirtd(node)
+}
+
+/// Starts the hypervisor's libvirtd and waits until it answers.
+///
+/// # Errors
+/// It does not within 20 s.
+pub fn start_libvirtd(node: &'static Spec) -> Result<()> {
+    let daemon = libvirtd(node);
+    daemon.start(&["libvirtd", "-l", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"])?;
+    wait_until(Duration::from_secs(20), &format!("libvirtd of {} answers", node.name), || {
+        Ok(virsh(node, &["uri"]).is_ok())
+    })
+    .with_context(|| daemon.tail())?;
+    Ok(())
+}
+
+/// Runs virsh on a hypervisor.
+///
+/// # Errors
+/// libvirtd does not answer, or refuses.
+pub fn virsh(node: &Spec, arguments: &[&str]) -> Result<String> {
+    let mut argv = vec!["virsh", "-q", "-c", "qemu:///system"];
+    argv.extend(arguments);
+    Ok(run_in(node, &argv)?.trim().to_owned())
+}
+
+/// libvirt's word for the state of a domain: `running`, `paused`, `shut off` …
+///
+/// # Errors
+/// libvirtd does not answer, or the domain is unknown.
+pub fn state(domain: &Spec) -> Result<String> {
+    virsh(find(domain.host)?, &["domstate", domain.name])
+}
+
+/// Makes the domain known to its hypervisor, with a fresh image.
+///
+/// # Errors
+/// libvirt refuses the definition.
+pub fn define(domain: &Spec) -> Result<()> {
+    let kernel = image::kernel()?;
+    let kind = if image::accelerator(&kernel)? == "kvm" { "kvm" } else { "qemu" };
+    let folder = dirs::node(domain.name);
+    image::initramfs(&kernel, None, &folder.join("etc"), &initramfs_path(domain))?;
+    let xml = format!(
+        "<domain type='{kind}'>
+  <name>{name}</name>
+  <uuid>00000000-0000-4000-8000-0000000001{number:02x}</uuid>
+  <memory unit='MiB'>{GUEST_MEMORY_MIB}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{kernel}</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>{command_line}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <cpu mode='custom'><model>qemu64</model></cpu>
+  <clock offset='utc'/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='br0'/>
+      <target dev='tap-{name}'/>
+      <model type='virtio'/>
+      <rom enabled='no'/>
+    </interface>
+    <serial type='file'><source path='{console}' append='on'/><target port='0'/></serial>
+    <serial type='unix'><source mode='bind' path='{shell}'/><target port='1'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+",
+        name = domain.name,
+        number = domain.host_number,
+        kernel = text(&kernel.image),
+        initrd = text(&initramfs_path(domain)),
+        command_line = command_line(domain, true),
+        mac = domain.mac_text(),
+        console = text(&console_log(domain)),
+        shell = text(&shell_socket(domain)),
+    );
+    let file = folder.join("domain.xml");
+    write(&file, xml)?;
+    virsh(find(domain.host)?, &["define", &text(&file)])?;
+    Ok(())
+}
+
+/// Boots a domain, waits until it answers on its own address, and suspends it: a double at rest.
+///
+/// # Errors
+/// It does not answer within `limit`.
+pub fn boot_and_suspend(domain: &Spec, limit: Duration) -> Result<Duration> {
+    let host = find(domain.host)?;
+    if state(domain)? == "shut off" {
+        virsh(host, &["start", domain.name])?;
+    } else if state(domain)? == "paused" {
+        return Ok(Duration::ZERO);
+    }
+    let took = wait_until(limit, &format!("{} answers on {}", domain.name, domain.ip()), || {
+        Ok(network::fetch(host, domain.ip()).is_some_and(|page| page == domain.name))
+    })
+    .with_context(|| {
+        let log = std::fs::read_to_string(console_log(domain)).unwrap_or_default();
+        format!("the last words of {}: {}", domain.name, log.lines().last().unwrap_or("none"))
+    })?;
+    virsh(host, &["suspend", domain.name])?;
+    Ok(took)
+}
+
+/// Stops every hypervisor's guests and daemons, and removes what libvirt's paths left outside.
+///
+/// # Errors
+/// Something survives.
+pub fn down() -> Result<()> {
+    for node in of(Kind::Hypervisor) {
+        super::cgroup::Cgroup::of(node.name).kill()?;
+    }
+    // Mount points we may have made; rmdir refuses those in use by a real libvirt.
+    if succeeds(&["test", "-d", "/run/libvirt"]) {
+        let _ = run(&["rmdir", "/run/libvirt"]);
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! The lab as a whole: up, down, status.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::Cgroup;
+use super::config::{self, Profile};
+use super::daemons::{self, Part};
+use super::nodes::{Kind, NODES, find, of};
+use super::run::{read, text, write};
+use super::spawn::Daemon;
+use super::{dirs, hypervisor, image, machine, network};
+
+/// How long a guest may take to its first answer, with every other one booting beside it.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(40);
+
+/// What the lab remembers of itself while it is up.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Memory {
+    /// The profile it was brought up with.
+    pub profile: Profile,
+}
+
+fn memory_file() -> PathBuf {
+    dirs::lab().join("lab.json")
+}
+
+/// What the running lab was brought up with.
+///
+/// # Errors
+/// The lab is down.
+pub fn memory() -> Result<Memory> {
+    let text = read(&memory_file()).context("the lab is down; run `tests/lab up`")?;
+    serde_json::from_str(&text).context("the lab's memory is damaged; run `tests/lab down`, then `up`")
+}
+
+/// This program, to be started again as a daemon.
+///
+/// # Errors
+/// /proc is not mounted.
+pub fn this_program() -> Result<String> {
+    Ok(text(&std::env::current_exe().context("cannot find this program's own path")?))
+}
+
+/// Brings the lab up. Parts of the product that are not built are left out, and named.
+///
+/// # Errors
+/// The lab is up already, or something does not start; what did is left for inspection.
+pub fn up(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<()> {
+    if network::exists() || !Cgroup::all().is_empty() {
+        bail!("the lab is up, or half of it; run `tests/lab down` first");
+    }
+    if !network::tools_present() {
+        bail!("nft, tcpdump or ip is missing; tests/lab installs them");
+    }
+    let kernel = image::kernel()?;
+    image::base(&kernel)?;
+    say(&format!("guests run Linux {} under {}", kernel.release, image::accelerator(&kernel)?));
+    for node in NODES.iter().filter(|node| node.kind != Kind::Domain) {
+        Cgroup::of(node.name).create()?;
+    }
+    network::up()?;
+    write(&memory_file(), serde_json::to_string(&Memory { profile })?)?;
+    let product = match dirs::binary("kagectl") {
+        Some(kagectl) => {
+            config::make_pki(&kagectl)?;
+            config::write_all(profile)?;
+            true
+        }
+        None => {
+            say("kagectl is not built: the lab comes up without the product");
+            false
+        }
+    };
+    for node in of(Kind::Hypervisor) {
+        hypervisor::up(node)?;
+    }
+    Daemon::new(find("sw")?, "nic").start(&[&this_program()?, "nic"])?;
+    if product {
+        for part in daemons::outside()? {
+            if part.available() {
+                daemons::start(part)?;
+            } else {
+                say(&format!("{part:?} is not built: left out"));
+            }
+        }
+    }
+    guests(say)
+}
+
+fn guests(say: &mut dyn FnMut(&str)) -> Result<()> {
+    // Without an agent nobody keeps a double silent while it boots: it boots alone.
+    let guarded = Part::Agent(find("mgmt")?).available();
+    let start_machines = || of(Kind::Machine).try_for_each(machine::power_on);
+    if guarded {
+        start_machines()?;
+    }
+    for domain in of(Kind::Domain) {
+        hypervisor::define(domain)?;
+        let took = hypervisor::boot_and_suspend(domain, BOOT_LIMIT)?;
+        say(&format!("{} answered after {took:.2?} and is suspended", domain.name));
+    }
+    if !guarded {
+        start_machines()?;
+    }
+    for node in of(Kind::Machine) {
+        let took = machine::wait_answering(node, BOOT_LIMIT)?;
+        say(&format!("{} answers ({took:.2?})", node.name));
+    }
+    Ok(())
+}
+
+/// Removes the lab: processes (only its own, by control group), namespaces, files.
+/// Results of drills stay in `results/`.
+///
+/// # Errors
+/// Something can't be removed; call it again.
+pub fn down() -> Result<()> {
+    // The NIC first: it would boot what we pull the plug of.
+    Cgroup::of("sw").kill()?;
+    hypervisor::down()?;
+    for group in Cgroup::all() {
+        group.remove()?;
+    }
+    network::down()?;
+    for name in ["nodes", "pki"] {
+        let path = dirs::lab().join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    for path in [memory_file(), config::cluster_file()] {
+        let _ = std::fs::remove_file(path);
+    }
+    // Refuses while results are in it.
+    let _ = std::fs::remove_dir(dirs::lab());
+    Ok(())
+}
+
+/// One member of the lab as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// Its address.
+    pub ip: String,
+    /// Its power, or what libvirt says of a domain.
+    pub state: String,
+    /// Whether something of it is cut off.
+    pub cut: bool,
+    /// Whether its agent runs; `None` where it has none.
+    pub agent: Option<bool>,
+}
+
+/// The lab as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The profile.
+    pub profile: Profile,
+    /// Whether the SIF runs.
+    pub sif: bool,
+    /// Whether the coordinator runs.
+    pub coordinator: bool,
+    /// The members.
+    pub nodes: Vec<NodeStatus>,
+    /// Who answers on each virtual address, asked from the client.
+    pub served_by: Vec<(String, Option<String>)>,
+}
+
+/// Looks at the whole lab.
+///
+/// # Errors
+/// The lab is down.
+pub fn status() -> Result<Status> {
+    let profile = memory()?.profile;
+    let client = find("client")?;
+    let nodes = NODES
+        .iter()
+        .map(|node| NodeStatus {
+            name: node.name,
+            ip: node.ip().to_string(),
+            state: match node.kind {
+                Kind::Machine => format!("{:?}", machine::power(node)).to_lowercase(),
+                Kind::Domain => hypervisor::state(node).unwrap_or_else(|_| "unknown".to_owned()),
+                Kind::Switch | Kind::Hypervisor | Kind::Voter | Kind::Client => "on".to_owned(),
+            },
+            cut: node.kind != Kind::Switch && network::is_cut(node),
+            agent: config::agents()
+                .any(|agent| agent.name == node.name)
+                .then(|| machine::power(node) == machine::Power::On && daemons::running(Part::Agent(node))),
+        })
+        .collect();
+    let mut served_by: Vec<(String, Option<String>)> = Vec::new();
+    for vip in NODES.iter().filter(|node| node.kind == Kind::Machine).filter_map(super::nodes::Spec::vip) {
+        served_by.push((vip.to_string(), network::fetch(client, vip)));
+    }
+    Ok(Status {
+        profile,
+        sif: daemons::running(Part::Sif),
+        coordinator: daemons::running(Part::Coordinator),
+        nodes,
+        served_by,
+    })
+}
+
+impl Status {
+    /// The status as a table.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let yes = |flag: bool| if flag { "yes" } else { "no" };
+        let mut table = format!(
+            "profile {}   sif {}   coordinator {}\n",
+            self.profile.name(),
+            yes(self.sif),
+            yes(self.coordinator)
+        );
+        for node in &self.nodes {
+            let _ = writeln!(
+                table,
+                "{:8} {:12} {:10} {:6} {}",
+                node.name,
+                node.ip,
+                node.state,
+                if node.cut { "cut" } else { "joined" },
+                node.agent.map_or("", |runs| if runs { "agent runs" } else { "no agent" }),
+            );
+        }
+        for (vip, server) in &self.served_by {
+            let _ = writeln!(table, "{vip} is served by {}", server.as_deref().unwrap_or("nobody"));
+        }
+        table
+    }
+}

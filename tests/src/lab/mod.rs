@@ -1,0 +1,40 @@
+//! The lab: network namespaces, QEMU guests and a real libvirt on one machine.
+//!
+//! ```text
+//!            kage-sw: br-sw (captures, cuts, magic packets)
+//!   p-mgmt │  p-v1 p-v2 p-v3 │ p-client │      p-mail (tap)
+//!   ┌──────┴───────┐  voters      client   ┌───────┴──────┐
+//!   │ kage-mgmt    │                       │ mail (QEMU,  │
+//!   │ br0: mailb   │                       │ "a physical  │
+//!   │ libvirtd SIF │                       │  machine")   │
+//!   │ coordinator  │                       └──────────────┘
+//!   └──────────────┘
+//! ```
+//!
+//! Scenario code uses [`lifecycle`] (up, down), [`machine`] (power), [`network`] (cuts),
+//! [`daemons`] (the product's processes), [`console`] (commands in guests),
+//! [`hypervisor`] (domains), [`capture`] with [`speech`] (who spoke as an address),
+//! [`drill`] (all of it in order).
+
+pub mod capture;
+pub mod cgroup;
+pub mod client;
+pub mod config;
+pub mod console;
+pub mod cpio;
+pub mod daemons;
+pub mod debian;
+pub mod dirs;
+pub mod drill;
+pub mod hypervisor;
+pub mod image;
+pub mod lifecycle;
+pub mod machine;
+pub mod network;
+pub mod nic;
+pub mod nodes;
+pub mod pcap;
+pub mod report;
+pub mod run;
+pub mod spawn;
+pub mod speech;
