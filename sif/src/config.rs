@@ -88,8 +88,7 @@ impl Config {
     /// A file that can't be read, or a key SIF needs that is missing or wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
         Self::parse(&file, &text)
     }
 
@@ -109,7 +108,11 @@ impl Config {
                 .ok_or_else(|| fault("[sif] term", text, "give 1s to 60s, for example \"5s\""))?,
         };
         if keys.agent.is_empty() {
-            return Err(fault("[[agent]]", "(none)", "list the agents: without reports of theirs no term is ever given"));
+            return Err(fault(
+                "[[agent]]",
+                "(none)",
+                "list the agents: without reports of theirs no term is ever given",
+            ));
         }
         let mut names = BTreeSet::new();
         for agent in &keys.agent {

@@ -2,7 +2,7 @@
 
 use crate::store::{CHANGES_KEPT, Contents, Store};
 use kage_sif_core::{
-    Action, Change, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Request, RequestId, Stamped,
+    Action, Alert, Change, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Request, RequestId, Stamped,
 };
 use kage_types::Revision;
 use std::{
@@ -41,7 +41,9 @@ pub enum SubscribeError {
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// Too far behind, ahead, or from before a restored backup.
-    #[error("changes after revision {after} are not known one by one (the ledger is at {revision}): read it with GetLedger and subscribe from its revision")]
+    #[error(
+        "changes after revision {after} are not known one by one (the ledger is at {revision}): read it with GetLedger and subscribe from its revision"
+    )]
     Unknown {
         /// As asked.
         after: Revision,
@@ -156,7 +158,11 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Command>, mut outcomes: mpsc::Receiver<Event>) -> Result<(), StoreDied> {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Command>,
+        mut outcomes: mpsc::Receiver<Event>,
+    ) -> Result<(), StoreDied> {
         let mut open = true;
         while open || !self.core.is_idle() {
             tokio::select! {
@@ -196,6 +202,9 @@ impl Driver {
                 Action::Reload => self.jobs.send(Job::Reload).map_err(|_| StoreDied)?,
                 Action::Reply { id, result } => self.reply(id, result),
                 Action::Publish { change } => self.publish(change),
+                Action::Alert { alert: alert @ Alert::StoreRecovered { .. } } => {
+                    tracing::info!(alert = %alert, "ledger")
+                }
                 Action::Alert { alert } => tracing::error!(alert = %alert, "ledger"),
             }
         }
@@ -263,7 +272,11 @@ fn commit_one(store: &mut Store, commit: CommitId, changes: &[Stamped]) -> Event
     let result = store.commit(changes);
     let took = begun.elapsed();
     if took > SLOW_COMMIT {
-        tracing::warn!(ms = took.as_secs_f64() * 1e3, changes = changes.len(), "slow disk: the ledger's commit took long");
+        tracing::warn!(
+            ms = took.as_secs_f64() * 1e3,
+            changes = changes.len(),
+            "slow disk: the ledger's commit took long"
+        );
     } else {
         tracing::debug!(ms = took.as_secs_f64() * 1e3, changes = changes.len(), "committed");
     }
@@ -282,7 +295,9 @@ fn reload(store: &mut Store, work: &jobs::Receiver<Job>) -> Option<Event> {
         }
         match store.reopen() {
             Ok(contents) => return Some(Event::Reloaded { ledger: Box::new(contents.ledger) }),
-            Err(error) => tracing::warn!(error = error.chain(), retry_ms = wait.as_millis(), "the ledger can't be read"),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), retry_ms = wait.as_millis(), "the ledger can't be read")
+            }
         }
         wait = (wait * 2).min(RETRY_LONGEST);
     }

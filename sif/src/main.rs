@@ -52,7 +52,8 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = runtime.context("kage-sif can't start its threads").and_then(|runtime| runtime.block_on(run(arguments)));
+    let result =
+        runtime.context("kage-sif can't start its threads").and_then(|runtime| runtime.block_on(run(arguments)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -126,7 +127,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     match tokio::time::timeout(LAST_COMMIT, driver).await {
         Ok(ended) => ended??,
-        Err(_) => tracing::warn!("the disk hangs: stopped without waiting for the last commit, which nobody was told of"),
+        Err(_) => {
+            tracing::warn!("the disk hangs: stopped without waiting for the last commit, which nobody was told of")
+        }
     }
     Ok(())
 }

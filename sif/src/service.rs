@@ -37,7 +37,9 @@ impl Service {
 
     async fn ask(&self, rpc: &'static str, request: Ask) -> Result<(Reply, Option<Box<Ledger>>), Status> {
         let answer = tokio::time::timeout(ANSWER_LIMIT, self.handle.ask(request)).await.map_err(|_| {
-            Status::deadline_exceeded("the disk of kage-sif hangs and it is not known whether the change was made: repeat the request")
+            Status::deadline_exceeded(
+                "the disk of kage-sif hangs and it is not known whether the change was made: repeat the request",
+            )
         })?;
         answer.map_err(wire::stopped)?.map_err(|refusal| {
             tracing::info!(rpc, refusal = %refusal, "refused");
@@ -187,7 +189,8 @@ async fn feed(subscription: Subscription, sender: Sender, mut stop: watch::Recei
             match live.recv().await {
                 Ok(change) => deliver(&change, &sender).await?,
                 Err(RecvError::Lagged(missed)) => {
-                    let text = format!("{missed} changes behind: read faster, and subscribe again from the last revision");
+                    let text =
+                        format!("{missed} changes behind: read faster, and subscribe again from the last revision");
                     return Err(Some(Status::resource_exhausted(text)));
                 }
                 Err(RecvError::Closed) => return Err(Some(wire::stopped(crate::driver::Stopped))),

@@ -50,7 +50,9 @@ struct AnyHead {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk, or the rights on it.
-    #[error("{file} can't be read or written: check that the disk has room and works and that kage-sif may write there")]
+    #[error(
+        "{file} can't be read or written: check that the disk has room and works and that kage-sif may write there"
+    )]
     Io {
         /// The file.
         file: PathBuf,
@@ -65,7 +67,9 @@ pub enum StoreError {
         file: PathBuf,
     },
     /// Written by a later version.
-    #[error("{file} has format {found}, this kage-sif knows formats up to {FORMAT}: install the kage-sif that wrote it")]
+    #[error(
+        "{file} has format {found}, this kage-sif knows formats up to {FORMAT}: install the kage-sif that wrote it"
+    )]
     Newer {
         /// The file.
         file: PathBuf,
@@ -73,7 +77,9 @@ pub enum StoreError {
         found: u32,
     },
     /// Not what was written.
-    #[error("{file} is damaged ({reason}): restore it from a backup, or move it away to begin a new ledger, which gives out nothing before a majority of the voters has reported")]
+    #[error(
+        "{file} is damaged ({reason}): restore it from a backup, or move it away to begin a new ledger, which gives out nothing before a majority of the voters has reported"
+    )]
     Damaged {
         /// The file.
         file: PathBuf,

@@ -23,7 +23,7 @@ fn row(epoch: u64) -> VipRow {
         domain: None,
         target: TargetName::new("mail1").unwrap(),
         cause: Cause::Takeover,
-        long_lease: epoch % 2 == 0,
+        long_lease: epoch.is_multiple_of(2),
     }
 }
 
@@ -40,7 +40,7 @@ fn changes(count: u64) -> Vec<Stamped> {
             row: TroubleRow { stage: Stage::Backup, detail: "x".to_owned(), since_unix_ms: n },
         },
         8 => Change::TroubleCleared { target: target(n % 2) },
-        10 if n % 4 == 0 => Change::Restored {
+        10 if n.is_multiple_of(4) => Change::Restored {
             term: Term(n),
             floors: BTreeMap::from([(vip(2), Epoch(n))]),
             reporter: AgentId::new("a1").unwrap(),
@@ -160,7 +160,8 @@ async fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
         let (file, full) = (file.clone(), Arc::clone(&full));
         move || {
             let file = fs::OpenOptions::new().read(true).write(true).open(&file)?;
-            builder().create_with_backend(Disk { file: redb::backends::FileBackend::new(file)?, full: Arc::clone(&full) })
+            builder()
+                .create_with_backend(Disk { file: redb::backends::FileBackend::new(file)?, full: Arc::clone(&full) })
         }
     };
     let (store, contents) = Store::open_with(file, Box::new(open)).unwrap();
@@ -200,4 +201,44 @@ async fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
     drop(handle);
     task.await.unwrap().unwrap();
     assert_eq!(Store::open(directory.path()).unwrap().1.ledger, before);
+}
+
+/// `cargo test --release -p kage-sif --lib -- --ignored --nocapture disk`: what this disk can do.
+#[test]
+#[ignore = "a measurement"]
+fn disk() {
+    let directory = tempfile::tempdir_in(std::env::var("KAGE_DISK").unwrap_or_else(|_| "/tmp".to_owned())).unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    let mut revision = 0;
+    let mut batch = |size: u64| -> Vec<Stamped> {
+        let vip = |n: u64| format!("10.{}.{}.{}", 1 + n / 10_000 % 2, n / 100 % 100, n % 100 + 1).parse().unwrap();
+        let change = |n| Stamped { revision: Revision(n), change: Change::Vip { vip: vip(n), row: row(n) } };
+        let changes = (revision + 1..=revision + size).map(change).collect();
+        revision += size;
+        changes
+    };
+    let mut measure = |store: &mut Store, what: &str, size: u64, count: usize| {
+        let mut took: Vec<_> = (0..count)
+            .map(|_| {
+                let changes = batch(size);
+                let begun = std::time::Instant::now();
+                store.commit(&changes).unwrap();
+                begun.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!(
+            "{what}: median {:?}, 99 % {:?}, longest {:?}",
+            took[count / 2],
+            took[count * 99 / 100],
+            took[count - 1]
+        );
+    };
+    measure(&mut store, "empty ledger, 1 change a commit", 1, 300);
+    measure(&mut store, "64 changes a commit", 64, 320);
+    measure(&mut store, "20,000 VIPs, 1 change a commit", 1, 300);
+    let begun = std::time::Instant::now();
+    let rows = store.reopen().unwrap().ledger.vips.len();
+    let size = fs::metadata(directory.path().join(FILE_NAME)).unwrap().len();
+    println!("{rows} VIPs: opened, checked and read in {:?}, {size} bytes on disk", begun.elapsed());
 }

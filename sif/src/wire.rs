@@ -27,9 +27,7 @@ pub const CURRENT_KEY: &str = "kage-current";
 
 pub(crate) fn refused(refusal: &Refusal) -> Status {
     let (code, reason, current) = match refusal {
-        Refusal::NeedsReports { needed } => {
-            (Code::FailedPrecondition, "reports-needed", Some(u64::from(*needed)))
-        }
+        Refusal::NeedsReports { needed } => (Code::FailedPrecondition, "reports-needed", Some(u64::from(*needed))),
         Refusal::StaleTerm { current, .. } => (Code::FailedPrecondition, "stale-term", Some(current.0)),
         Refusal::UnknownTerm { current, .. } => (Code::FailedPrecondition, "unknown-term", Some(current.0)),
         Refusal::Conflict { current, .. } => (Code::Aborted, "conflict", Some(current.0)),
