@@ -1,3 +1,5 @@
 //! Kagemusha's agent.
 
 pub mod guard;
+pub mod host;
+pub mod vm;

@@ -1,0 +1,208 @@
+//! What this host is: read once at start and at request.
+
+use super::{
+    nic::{Nic, nics},
+    power::sleep_states,
+};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
+use serde::{Deserialize, Serialize};
+use std::{fs, path::Path, time::Duration};
+use sysinfo::System;
+
+/// What brings services up here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitSystem {
+    /// systemd
+    Systemd,
+    /// OpenRC (Alpine, Gentoo)
+    OpenRc,
+    /// System V init scripts
+    SysV,
+    /// busybox init
+    Busybox,
+    /// None of these: a container, the lab.
+    Other,
+}
+
+/// Facts about this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// As the kernel has it.
+    pub hostname: String,
+    /// `ID` of os-release: `debian`.
+    pub os_id: String,
+    /// `VERSION_ID` of os-release: `12`; empty for rolling releases.
+    pub os_version: String,
+    /// `6.1.0-18-amd64`.
+    pub kernel: String,
+    /// `x86_64`.
+    pub architecture: String,
+    /// CPUs on line.
+    pub cpus: u32,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// How services are brought up.
+    pub init: InitSystem,
+    /// Network cards.
+    pub nics: Vec<Nic>,
+    /// `mem`: S3 is there. See [`sleep_states`].
+    pub sleep_states: Vec<String>,
+    /// The kernel has nf_tables, loaded or loadable: without it takeover is by proof only (safety rule 10).
+    pub nf_tables: bool,
+    /// libvirtd (or virtqemud) listens here.
+    pub libvirt: bool,
+    /// Changes with each boot.
+    pub boot_id: String,
+    /// Since boot, sleep included.
+    pub uptime: Duration,
+}
+
+impl Facts {
+    /// Reads them; what can't be read is empty.
+    #[must_use]
+    pub fn read() -> Self {
+        let kernel = System::kernel_version().unwrap_or_default();
+        let (os_id, os_version) = os_release();
+        Self {
+            hostname: System::host_name().unwrap_or_default(),
+            os_id,
+            os_version,
+            architecture: System::cpu_arch(),
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
+            memory_bytes: memory_bytes(),
+            init: init_system(Path::new("/")),
+            nics: nics(),
+            sleep_states: sleep_states(),
+            nf_tables: nf_tables_answers().unwrap_or_else(|| has_module(Path::new("/"), &kernel, "nf_tables")),
+            libvirt: ["/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"]
+                .iter()
+                .any(|path| Path::new(path).exists()),
+            boot_id: line("/proc/sys/kernel/random/boot_id"),
+            uptime: super::clock::now().since(kage_types::Time::ZERO),
+            kernel,
+        }
+    }
+}
+
+fn line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn os_release() -> (String, String) {
+    let text = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release"));
+    let text = text.unwrap_or_default();
+    let value = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
+        value.trim().trim_matches(['"', '\'']).to_owned()
+    };
+    (value("ID"), value("VERSION_ID"))
+}
+
+fn init_system(root: &Path) -> InitSystem {
+    let there = |path: &str| root.join(path).exists();
+    if there("run/systemd/system") {
+        return InitSystem::Systemd;
+    }
+    if there("run/openrc/softlevel") {
+        return InitSystem::OpenRc;
+    }
+    let init = ["sbin/init", "init"].iter().find_map(|path| fs::canonicalize(root.join(path)).ok());
+    if init.is_some_and(|path| path.file_name().is_some_and(|name| name == "busybox")) {
+        return InitSystem::Busybox;
+    }
+    if there("etc/inittab") && there("etc/init.d") { InitSystem::SysV } else { InitSystem::Other }
+}
+
+fn memory_bytes() -> u64 {
+    System::new().map_or(0, |mut system| {
+        system.refresh_memory();
+        system.total_memory()
+    })
+}
+
+/// Asks nf_tables for its generation, which loads the module if need be. None: we are not allowed to ask.
+fn nf_tables_answers() -> Option<bool> {
+    // `linux/netlink.h`, `linux/netfilter/nfnetlink.h`: subsystem 10, message 16 (NFT_MSG_GETGEN) and its answer 15.
+    const REQUEST: [u8; 20] = {
+        let mut request = [0; 20];
+        request[0] = 20_u32.to_ne_bytes()[0];
+        request[3] = 20_u32.to_ne_bytes()[3];
+        let kind = 0x0a10_u16.to_ne_bytes();
+        let flags = 1_u16.to_ne_bytes();
+        (request[4], request[5], request[6], request[7]) = (kind[0], kind[1], flags[0], flags[1]);
+        request
+    };
+    const NEW_GENERATION: u16 = 0x0a0f;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER)).ok()?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_secs(1))).ok()?;
+    send(&socket, &REQUEST, SendFlags::empty()).ok()?;
+    let mut answer = [0_u8; 512];
+    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty()).ok()?;
+    if length < 20 {
+        return None;
+    }
+    if u16::from_ne_bytes([answer[4], answer[5]]) == NEW_GENERATION {
+        return Some(true);
+    }
+    let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+    if error == -libc::EPERM { None } else { Some(false) }
+}
+
+/// Loaded, built in, or there to be loaded.
+fn has_module(root: &Path, kernel: &str, module: &str) -> bool {
+    if root.join("sys/module").join(module).exists() {
+        return true;
+    }
+    // Built in without parameters, a module has no directory of its own in /sys.
+    let modules = root.join("lib/modules").join(kernel);
+    ["modules.builtin", "modules.dep"].iter().any(|list| {
+        let list = fs::read_to_string(modules.join(list)).unwrap_or_default();
+        list.lines().any(|line| {
+            let path = line.split(':').next().unwrap_or_default();
+            let file = path.rsplit('/').next().unwrap_or_default();
+            file.split_once(".ko").is_some_and(|(name, _)| name.replace('-', "_") == module)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_is_described() {
+        let facts = Facts::read();
+        println!("{facts:?}");
+        assert!(!facts.hostname.is_empty() && !facts.kernel.is_empty() && facts.cpus >= 1);
+        assert!(facts.memory_bytes > 1 << 20 && facts.boot_id.len() == 36 && facts.uptime > Duration::ZERO);
+    }
+
+    #[test]
+    fn init_systems_and_modules_are_told_apart() {
+        let root = tempfile::tempdir().expect("directory");
+        let make = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+            fs::write(path, text).expect("write");
+        };
+        assert_eq!(init_system(root.path()), InitSystem::Other);
+        make("bin/busybox", "");
+        fs::create_dir(root.path().join("sbin")).expect("directory");
+        std::os::unix::fs::symlink("../bin/busybox", root.path().join("sbin/init")).expect("link");
+        assert_eq!(init_system(root.path()), InitSystem::Busybox);
+        make("run/openrc/softlevel", "default");
+        assert_eq!(init_system(root.path()), InitSystem::OpenRc);
+        make("run/systemd/system/x", "");
+        assert_eq!(init_system(root.path()), InitSystem::Systemd);
+
+        assert!(!has_module(root.path(), "6.1", "nf_tables"));
+        make("lib/modules/6.1/modules.dep", "kernel/net/netfilter/nf-tables.ko.xz: a.ko\n");
+        assert!(has_module(root.path(), "6.1", "nf_tables"));
+        assert!(!has_module(root.path(), "6.2", "nf_tables"));
+    }
+}
