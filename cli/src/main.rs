@@ -1,6 +1,11 @@
 //! `kagectl`: the operator's tool of Kagemusha.
 
+mod check;
+mod connect;
+mod events;
 mod pki;
+mod status;
+mod table;
 
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -24,6 +29,9 @@ pub struct Global {
     /// Directory of your certificate: ca.pem, cert.pem, key.pem.
     #[arg(long, global = true, env = "KAGE_PKI", default_value = "/etc/kagemusha/operator", value_name = "DIR")]
     pki: PathBuf,
+    /// Use no certificate: for a coordinator on this machine that was started without.
+    #[arg(long, global = true)]
+    plaintext: bool,
     /// Print JSON, one object a line.
     #[arg(long, global = true)]
     json: bool,
@@ -41,9 +49,47 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// How the cluster is: targets, who holds which virtual IP, agents, alerts.
+    Status,
+    /// What happened, from the coordinator's journal.
+    Events {
+        /// Go on with what happens, until interrupted.
+        #[arg(long, short)]
+        follow: bool,
+        /// Only of this target.
+        #[arg(long, default_value = "")]
+        target: String,
+        /// Only those with a higher number.
+        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+        after: u64,
+        /// text or json.
+        #[arg(long, default_value = "text")]
+        format: events::Format,
+    },
+    /// Predicted client outages, and what is not protected: of the running configuration, or of a file.
+    Check {
+        /// A cluster.toml to check without a coordinator.
+        file: Option<PathBuf>,
+    },
+    /// Move a target's virtual IPs to its backup server, as planned.
+    Failover(Move),
+    /// Move them back.
+    Failback(Move),
+    /// Agents that consent to leases while the coordinator is away.
+    Voters,
     /// Certificates: make an authority, issue, show; tokens for machines that enrol.
     #[command(subcommand)]
     Pki(pki::Command),
+}
+
+/// A planned move.
+#[derive(Debug, Args)]
+pub struct Move {
+    /// The target.
+    target: String,
+    /// Even if the destination's service does not answer its probe.
+    #[arg(long)]
+    force: bool,
 }
 
 /// How a command ended when not well.
@@ -70,7 +116,21 @@ impl<E: std::error::Error> From<E> for Failure {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .without_time()
+        .init();
     let outcome = match &cli.command {
+        Command::Status => status::status(&cli.global).await,
+        Command::Voters => status::voters(&cli.global).await,
+        Command::Events { follow, target, after, format } => {
+            let format = if cli.global.json { events::Format::Json } else { *format };
+            events::watch(&cli.global, *after, *follow, target, format).await
+        }
+        Command::Check { file } => check::check(&cli.global, file.as_deref()).await,
+        Command::Failover(planned) => events::failover(&cli.global, planned).await,
+        Command::Failback(planned) => events::failback(&cli.global, planned).await,
         Command::Pki(command) => pki::run(command, &cli.global).await,
     };
     match outcome {

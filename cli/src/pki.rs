@@ -1,7 +1,8 @@
 //! `kagectl pki`: the authority and its certificates.
 
-use crate::{Failure, Global};
+use crate::{Failure, Global, connect::Coordinator};
 use kage_proto::{
+    coordinator::v1::CreateTokenRequest,
     issue::{AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Subject},
     roles::{Identity, Role},
     tls::Pki,
@@ -47,6 +48,21 @@ pub enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Make a one-line token with which one machine enrols, once: `kage-agent enrol TOKEN`.
+    Token {
+        /// Name of the machine; an agent's id.
+        #[arg(long)]
+        name: String,
+        /// Its role.
+        #[arg(long, default_value = "agent")]
+        role: Role,
+        /// An address for foreign gRPC clients to verify. Repeatable, or with commas.
+        #[arg(long, value_name = "IP", value_delimiter = ',')]
+        addresses: Vec<IpAddr>,
+        /// Minutes within which it must be used.
+        #[arg(long, default_value_t = 60)]
+        valid_minutes: u32,
+    },
     /// Show whose certificate a directory holds and when it ends.
     Show {
         /// The directory of ca.pem, cert.pem and key.pem.
@@ -60,6 +76,10 @@ pub async fn run(command: &Command, global: &Global) -> Result<(), Failure> {
         Command::Issue { dir, role, name, addresses, days, out } => {
             let subject = Subject { identity: Identity::new(*role, name)?, addresses: addresses.clone(), days: *days };
             issue(dir, &subject, out.as_deref())
+        }
+        Command::Token { name, role, addresses, valid_minutes } => {
+            let identity = Identity::new(*role, name)?;
+            token(global, &identity, addresses, *valid_minutes).await
         }
         Command::Show { dir } => show(dir, global.json),
     }
@@ -93,6 +113,29 @@ fn issue(dir: &Path, subject: &Subject, out: Option<&Path>) -> Result<(), Failur
     let out = out.map_or_else(|| dir.join(&subject.identity.name), Path::to_owned);
     authority.issue_into(subject, &out)?;
     println!("{}: certificate of {}, valid {} days", out.display(), subject.identity, subject.days);
+    Ok(())
+}
+
+async fn token(
+    global: &Global,
+    identity: &Identity,
+    addresses: &[IpAddr],
+    valid_minutes: u32,
+) -> Result<(), Failure> {
+    let request = CreateTokenRequest {
+        name: identity.name.clone(),
+        role: identity.role.to_string(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        valid_minutes,
+    };
+    let coordinator = Coordinator::new(global)?;
+    let reply = coordinator.ask(async |mut client| client.create_token(request).await).await?;
+    if global.json {
+        println!("{}", serde_json::json!({ "token": reply.token }));
+    } else {
+        println!("{}", reply.token);
+        eprintln!("On {}'s machine, within {valid_minutes} minutes: kage-agent enrol TOKEN", identity.name);
+    }
     Ok(())
 }
 

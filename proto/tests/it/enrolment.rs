@@ -12,10 +12,12 @@ use kage_proto::{
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::{Mutex, atomic::{AtomicBool, Ordering}}};
 use tonic::{Request, Response, Status};
 
+type Entry = (Identity, Option<(String, EnrolReply)>);
+
 struct Office {
     authority: Authority,
     /// Digest of a secret → whom it enrols, and what was answered to which request.
-    tokens: Mutex<BTreeMap<String, (Identity, Option<(String, EnrolReply)>)>>,
+    tokens: Mutex<BTreeMap<String, Entry>>,
     lose_an_answer: AtomicBool,
 }
 

@@ -7,9 +7,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not 1 to 63 of `a-z A-Z 0-9 . _ -`, or it begins with a dot or a dash.
-    #[error(
-        "{0:?} is no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-    )]
+    #[error("{0:?} is no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit")]
     BadName(String),
     /// Not an IPv4 or IPv6 address that a service can have.
     #[error("{0:?} is no virtual IP: give one unicast IPv4 or IPv6 address without prefix length")]
@@ -18,18 +16,9 @@ pub enum IdError {
 
 fn check_name(name: &str) -> Result<(), IdError> {
     let ok = (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        && name
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphanumeric());
-    if ok {
-        Ok(())
-    } else {
-        Err(IdError::BadName(name.to_owned()))
-    }
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    if ok { Ok(()) } else { Err(IdError::BadName(name.to_owned())) }
 }
 
 macro_rules! name {
@@ -167,11 +156,7 @@ impl Vip {
             || address.is_multicast()
             || address.is_unspecified()
             || matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-        if bad {
-            Err(IdError::BadVip(address.to_string()))
-        } else {
-            Ok(Self(address))
-        }
+        if bad { Err(IdError::BadVip(address.to_string())) } else { Ok(Self(address)) }
     }
 
     /// The address.
@@ -230,14 +215,7 @@ mod tests {
     fn vips_are_unicast_addresses() {
         assert!("10.0.0.1".parse::<Vip>().is_ok());
         assert!("fd00::1".parse::<Vip>().is_ok());
-        for bad in [
-            "10.0.0.1/24",
-            "127.0.0.1",
-            "224.0.0.1",
-            "0.0.0.0",
-            "mail",
-            "255.255.255.255",
-        ] {
+        for bad in ["10.0.0.1/24", "127.0.0.1", "224.0.0.1", "0.0.0.0", "mail", "255.255.255.255"] {
             assert!(bad.parse::<Vip>().is_err(), "{bad}");
         }
     }

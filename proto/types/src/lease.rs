@@ -93,13 +93,7 @@ impl LeaseTiming {
             Profile::Normal => (ms(2_000), ms(700), ms(200)),
             Profile::Fast => (ms(800), ms(300), ms(80)),
         };
-        Self {
-            lease,
-            element,
-            renewal,
-            slack: ms(50),
-            long_lease: ms(30_000),
-        }
+        Self { lease, element, renewal, slack: ms(50), long_lease: ms(30_000) }
     }
 
     /// Are these figures safe?
@@ -107,29 +101,15 @@ impl LeaseTiming {
     /// # Errors
     /// The first rule they break.
     pub fn check(&self) -> Result<(), LeaseTimingError> {
-        let Self {
-            lease,
-            element,
-            renewal,
-            slack,
-            long_lease,
-        } = *self;
+        let Self { lease, element, renewal, slack, long_lease } = *self;
         if lease < 2 * element + 2 * slack + renewal {
-            return Err(LeaseTimingError::TooShort {
-                lease,
-                element,
-                renewal,
-                slack,
-            });
+            return Err(LeaseTimingError::TooShort { lease, element, renewal, slack });
         }
         if renewal.is_zero() || element < 2 * renewal {
             return Err(LeaseTimingError::RareRenewal { element, renewal });
         }
         if long_lease < lease + 2 * element {
-            return Err(LeaseTimingError::ShortLong {
-                long: long_lease,
-                lease,
-            });
+            return Err(LeaseTimingError::ShortLong { long: long_lease, lease });
         }
         Ok(())
     }
@@ -145,9 +125,7 @@ impl LeaseTiming {
     /// renewal of it still ends in time.
     #[must_use]
     pub fn long_element(&self) -> Duration {
-        self.long_lease
-            .saturating_sub(3 * (self.element + self.slack))
-            .saturating_sub(self.lease)
+        self.long_lease.saturating_sub(3 * (self.element + self.slack)).saturating_sub(self.lease)
     }
 
     /// How long the granter waits after deciding a grant of `length`: L(1 + 2ρ) (rule 2).
@@ -176,21 +154,12 @@ mod tests {
 
     #[test]
     fn a_short_lease_is_refused() {
-        let timing = LeaseTiming {
-            lease: Duration::from_millis(1600),
-            ..LeaseTiming::of(Profile::Normal)
-        };
-        assert!(matches!(
-            timing.check(),
-            Err(LeaseTimingError::TooShort { .. })
-        ));
+        let timing = LeaseTiming { lease: Duration::from_millis(1600), ..LeaseTiming::of(Profile::Normal) };
+        assert!(matches!(timing.check(), Err(LeaseTimingError::TooShort { .. })));
     }
 
     #[test]
     fn patience_outlasts_a_drifting_lease() {
-        assert_eq!(
-            LeaseTiming::patience(Duration::from_secs(2)),
-            Duration::from_millis(2004)
-        );
+        assert_eq!(LeaseTiming::patience(Duration::from_secs(2)), Duration::from_millis(2004));
     }
 }

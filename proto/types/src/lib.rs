@@ -8,8 +8,6 @@ mod lease;
 mod time;
 
 pub use grant::{AskVip, Grant, GrantItem, Verdict};
-pub use id::{
-    AgentId, DomainName, Epoch, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip,
-};
+pub use id::{AgentId, DomainName, Epoch, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip};
 pub use lease::{LeaseTiming, LeaseTimingError, Profile};
 pub use time::Time;

@@ -70,11 +70,6 @@ impl fmt::Display for Time {
         if *self == Time::FAR {
             return f.write_str("never");
         }
-        write!(
-            f,
-            "{}.{:03}",
-            self.0 / 1_000_000_000,
-            self.0 / 1_000_000 % 1000
-        )
+        write!(f, "{}.{:03}", self.0 / 1_000_000_000, self.0 / 1_000_000 % 1000)
     }
 }

@@ -1,0 +1,79 @@
+//! `kagectl check`: what an outage would cost, before it does.
+
+use crate::{
+    Failure, Global,
+    connect::Coordinator,
+    table::{table, wrap},
+};
+use kage_proto::coordinator::v1::CheckRequest;
+use kage_coordinator_core::{
+    config::Cluster,
+    predict::{Report, Timing, predict},
+};
+use std::path::Path;
+
+pub async fn check(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+    let report = match file {
+        None => running(global).await?,
+        Some(file) => offline(file)?,
+    };
+    if global.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", to_text(&report));
+    }
+    if report.ok { Ok(()) } else { Err(Failure::Failed("the configuration does not keep its promises; see above".to_owned())) }
+}
+
+async fn running(global: &Global) -> Result<Report, Failure> {
+    let reply = Coordinator::new(global)?.ask(async |mut client| client.check(CheckRequest {}).await).await?;
+    serde_json::from_str(&reply.report_json).map_err(|error| {
+        Failure::Failed(format!("the report can't be read ({error}): is the coordinator of another version than this kagectl?"))
+    })
+}
+
+fn offline(file: &Path) -> Result<Report, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::Failed(format!("can't read {}: {error}; give the path of a cluster.toml", file.display())))?;
+    let cluster = Cluster::parse(&text).map_err(|error| {
+        let faults: String = error.faults.iter().map(|fault| format!("\n  {}", fault.replace('\n', "\n  "))).collect();
+        Failure::Failed(format!("{} can't be used:{faults}", file.display()))
+    })?;
+    Ok(predict(&cluster))
+}
+
+fn to_text(report: &Report) -> String {
+    let Timing { lease_ms, element_ms, renewal_ms, slack_ms, drift_one_in, stall_tolerance_ms } = &report.timing;
+    let mut text = format!(
+        "Profile {}: lease {lease_ms} ms, element {element_ms} ms, renewal {renewal_ms} ms, slack {slack_ms} ms,\n\
+         clock drift 1 in {drift_one_in}, stalls tolerated {stall_tolerance_ms} ms\n\n",
+        report.profile
+    );
+    let rows: Vec<_> = report
+        .targets
+        .iter()
+        .flat_map(|target| {
+            target.troubles.iter().map(|trouble| {
+                [
+                    target.target.clone(),
+                    trouble.trouble.clone(),
+                    format!("{} ms", trouble.outage_typical_ms),
+                    format!("{} ms", trouble.outage_worst_ms),
+                    trouble.formula.clone(),
+                ]
+            })
+        })
+        .collect();
+    text.push_str(&table(["TARGET", "TROUBLE", "TYPICAL", "WORST", "FORMULA"], &rows));
+    for target in &report.targets {
+        for note in &target.notes {
+            text.push_str(&wrap(&format!("{}: {note}", target.target), "  "));
+        }
+    }
+    if !report.not_protected.is_empty() {
+        text.push_str("\nNot protected:\n");
+        report.not_protected.iter().for_each(|item| text.push_str(&wrap(item, "  ")));
+    }
+    text.push_str(if report.ok { "\nOK\n" } else { "\nNOT OK\n" });
+    text
+}

@@ -1,0 +1,124 @@
+//! The program itself against a coordinator of canned answers: what it prints and how it exits.
+
+use kage_proto::{
+    coordinator::v1::{
+        CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest, Status,
+        WatchEventsRequest,
+        coordinator_server::{Coordinator, CoordinatorServer},
+    },
+    server::{Config, Security, Server},
+    tls::Pki,
+};
+use std::{path::Path, pin::Pin, process::Output};
+use tokio::process::Command;
+use tokio_stream::Stream;
+use tonic::{Request, Response};
+
+struct Canned;
+
+type Events = Pin<Box<dyn Stream<Item = Result<Event, tonic::Status>> + Send>>;
+
+fn events(last: &str) -> Result<Response<Events>, tonic::Status> {
+    let event = |seq, severity: &str| Event { seq, severity: severity.into(), text: "moved".into(), ..Event::default() };
+    Ok(Response::new(Box::pin(tokio_stream::iter([Ok(event(1, "info")), Ok(event(2, last))]))))
+}
+
+#[tonic::async_trait]
+impl Coordinator for Canned {
+    type WatchEventsStream = Events;
+    type FailoverStream = Events;
+    type FailbackStream = Events;
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<Status>, tonic::Status> {
+        Ok(Response::new(Status { profile: "normal".into(), term: 4, ..Status::default() }))
+    }
+    async fn watch_events(&self, _: Request<WatchEventsRequest>) -> Result<Response<Events>, tonic::Status> {
+        events("info")
+    }
+    async fn failover(&self, request: Request<MoveRequest>) -> Result<Response<Events>, tonic::Status> {
+        match request.into_inner().target.as_str() {
+            "mail1" => events("info"),
+            "web1" => events("alert"),
+            other => Err(tonic::Status::not_found(format!("there is no target {other}"))),
+        }
+    }
+    async fn failback(&self, _: Request<MoveRequest>) -> Result<Response<Events>, tonic::Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, tonic::Status> {
+        Ok(Response::new(CheckReply { report_json: "{}".into() }))
+    }
+    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, tonic::Status> {
+        let CreateTokenRequest { name, role, addresses, valid_minutes } = request.into_inner();
+        Ok(Response::new(CreateTokenReply { token: format!("{name} {role} {addresses:?} {valid_minutes}") }))
+    }
+}
+
+async fn kagectl(dir: &Path, coordinator: &str, role: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kagectl"))
+        .current_dir(dir)
+        .args(["--coordinator", coordinator, "--pki", &format!("pki/{role}")])
+        .args(arguments)
+        .output()
+        .await
+        .expect("run")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn commands_against_a_coordinator() {
+    let dir = tempfile::tempdir().expect("directory");
+    let init = kagectl(dir.path(), "127.0.0.1:1", "operator", &["pki", "init", "--dir", "pki"]).await;
+    assert!(init.status.success(), "{init:?}");
+    let again = kagectl(dir.path(), "127.0.0.1:1", "operator", &["pki", "init", "--dir", "pki"]).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+
+    let pki = Pki::load(&dir.path().join("pki/coordinator")).expect("pki");
+    let server = Server::bind(&Config::new(([127, 0, 0, 1], 0).into(), Security::Tls(pki))).await.expect("bind");
+    let address = server.address().to_string();
+    tokio::spawn(server.add(CoordinatorServer::new(Canned)).run(std::future::pending()));
+    let run = async |role: &str, arguments: &[&str]| kagectl(dir.path(), &address, role, arguments).await;
+
+    let cases: [(&str, &[&str], i32, &str); 12] = [
+        ("viewer", &["status"], 0, "profile normal  term 4 (NOT in authority)"),
+        ("viewer", &["--json", "status"], 0, r#""term":4"#),
+        ("viewer", &["events"], 0, "moved"),
+        ("viewer", &["events", "--format", "json"], 0, r#""seq":1"#),
+        ("viewer", &["failover", "mail1"], 1, "use the certificate of another role"),
+        ("operator", &["failover", "mail1"], 0, "moved"),
+        ("operator", &["failover", "web1"], 1, "the move of web1 failed"),
+        ("operator", &["failover", "nowhere"], 1, "there is no target nowhere"),
+        ("operator", &["failback", "mail1"], 1, "without a word"),
+        ("operator", &["check"], 1, "another version"),
+        ("operator", &["pki", "token", "--name", "rs9", "--addresses", "10.0.0.9"], 0, r#"rs9 agent ["10.0.0.9"] 60"#),
+        ("operator", &["failover"], 2, "TARGET"),
+    ];
+    for (role, arguments, code, words) in cases {
+        let output = run(role, arguments).await;
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+
+    let wrong_authority = tempfile::tempdir().expect("directory");
+    kagectl(wrong_authority.path(), "127.0.0.1:1", "operator", &["pki", "init", "--dir", "pki"]).await;
+    let output = kagectl(wrong_authority.path(), &address, "operator", &["status"]).await;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).contains("not of the authority"), "{output:?}");
+
+    let output = kagectl(dir.path(), "127.0.0.1:1", "operator", &["status"]).await;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).contains("Connection refused"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_offline() {
+    let dir = tempfile::tempdir().expect("directory");
+    std::fs::write(dir.path().join("bad.toml"), "colour = \"blue\"\n").expect("write");
+    let output = kagectl(dir.path(), "127.0.0.1:1", "operator", &["check", "bad.toml"]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("bad.toml can't be used:\n  "), "{output:?}");
+    assert!(text(&output.stderr).contains("colour"), "{output:?}");
+}
