@@ -1,2 +1,108 @@
-//! Skeleton.
-fn main() {}
+//! `kage-coordinator`: see `docs/architecture.md` and `kage-coordinator --help`.
+
+mod agents;
+mod clock;
+mod driver;
+mod enrol;
+mod events;
+mod journal;
+mod lease;
+mod operator;
+mod sif;
+
+use anyhow::Context as _;
+use clap::Parser;
+use kage_coordinator_core::config::{Cluster, ConfigError};
+use kage_proto::{
+    coordinator::v1::{
+        coordinator_server::CoordinatorServer, enrolment_server::EnrolmentServer, lease_server::LeaseServer,
+    },
+    roles::Role,
+    server::{Config as ServerConfig, Security, Server},
+    tls::Pki,
+};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Supervises targets, grants leases, moves virtual IPs.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The cluster's configuration
+    #[arg(long, value_name = "cluster.toml")]
+    config: PathBuf,
+    /// Directory of journal and events; made if missing
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Directory with ca.pem, cert.pem and key.pem of role `coordinator`
+    #[arg(long, value_name = "DIR")]
+    pki: PathBuf,
+    /// Directory of the certificate authority (ca.pem, key.pem), for enrolment; without it machines can't enrol by token
+    #[arg(long, value_name = "DIR")]
+    authority: Option<PathBuf>,
+    /// Listen here instead of at [coordinator] listen
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// EX_USAGE: the configuration is wrong, and starting again won't help.
+const EXIT_CONFIG: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime
+        .context("kage-coordinator can't start its threads")
+        .and_then(|runtime| runtime.block_on(run(arguments)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("kage-coordinator: {error:#}");
+            if error.is::<ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
+    let text = std::fs::read_to_string(&arguments.config)
+        .with_context(|| format!("{} can't be read", arguments.config.display()))?;
+    let cluster = Cluster::parse(&text).with_context(|| format!("{} is not applied", arguments.config.display()))?;
+    let pki = Pki::load(&arguments.pki)?;
+    let role = pki.identity().role;
+    anyhow::ensure!(
+        role == Role::Coordinator,
+        "{} holds a certificate of role {role}, which no agent takes for the coordinator: issue one of role coordinator with `kagectl pki issue`",
+        arguments.pki.display()
+    );
+    std::fs::create_dir_all(&arguments.state)
+        .with_context(|| format!("{} can't be made", arguments.state.display()))?;
+    let enrolment = enrol::Enrolment::load(arguments.authority.as_deref(), &arguments.state, &cluster)?;
+    let listen = arguments.listen.unwrap_or(cluster.coordinator);
+    let events = events::Events::load(&arguments.state)?;
+    let journal = journal::Journal::open(&arguments.state)?;
+
+    let handle =
+        driver::spawn(driver::Setup { cluster: cluster.clone(), pki: pki.clone(), events: events.clone(), journal })?;
+
+    let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
+        .await?
+        .add(LeaseServer::new(lease::LeaseService::new(handle.clone(), cluster.clone())))
+        .add(CoordinatorServer::new(operator::Operator::new(handle.clone(), events, enrolment.clone())))
+        .add(EnrolmentServer::new(enrolment));
+    tracing::info!(address = %server.address(), targets = cluster.targets.len(), profile = cluster.profile.as_str(), "kage-coordinator serves");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+    server
+        .run(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::info!("kage-coordinator stops: leases go on by the voters' consents");
+        })
+        .await?;
+    Ok(())
+}

@@ -26,14 +26,7 @@ impl AgentView {
     ///
     /// An owner that can speak but not hear would renew nothing, yet each grant would prolong everybody's patience:
     /// after a grant the next is given only when the asker shows that an answer reached it, or within half a renewal.
-    pub fn asked(
-        &mut self,
-        now: Time,
-        incarnation: u64,
-        nonce: Nonce,
-        heard: Nonce,
-        renewal: Duration,
-    ) -> bool {
+    pub fn asked(&mut self, now: Time, incarnation: u64, nonce: Nonce, heard: Nonce, renewal: Duration) -> bool {
         if incarnation != self.incarnation {
             self.incarnation = incarnation;
             self.last_nonce = Nonce(0);
@@ -44,13 +37,9 @@ impl AgentView {
             self.unheard = None;
         }
         self.last_nonce = self.last_nonce.max(nonce);
-        let hears = self
-            .unheard
-            .is_none_or(|(_, since)| now.since(since) < renewal / 2);
+        let hears = self.unheard.is_none_or(|(_, since)| now.since(since) < renewal / 2);
         if hears {
-            let gap = self
-                .alive
-                .is_none_or(|alive| now.since(alive) > 4 * renewal);
+            let gap = self.alive.is_none_or(|alive| now.since(alive) > 4 * renewal);
             if gap || self.steady_since.is_none() {
                 self.steady_since = Some(now);
             }

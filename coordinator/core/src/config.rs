@@ -290,10 +290,7 @@ struct FileTarget {
 #[must_use]
 pub fn is_mac(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
-    parts.len() == 6
-        && parts
-            .iter()
-            .all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
+    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
 }
 
 impl Cluster {
@@ -302,9 +299,8 @@ impl Cluster {
     /// # Errors
     /// Every fault found; a syntax fault with its line.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text).map_err(|error| ConfigError {
-            faults: vec![error.to_string().trim_end().to_owned()],
-        })?;
+        let file: File = toml::from_str(text)
+            .map_err(|error| ConfigError { faults: vec![error.to_string().trim_end().to_owned()] })?;
         let mut faults = Faults(Vec::new());
         let profile = file.cluster.profile;
         let timing = faults.timing(profile, &file.lease);
@@ -319,9 +315,7 @@ impl Cluster {
         }
         let term = faults.duration("[sif] term", file.sif.term, Duration::from_secs(5));
         if term < Duration::from_secs(1) {
-            faults.say(format!(
-                "[sif] term = {term:?}: at least 1s, or every delay of SIF costs authority"
-            ));
+            faults.say(format!("[sif] term = {term:?}: at least 1s, or every delay of SIF costs authority"));
         }
         if !faults.0.is_empty() {
             return Err(ConfigError { faults: faults.0 });
@@ -342,10 +336,7 @@ impl Cluster {
 
     /// The voters' names.
     pub fn voters(&self) -> impl Iterator<Item = &AgentId> {
-        self.agents
-            .iter()
-            .filter(|(_, machine)| machine.voter)
-            .map(|(name, _)| name)
+        self.agents.iter().filter(|(_, machine)| machine.voter).map(|(name, _)| name)
     }
 
     /// Bars needed before patience counts: a majority of the voters; none where nobody votes.
@@ -359,9 +350,7 @@ impl Cluster {
 
     /// All VIPs, and whose they are.
     pub fn vips(&self) -> impl Iterator<Item = (Vip, &TargetName)> {
-        self.targets
-            .iter()
-            .flat_map(|(name, target)| target.vips.iter().map(move |vip| (*vip, name)))
+        self.targets.iter().flat_map(|(name, target)| target.vips.iter().map(move |vip| (*vip, name)))
     }
 }
 
@@ -372,19 +361,12 @@ impl Faults {
         self.0.push(fault);
     }
 
-    fn duration(
-        &mut self,
-        place: &str,
-        given: Option<SignedDuration>,
-        default: Duration,
-    ) -> Duration {
+    fn duration(&mut self, place: &str, given: Option<SignedDuration>, default: Duration) -> Duration {
         let Some(given) = given else { return default };
         match Duration::try_from(given) {
             Ok(duration) if !duration.is_zero() => duration,
             Ok(_) | Err(_) => {
-                self.say(format!(
-                    "{place} = {given}: a positive duration such as \"2s\" or \"500ms\""
-                ));
+                self.say(format!("{place} = {given}: a positive duration such as \"2s\" or \"500ms\""));
                 default
             }
         }
@@ -410,9 +392,7 @@ impl Faults {
         for file in files {
             let name = file.name;
             if let Some(mac) = file.mac.as_deref().filter(|mac| !is_mac(mac)) {
-                self.say(format!(
-                    "[[agent]] {name}: mac = {mac:?} is no MAC address such as 52:54:00:12:34:56"
-                ));
+                self.say(format!("[[agent]] {name}: mac = {mac:?} is no MAC address such as 52:54:00:12:34:56"));
             }
             let machine = Machine {
                 address: file.address,
@@ -428,11 +408,7 @@ impl Faults {
         agents
     }
 
-    fn targets(
-        &mut self,
-        files: Vec<FileTarget>,
-        agents: &BTreeMap<AgentId, Machine>,
-    ) -> BTreeMap<TargetName, Target> {
+    fn targets(&mut self, files: Vec<FileTarget>, agents: &BTreeMap<AgentId, Machine>) -> BTreeMap<TargetName, Target> {
         let mut targets = BTreeMap::new();
         let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
         for file in files {
@@ -444,35 +420,22 @@ impl Faults {
                 }
             }
             if file.agent == file.backup.agent {
-                self.say(format!(
-                    "{place}: its backup server runs on {}, the machine it stands in for",
-                    file.agent
-                ));
+                self.say(format!("{place}: its backup server runs on {}, the machine it stands in for", file.agent));
             }
-            if agents
-                .get(&file.backup.agent)
-                .is_some_and(|machine| machine.guard != Guard::Tap)
-            {
+            if agents.get(&file.backup.agent).is_some_and(|machine| machine.guard != Guard::Tap) {
                 self.say(format!(
                     "{place}: [[agent]] {} runs its backup VM and needs guard = \"tap\"",
                     file.backup.agent
                 ));
             }
             if file.vips.is_empty() {
-                self.say(format!(
-                    "{place}: vips is empty: give the address its clients use"
-                ));
+                self.say(format!("{place}: vips is empty: give the address its clients use"));
             }
             for vip in &file.vips {
                 if let Some(other) = taken.insert(*vip, name.clone()) {
-                    self.say(format!(
-                        "{place}: VIP {vip} is also given to target {other}"
-                    ));
+                    self.say(format!("{place}: VIP {vip} is also given to target {other}"));
                 }
-                if agents
-                    .values()
-                    .any(|machine| machine.address.ip() == vip.address())
-                {
+                if agents.values().any(|machine| machine.address.ip() == vip.address()) {
                     self.say(format!("{place}: VIP {vip} is a machine's own address"));
                 }
             }
@@ -488,21 +451,9 @@ impl Faults {
                 backup: file.backup,
                 services: file.service,
                 failback: file.failback,
-                healthy_for: self.duration(
-                    &format!("{place} healthy_for"),
-                    file.healthy_for,
-                    seconds(10),
-                ),
-                reboot_wait: self.duration(
-                    &format!("{place} reboot_wait"),
-                    file.reboot_wait,
-                    seconds(60),
-                ),
-                start_wait: self.duration(
-                    &format!("{place} start_wait"),
-                    file.start_wait,
-                    seconds(90),
-                ),
+                healthy_for: self.duration(&format!("{place} healthy_for"), file.healthy_for, seconds(10)),
+                reboot_wait: self.duration(&format!("{place} reboot_wait"), file.reboot_wait, seconds(60)),
+                start_wait: self.duration(&format!("{place} start_wait"), file.start_wait, seconds(90)),
             };
             for service in &target.services {
                 if !matches!(service.probe.as_str(), "tcp" | "http" | "smtp") {
@@ -586,11 +537,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
-        let error =
-            Cluster::parse(&GOOD.replace("healthy_for", "healthy_fro")).expect_err("unknown key");
-        assert!(
-            error.to_string().contains("healthy_fro") && error.to_string().contains("line"),
-            "{error}"
-        );
+        let error = Cluster::parse(&GOOD.replace("healthy_for", "healthy_fro")).expect_err("unknown key");
+        assert!(error.to_string().contains("healthy_fro") && error.to_string().contains("line"), "{error}");
     }
 }

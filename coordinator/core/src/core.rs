@@ -7,9 +7,7 @@ use crate::{
     event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
     placement::VipState,
 };
-use kage_types::{
-    AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip,
-};
+use kage_types::{AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -129,20 +127,9 @@ impl Coordinator {
     /// A coordinator that has just started, without a term.
     #[must_use]
     pub fn new(now: Time, cluster: Cluster) -> Self {
-        let vips = cluster
-            .vips()
-            .map(|(vip, target)| (vip, VipState::new(target.clone())))
-            .collect();
-        let targets = cluster
-            .targets
-            .keys()
-            .map(|name| (name.clone(), Dbss::new(now)))
-            .collect();
-        let agents = cluster
-            .agents
-            .keys()
-            .map(|name| (name.clone(), AgentView::default()))
-            .collect();
+        let vips = cluster.vips().map(|(vip, target)| (vip, VipState::new(target.clone()))).collect();
+        let targets = cluster.targets.keys().map(|name| (name.clone(), Dbss::new(now))).collect();
+        let agents = cluster.agents.keys().map(|name| (name.clone(), AgentView::default())).collect();
         Self {
             cluster,
             started: now,
@@ -172,53 +159,24 @@ impl Coordinator {
     pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         self.notice_own_stall(now, actions);
         match event {
-            Event::TermAcquired {
-                term,
-                sent,
-                length,
-                rows,
-            } => self.term_acquired(now, term, sent, length, rows, actions),
+            Event::TermAcquired { term, sent, length, rows } => {
+                self.term_acquired(now, term, sent, length, rows, actions)
+            }
             Event::TermRenewed { term, sent, length } => self.term_renewed(term, sent, length),
             Event::TermLost { term, reason } => self.term_lost(now, term, reason, actions),
             Event::TermFailed { reason } => self.term_failed(now, reason, actions),
             Event::LedgerRead { rows } => self.ledger_read(&rows, actions),
-            Event::AgentUp {
-                agent,
-                session,
-                incarnation,
-            } => self.agent_up(&agent, session, incarnation, actions),
+            Event::AgentUp { agent, session, incarnation } => self.agent_up(&agent, session, incarnation, actions),
             Event::AgentDown { agent, session } => self.agent_down(now, &agent, session, actions),
-            Event::Ask {
-                agent,
-                session,
-                via,
-                incarnation,
-                nonce,
-                heard,
-                vips,
-                long,
-                long_surrendered,
-            } => {
-                let ask = Asked {
-                    session,
-                    via,
-                    incarnation,
-                    nonce,
-                    heard,
-                    vips,
-                    long,
-                    long_surrendered,
-                };
+            Event::Ask { agent, session, via, incarnation, nonce, heard, vips, long, long_surrendered } => {
+                let ask = Asked { session, via, incarnation, nonce, heard, vips, long, long_surrendered };
                 self.ask(now, &agent, ask, actions);
             }
             Event::Report { agent, report } => self.report(now, &agent, report, actions),
             Event::Job { job, result } => self.job_done(now, job, result, actions),
-            Event::Move {
-                command,
-                target,
-                back,
-                force,
-            } => self.operator_move(now, command, &target, back, force, actions),
+            Event::Move { command, target, back, force } => {
+                self.operator_move(now, command, &target, back, force, actions)
+            }
             Event::Tick => {}
         }
         self.run(now, actions);
@@ -244,37 +202,22 @@ impl Coordinator {
     fn run(&mut self, now: Time, actions: &mut Vec<Action>) {
         match self.term {
             TermState::None { retry } if now >= retry => {
-                self.term = TermState::None {
-                    retry: now + self.cluster.term,
-                };
+                self.term = TermState::None { retry: now + self.cluster.term };
                 actions.push(Action::AcquireTerm);
             }
-            TermState::Held {
-                term,
-                ref mut renew,
-                ..
-            } if now >= *renew => {
+            TermState::Held { term, ref mut renew, .. } if now >= *renew => {
                 *renew = now + self.cluster.term / 5;
                 actions.push(Action::RenewTerm { term });
             }
             TermState::None { .. } | TermState::Held { .. } => {}
         }
         self.update_brake(now, actions);
-        let due: Vec<TargetName> = self
-            .targets
-            .iter()
-            .filter(|(_, dbss)| now >= dbss.wake)
-            .map(|(name, _)| name.clone())
-            .collect();
+        let due: Vec<TargetName> =
+            self.targets.iter().filter(|(_, dbss)| now >= dbss.wake).map(|(name, _)| name.clone()).collect();
         for target in due {
             self.supervise(now, &target, actions);
         }
-        let due: Vec<Vip> = self
-            .vips
-            .iter()
-            .filter(|(_, vip)| now >= vip.wake)
-            .map(|(vip, _)| *vip)
-            .collect();
+        let due: Vec<Vip> = self.vips.iter().filter(|(_, vip)| now >= vip.wake).map(|(vip, _)| *vip).collect();
         for vip in due {
             self.place(now, vip, actions);
         }
@@ -290,11 +233,7 @@ impl Coordinator {
         if late <= limit {
             return;
         }
-        for agent in self
-            .agents
-            .values_mut()
-            .filter(|agent| agent.alive.is_some())
-        {
+        for agent in self.agents.values_mut().filter(|agent| agent.alive.is_some()) {
             agent.alive = Some(now);
         }
         for dbss in self.targets.values_mut() {
@@ -304,9 +243,7 @@ impl Coordinator {
             None,
             Severity::Warning,
             "stalled",
-            format!(
-                "this coordinator was stalled for {late:?}: what it saw meanwhile is discarded"
-            ),
+            format!("this coordinator was stalled for {late:?}: what it saw meanwhile is discarded"),
             actions,
         );
     }
@@ -327,23 +264,11 @@ impl Coordinator {
         if self.no_wait_after_new_term() {
             floor = now;
         }
-        self.term = TermState::Held {
-            term,
-            until: sent + length,
-            floor,
-            renew: sent + self.cluster.term / 5,
-        };
+        self.term = TermState::Held { term, until: sent + length, floor, renew: sent + self.cluster.term / 5 };
         self.sif = Ok(());
-        self.note(
-            None,
-            Severity::Info,
-            "term",
-            format!("acting under term {term}"),
-            actions,
-        );
+        self.note(None, Severity::Info, "term", format!("acting under term {term}"), actions);
         self.ledger_read(&rows, actions);
-        let long =
-            LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
+        let long = LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
         for (vip, state) in &mut self.vips {
             // Grants of earlier terms are unknown here: the floor outwaits them.
             state.granted_until = floor;
@@ -368,9 +293,7 @@ impl Coordinator {
 
     fn term_lost(&mut self, now: Time, lost: Term, reason: String, actions: &mut Vec<Action>) {
         if matches!(self.term, TermState::Held { term, .. } if term == lost) {
-            self.term = TermState::None {
-                retry: now + 2 * self.cluster.term,
-            };
+            self.term = TermState::None { retry: now + 2 * self.cluster.term };
             self.note(
                 None,
                 Severity::Alert,
@@ -383,9 +306,7 @@ impl Coordinator {
 
     fn term_failed(&mut self, now: Time, reason: String, actions: &mut Vec<Action>) {
         if self.sif.is_ok() {
-            let text = format!(
-                "SIF does not answer ({reason}): leases go on, nothing can be moved until it is back"
-            );
+            let text = format!("SIF does not answer ({reason}): leases go on, nothing can be moved until it is back");
             self.note(None, Severity::Alert, "sif-away", text, actions);
         }
         self.sif = Err(reason);
@@ -400,18 +321,11 @@ impl Coordinator {
             let Some(state) = self.vips.get_mut(&row.vip) else {
                 continue;
             };
-            if state
-                .row
-                .as_ref()
-                .is_none_or(|known| known.epoch < row.epoch || known.long_lease != row.long_lease)
-            {
+            if state.row.as_ref().is_none_or(|known| known.epoch < row.epoch || known.long_lease != row.long_lease) {
                 state.row = Some(row.clone());
             }
             if !self.cluster.agents.contains_key(&row.owner) {
-                let text = format!(
-                    "{} belongs to {}, which is not configured any more",
-                    row.vip, row.owner
-                );
+                let text = format!("{} belongs to {}, which is not configured any more", row.vip, row.owner);
                 self.note(None, Severity::Alert, "unknown-owner", text, actions);
             }
         }
@@ -441,34 +355,16 @@ impl Coordinator {
 
     // ---- agents ----
 
-    fn agent_up(
-        &mut self,
-        agent: &AgentId,
-        session: SessionId,
-        incarnation: u64,
-        actions: &mut Vec<Action>,
-    ) {
+    fn agent_up(&mut self, agent: &AgentId, session: SessionId, incarnation: u64, actions: &mut Vec<Action>) {
         let Some(view) = self.agents.get_mut(agent) else {
             return;
         };
         view.session = Some(session);
         let _ = incarnation;
-        self.note(
-            None,
-            Severity::Info,
-            "agent-up",
-            format!("agent {agent} is connected"),
-            actions,
-        );
+        self.note(None, Severity::Info, "agent-up", format!("agent {agent} is connected"), actions);
     }
 
-    fn agent_down(
-        &mut self,
-        now: Time,
-        agent: &AgentId,
-        session: SessionId,
-        actions: &mut Vec<Action>,
-    ) {
+    fn agent_down(&mut self, now: Time, agent: &AgentId, session: SessionId, actions: &mut Vec<Action>) {
         let Some(view) = self.agents.get_mut(agent) else {
             return;
         };
@@ -476,13 +372,7 @@ impl Coordinator {
             return;
         }
         view.session = None;
-        self.note(
-            None,
-            Severity::Warning,
-            "agent-down",
-            format!("the stream of agent {agent} ended"),
-            actions,
-        );
+        self.note(None, Severity::Warning, "agent-down", format!("the stream of agent {agent} ended"), actions);
         if self.cluster.detection.push {
             self.wake_targets_of(agent, now);
         }
@@ -498,188 +388,9 @@ impl Coordinator {
         }
     }
 
-    fn ask(&mut self, now: Time, agent: &AgentId, ask: Asked, actions: &mut Vec<Action>) {
-        let timing = self.cluster.timing;
-        let in_authority = self.in_authority(now);
-        let Some(view) = self.agents.get_mut(agent) else {
-            return;
-        };
-        let hears = view.asked(now, ask.incarnation, ask.nonce, ask.heard, timing.renewal);
-        for (vip, state) in &mut self.vips {
-            if state.row.as_ref().is_some_and(|row| row.owner == *agent) {
-                state.owner_asked(now, ask.vips.iter().any(|asked| asked.vip == *vip), hears);
-            }
-        }
-        if ask.long && ask.via.is_none() && in_authority && hears {
-            return self.note_long_lease(agent, &ask, actions);
-        }
-        if ask.via.is_none() && ask.long_surrendered && in_authority {
-            self.long_returned(now, agent, actions);
-        }
-        let origin = ask.via.is_some().then(|| agent.clone());
-        let grant = self.decide(
-            now,
-            agent,
-            ask.nonce,
-            &ask.vips,
-            hears,
-            timing.lease,
-            actions,
-        );
-        actions.push(Action::Reply {
-            session: ask.session,
-            origin,
-            grant,
-        });
-    }
-
-    /// The one place where leases are granted.
-    #[allow(clippy::too_many_arguments)]
-    fn decide(
-        &mut self,
-        now: Time,
-        agent: &AgentId,
-        nonce: Nonce,
-        vips: &[AskVip],
-        hears: bool,
-        length: Duration,
-        actions: &mut Vec<Action>,
-    ) -> Grant {
-        let in_authority = self.in_authority(now);
-        let mut items = Vec::with_capacity(vips.len());
-        let mut granted = false;
-        for ask in vips {
-            let verdict = match self.vips.get_mut(&ask.vip) {
-                Some(state) => state.verdict(now, agent, ask.epoch, in_authority && hears, length),
-                None => Verdict::Superseded,
-            };
-            granted |= verdict == Verdict::Granted;
-            items.push(GrantItem {
-                vip: ask.vip,
-                epoch: ask.epoch,
-                verdict,
-            });
-            if self
-                .vips
-                .get(&ask.vip)
-                .is_some_and(|state| state.row.as_ref().is_some_and(|row| row.epoch < ask.epoch))
-            {
-                actions.push(Action::ReadLedger);
-            }
-        }
-        if let Some(view) = self.agents.get_mut(agent).filter(|_| granted) {
-            view.granted(now, nonce);
-        }
-        Grant {
-            nonce,
-            term: self.current_term(),
-            in_authority,
-            length,
-            items,
-        }
-    }
-
-    // ---- long leases (rule 9) ----
-
-    fn note_long_lease(&mut self, agent: &AgentId, ask: &Asked, actions: &mut Vec<Action>) {
-        let mut left = BTreeSet::new();
-        for item in &ask.vips {
-            let job = self.job(JobFor::LongLease(agent.clone()));
-            left.insert(job);
-            actions.push(Action::SetLongLease {
-                job,
-                vip: item.vip,
-                outstanding: true,
-            });
-        }
-        let long = LongAsk {
-            session: ask.session,
-            nonce: ask.nonce,
-            vips: ask.vips.clone(),
-            left,
-            noted: true,
-        };
-        self.long_asks.insert(agent.clone(), long);
-    }
-
-    /// A new coordinator must know how long to wait: the long lease is granted when every VIP of it is noted.
-    fn long_noted(
-        &mut self,
-        now: Time,
-        agent: &AgentId,
-        job: JobId,
-        result: &JobResult,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(long) = self.long_asks.get_mut(agent) else {
-            return;
-        };
-        if !long.left.remove(&job) {
-            return;
-        }
-        long.noted &= matches!(result, JobResult::Done);
-        if !long.left.is_empty() {
-            return;
-        }
-        let Some(long) = self.long_asks.remove(agent) else {
-            return;
-        };
-        for item in &long.vips {
-            if let Some(row) = self
-                .vips
-                .get_mut(&item.vip)
-                .and_then(|state| state.row.as_mut())
-            {
-                row.long_lease = true;
-            }
-        }
-        let timing = self.cluster.timing;
-        let length = if long.noted {
-            timing.long_lease
-        } else {
-            timing.lease
-        };
-        let grant = self.decide(now, agent, long.nonce, &long.vips, true, length, actions);
-        actions.push(Action::Reply {
-            session: long.session,
-            origin: None,
-            grant,
-        });
-    }
-
-    fn long_returned(&mut self, now: Time, agent: &AgentId, actions: &mut Vec<Action>) {
-        let timing = self.cluster.timing;
-        let TermState::Held { floor, .. } = self.term else {
-            return;
-        };
-        let mut returned = Vec::new();
-        for (vip, state) in &mut self.vips {
-            let Some(row) = &mut state.row else { continue };
-            if row.owner == *agent && row.long_lease {
-                row.long_lease = false;
-                state.granted_until = floor.max(now + LeaseTiming::patience(timing.lease));
-                returned.push(*vip);
-            }
-        }
-        for vip in returned {
-            let job = self.job(JobFor::LongReturned(vip));
-            actions.push(Action::SetLongLease {
-                job,
-                vip,
-                outstanding: false,
-            });
-        }
-    }
-
     // ---- reports, jobs, operators ----
 
-    fn report(
-        &mut self,
-        now: Time,
-        agent: &AgentId,
-        report: AgentReport,
-        actions: &mut Vec<Action>,
-    ) {
+    fn report(&mut self, now: Time, agent: &AgentId, report: AgentReport, actions: &mut Vec<Action>) {
         match report {
             AgentReport::Opened(ask) => {
                 let target = self.vips.get(&ask.vip).map(|state| state.target.clone());
@@ -688,10 +399,7 @@ impl Coordinator {
             }
             AgentReport::Lost { ask, reason } => {
                 let target = self.vips.get(&ask.vip).map(|state| state.target.clone());
-                let text = format!(
-                    "{} is closed on {agent} at epoch {}: {reason}",
-                    ask.vip, ask.epoch
-                );
+                let text = format!("{} is closed on {agent} at epoch {}: {reason}", ask.vip, ask.epoch);
                 self.note(target, Severity::Info, "vip-closed", text, actions);
             }
             AgentReport::GoingDown { machine, what } => {
@@ -706,13 +414,7 @@ impl Coordinator {
                     self.service_down(now, agent, &service, &detail, actions);
                 }
             }
-            AgentReport::Other(text) => self.note(
-                None,
-                Severity::Info,
-                "agent",
-                format!("{agent}: {text}"),
-                actions,
-            ),
+            AgentReport::Other(text) => self.note(None, Severity::Info, "agent", format!("{agent}: {text}"), actions),
         }
     }
 
@@ -725,9 +427,7 @@ impl Coordinator {
     fn job_done(&mut self, now: Time, job: JobId, result: JobResult, actions: &mut Vec<Action>) {
         match self.jobs.remove(&job) {
             Some(JobFor::Vip(vip, what)) => self.vip_job_done(now, vip, what, job, result, actions),
-            Some(JobFor::Target(target, what)) => {
-                self.target_job_done(now, &target, what, job, result, actions)
-            }
+            Some(JobFor::Target(target, what)) => self.target_job_done(now, &target, what, job, result, actions),
             Some(JobFor::LongLease(agent)) => self.long_noted(now, &agent, job, &result, actions),
             Some(JobFor::LongReturned(_)) | None => {}
         }
@@ -742,9 +442,7 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         if severity == Severity::Alert {
-            let named = target
-                .as_ref()
-                .map_or_else(|| text.clone(), |target| format!("{target}: {text}"));
+            let named = target.as_ref().map_or_else(|| text.clone(), |target| format!("{target}: {text}"));
             if self.alerts.last() != Some(&named) {
                 self.alerts.push(named);
             }
@@ -752,12 +450,7 @@ impl Coordinator {
                 self.alerts.remove(0);
             }
         }
-        actions.push(Action::Note(Note {
-            target,
-            severity,
-            kind: kind.to_owned(),
-            text,
-        }));
+        actions.push(Action::Note(Note { target, severity, kind: kind.to_owned(), text }));
     }
 
     // ---- storm brake (safety: when to act) ----
@@ -774,47 +467,28 @@ impl Coordinator {
                 continue;
             }
             let up = now.since(alive) <= limit;
-            *domains
-                .entry(machine.failure_domain.as_str())
-                .or_insert(false) |= up;
+            *domains.entry(machine.failure_domain.as_str()).or_insert(false) |= up;
         }
         let total = domains.len();
-        let dark: BTreeSet<&str> = domains
-            .iter()
-            .filter(|(_, up)| !**up)
-            .map(|(name, _)| *name)
-            .collect();
+        let dark: BTreeSet<&str> = domains.iter().filter(|(_, up)| !**up).map(|(name, _)| *name).collect();
         let storm = dark.len() >= 2 && (dark.len() * 2 > total);
         let text = if !storm {
             None
         } else if dark.len() == total {
-            Some(format!(
-                "none of {total} failure domains answers: this coordinator is probably cut off itself"
-            ))
+            Some(format!("none of {total} failure domains answers: this coordinator is probably cut off itself"))
         } else {
             let names: Vec<&str> = dark.into_iter().collect();
-            Some(format!(
-                "{} of {total} failure domains went dark at once ({})",
-                names.len(),
-                names.join(", ")
-            ))
+            Some(format!("{} of {total} failure domains went dark at once ({})", names.len(), names.join(", ")))
         };
         match (text, &self.brake) {
             (Some(text), None) => {
-                let message =
-                    format!("{text}: nothing is taken over without proof until this clears");
+                let message = format!("{text}: nothing is taken over without proof until this clears");
                 self.note(None, Severity::Alert, "storm-brake", message, actions);
                 self.brake = Some((now, text));
             }
             (None, Some(_)) => {
                 self.brake = None;
-                self.note(
-                    None,
-                    Severity::Info,
-                    "storm-over",
-                    "the storm brake is released".into(),
-                    actions,
-                );
+                self.note(None, Severity::Info, "storm-over", "the storm brake is released".into(), actions);
                 for dbss in self.targets.values_mut() {
                     dbss.forget_evidence(now);
                     dbss.wake = now;
@@ -865,9 +539,7 @@ impl Coordinator {
     /// Is this agent connected, and when did it last ask?
     #[must_use]
     pub fn agent(&self, agent: &AgentId) -> (bool, Option<Time>) {
-        self.agents
-            .get(agent)
-            .map_or((false, None), |view| (view.session.is_some(), view.asked))
+        self.agents.get(agent).map_or((false, None), |view| (view.session.is_some(), view.asked))
     }
 
     /// One target.
@@ -883,14 +555,5 @@ impl Coordinator {
     }
 }
 
-/// A request, taken apart.
-struct Asked {
-    session: SessionId,
-    via: Option<AgentId>,
-    incarnation: u64,
-    nonce: Nonce,
-    heard: Nonce,
-    vips: Vec<AskVip>,
-    long: bool,
-    long_surrendered: bool,
-}
+mod grants;
+use grants::Asked;

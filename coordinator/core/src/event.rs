@@ -1,8 +1,6 @@
 //! What happens to the coordinator, and what it wants done. Both are serialisable: the journal is a list of events.
 
-use kage_types::{
-    AgentId, AskVip, DomainName, Epoch, Grant, Nonce, ServiceName, TargetName, Term, Time, Vip,
-};
+use kage_types::{AgentId, AskVip, DomainName, Epoch, Grant, Nonce, ServiceName, TargetName, Term, Time, Vip};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};
 
@@ -61,15 +59,10 @@ impl Cause {
 impl std::str::FromStr for Cause {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        [
-            Cause::First,
-            Cause::Takeover,
-            Cause::Failover,
-            Cause::Failback,
-        ]
-        .into_iter()
-        .find(|cause| cause.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is no cause of ownership"))
+        [Cause::First, Cause::Takeover, Cause::Failover, Cause::Failback]
+            .into_iter()
+            .find(|cause| cause.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is no cause of ownership"))
     }
 }
 

@@ -14,8 +14,7 @@ pub mod predict;
 
 pub use core::{Coordinator, TargetView, VipView};
 pub use event::{
-    Action, AgentCommand, AgentReport, Cause, CheckOutcome, Event, JobId, JobResult, Note,
-    SessionId, Severity, VipRow,
+    Action, AgentCommand, AgentReport, Cause, CheckOutcome, Event, JobId, JobResult, Note, SessionId, Severity, VipRow,
 };
 
 /// A rule broken on purpose, so that the simulator can prove that it would notice.

@@ -135,12 +135,7 @@ impl VipState {
             Stage::Securing(_) => "outliving the old lease",
             Stage::Holding { .. } => "opening",
         });
-        VipView {
-            row: self.row.clone(),
-            granted: self.last_grant,
-            held: self.held,
-            moving,
-        }
+        VipView { row: self.row.clone(), granted: self.last_grant, held: self.held, moving }
     }
 
     /// The owner's request arrived.
@@ -159,14 +154,7 @@ impl VipState {
 
     /// Granting: only to the owner, under its epoch. An owner that asks under an epoch was told to hold it, and that
     /// was said only when no earlier owner was left: so asking shows that the epoch is secured.
-    pub fn verdict(
-        &mut self,
-        now: Time,
-        agent: &AgentId,
-        epoch: Epoch,
-        may: bool,
-        length: Duration,
-    ) -> Verdict {
+    pub fn verdict(&mut self, now: Time, agent: &AgentId, epoch: Epoch, may: bool, length: Duration) -> Verdict {
         let Some(row) = &self.row else {
             return Verdict::Wait;
         };
@@ -179,11 +167,7 @@ impl VipState {
                 moving.planned
                     && matches!(&moving.stage, Stage::Securing(securing) if matches!(securing.release, Try::Idle { .. }))
             });
-            return if waits {
-                Verdict::Wait
-            } else {
-                Verdict::Superseded
-            };
+            return if waits { Verdict::Wait } else { Verdict::Superseded };
         }
         if row.owner != *agent {
             return Verdict::Superseded;
@@ -200,10 +184,7 @@ impl VipState {
     /// Is it where it should be, with nothing under way?
     pub fn settled_on(&self, owner: &Owner) -> bool {
         self.moving.is_none()
-            && self
-                .row
-                .as_ref()
-                .is_some_and(|row| row.owner == owner.agent && row.domain == owner.domain)
+            && self.row.as_ref().is_some_and(|row| row.owner == owner.agent && row.domain == owner.domain)
     }
 }
 
@@ -216,29 +197,11 @@ impl Coordinator {
         if state.settled_on(&to) || state.moving.as_ref().is_some_and(|moving| moving.to == to) {
             return;
         }
-        let from = state.row.as_ref().map(|row| {
-            (
-                Owner {
-                    agent: row.owner.clone(),
-                    domain: row.domain.clone(),
-                },
-                row.epoch,
-            )
-        });
-        let stage = Stage::Advancing {
-            step: Step(Try::Idle { not_before: now }),
-        };
+        let from =
+            state.row.as_ref().map(|row| (Owner { agent: row.owner.clone(), domain: row.domain.clone() }, row.epoch));
+        let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }) };
         let from_secured = state.secured;
-        state.moving = Some(Move {
-            to,
-            cause,
-            from,
-            from_secured,
-            freed: Freed::No,
-            planned,
-            stage,
-            began: now,
-        });
+        state.moving = Some(Move { to, cause, from, from_secured, freed: Freed::No, planned, stage, began: now });
         state.held = false;
         state.wake = now;
     }
@@ -248,15 +211,7 @@ impl Coordinator {
         let Some(state) = self.vips.get_mut(&vip) else {
             return true;
         };
-        let idle = matches!(
-            &state.moving,
-            Some(Move {
-                stage: Stage::Advancing {
-                    step: Step(Try::Idle { .. })
-                },
-                ..
-            })
-        );
+        let idle = matches!(&state.moving, Some(Move { stage: Stage::Advancing { step: Step(Try::Idle { .. }) }, .. }));
         if idle {
             state.moving = None;
         }
@@ -286,8 +241,7 @@ impl Coordinator {
         let wake = match &mut moving.stage {
             Stage::Advancing { step } => {
                 if step.0.due(now) {
-                    step.0 =
-                        Try::Running(self.advance(vip, &state, &moving.to, moving.cause, actions));
+                    step.0 = Try::Running(self.advance(vip, &state, &moving.to, moving.cause, actions));
                 }
                 step.0.wake()
             }
@@ -320,10 +274,7 @@ impl Coordinator {
             return;
         }
         state.missing_since = None;
-        let to = Owner {
-            agent: row.owner,
-            domain: row.domain,
-        };
+        let to = Owner { agent: row.owner, domain: row.domain };
         let freed = if state.secured { Freed::Yes } else { Freed::No };
         state.moving = Some(Move {
             to,
@@ -337,14 +288,7 @@ impl Coordinator {
         });
     }
 
-    fn advance(
-        &mut self,
-        vip: Vip,
-        state: &VipState,
-        to: &Owner,
-        cause: Cause,
-        actions: &mut Vec<Action>,
-    ) -> JobId {
+    fn advance(&mut self, vip: Vip, state: &VipState, to: &Owner, cause: Cause, actions: &mut Vec<Action>) -> JobId {
         let expected = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
         let job = self.job(JobFor::Vip(vip, VipJob::Advance));
         actions.push(Action::AdvanceEpoch {
@@ -357,10 +301,7 @@ impl Coordinator {
             cause,
         });
         if self.opens_before_durable() {
-            let ask = AskVip {
-                vip,
-                epoch: expected.next(),
-            };
+            let ask = AskVip { vip, epoch: expected.next() };
             if let Some(row) = self.vips.get_mut(&vip).and_then(|state| state.row.as_mut()) {
                 row.epoch = ask.epoch;
                 row.owner = to.agent.clone();
@@ -370,10 +311,7 @@ impl Coordinator {
                 vip,
                 VipJob::Bar(to.agent.clone()),
                 &to.agent,
-                AgentCommand::Hold {
-                    ask,
-                    domain: to.domain.clone(),
-                },
+                AgentCommand::Hold { ask, domain: to.domain.clone() },
                 Duration::from_secs(2),
                 actions,
             );
@@ -383,18 +321,8 @@ impl Coordinator {
 
     fn hold(&mut self, vip: Vip, state: &VipState, to: &Owner, actions: &mut Vec<Action>) -> JobId {
         let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
-        let command = AgentCommand::Hold {
-            ask: AskVip { vip, epoch },
-            domain: to.domain.clone(),
-        };
-        self.command(
-            vip,
-            VipJob::Hold,
-            &to.agent,
-            command,
-            Duration::from_secs(2),
-            actions,
-        )
+        let command = AgentCommand::Hold { ask: AskVip { vip, epoch }, domain: to.domain.clone() };
+        self.command(vip, VipJob::Hold, &to.agent, command, Duration::from_secs(2), actions)
     }
 
     fn command(
@@ -407,30 +335,14 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) -> JobId {
         let job = self.job(JobFor::Vip(vip, what));
-        actions.push(Action::Command {
-            job,
-            agent: agent.clone(),
-            command,
-            timeout,
-        });
+        actions.push(Action::Command { job, agent: agent.clone(), command, timeout });
         job
     }
 
     /// The epoch is durable. Returns when to look again.
-    fn secure(
-        &mut self,
-        now: Time,
-        vip: Vip,
-        state: &VipState,
-        moving: &mut Move,
-        actions: &mut Vec<Action>,
-    ) -> Time {
+    fn secure(&mut self, now: Time, vip: Vip, state: &VipState, moving: &mut Move, actions: &mut Vec<Action>) -> Time {
         let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
-        let needed = if self.ignores_bars() {
-            0
-        } else {
-            self.cluster.bars_needed()
-        };
+        let needed = if self.ignores_bars() { 0 } else { self.cluster.bars_needed() };
         let to = moving.to.clone();
         let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
         let Stage::Securing(securing) = &mut moving.stage else {
@@ -440,18 +352,10 @@ impl Coordinator {
         if !same_owner {
             let voters: Vec<AgentId> = self.cluster.voters().cloned().collect();
             for voter in voters {
-                let bar = securing
-                    .asking
-                    .entry(voter.clone())
-                    .or_insert(Try::Idle { not_before: now });
+                let bar = securing.asking.entry(voter.clone()).or_insert(Try::Idle { not_before: now });
                 if bar.due(now) {
                     let job = self.job(JobFor::Vip(vip, VipJob::Bar(voter.clone())));
-                    actions.push(Action::Bar {
-                        job,
-                        voter,
-                        vip,
-                        floor: epoch,
-                    });
+                    actions.push(Action::Bar { job, voter, vip, floor: epoch });
                     *bar = Try::Running(job);
                 }
             }
@@ -459,17 +363,8 @@ impl Coordinator {
         let barred = same_owner || securing.bars.len() >= needed;
 
         if let (Some(domain), true) = (&to.domain, securing.vm.due(now)) {
-            let command = AgentCommand::ResumeVm {
-                domain: domain.clone(),
-            };
-            let job = self.command(
-                vip,
-                VipJob::Resume,
-                &to.agent,
-                command,
-                Duration::from_secs(10),
-                actions,
-            );
+            let command = AgentCommand::ResumeVm { domain: domain.clone() };
+            let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
             securing.vm = Try::Running(job);
         }
         let vm_ready = to.domain.is_none() || securing.vm == Try::Done;
@@ -480,18 +375,9 @@ impl Coordinator {
             && securing.release.due(now)
             && (!moving.planned || ready || now >= securing.since + PREPARE)
         {
-            let command = AgentCommand::Release {
-                ask: AskVip { vip, epoch: *old },
-            };
+            let command = AgentCommand::Release { ask: AskVip { vip, epoch: *old } };
             let from = from.agent.clone();
-            let job = self.command(
-                vip,
-                VipJob::Release,
-                &from,
-                command,
-                Duration::from_millis(500),
-                actions,
-            );
+            let job = self.command(vip, VipJob::Release, &from, command, Duration::from_millis(500), actions);
             securing.release = Try::Running(job);
         }
 
@@ -499,52 +385,23 @@ impl Coordinator {
         let owner = moving.from.as_ref().map(|(from, _)| &from.agent);
         let allowed = barred && (self.patience_allowed(owner) || owner.is_none());
         let patience = state.granted_until.max(securing.consents_until);
-        if moving.freed == Freed::No
-            && allowed
-            && securing.conflict.due(now)
-            && now + LISTEN >= patience
-        {
-            let command = AgentCommand::ProbeVip {
-                vip,
-                listen: LISTEN,
-            };
-            let job = self.command(
-                vip,
-                VipJob::Conflict,
-                &to.agent,
-                command,
-                Duration::from_secs(1),
-                actions,
-            );
+        if moving.freed == Freed::No && allowed && securing.conflict.due(now) && now + LISTEN >= patience {
+            let command = AgentCommand::ProbeVip { vip, listen: LISTEN };
+            let job = self.command(vip, VipJob::Conflict, &to.agent, command, Duration::from_secs(1), actions);
             securing.conflict = Try::Running(job);
         }
         let outlived = allowed && now >= patience && securing.conflict == Try::Done;
         if ready && (moving.freed == Freed::Yes || outlived) {
-            moving.stage = Stage::Holding {
-                step: Step(Try::Running(self.hold(vip, state, &to, actions))),
-            };
-            let how = if moving.freed == Freed::Yes {
-                "released"
-            } else {
-                "its lease has been outlived"
-            };
+            moving.stage = Stage::Holding { step: Step(Try::Running(self.hold(vip, state, &to, actions))) };
+            let how = if moving.freed == Freed::Yes { "released" } else { "its lease has been outlived" };
             let text = format!("{vip} at epoch {epoch}: {how}; {} may open it", to.agent);
-            self.note(
-                Some(state.target.clone()),
-                Severity::Info,
-                "secured",
-                text,
-                actions,
-            );
+            self.note(Some(state.target.clone()), Severity::Info, "secured", text, actions);
             return Time::FAR;
         }
         let Stage::Securing(securing) = &moving.stage else {
             return Time::FAR;
         };
-        let mut wake = securing
-            .vm
-            .wake()
-            .min(securing.release.wake().max(securing.since + PREPARE));
+        let mut wake = securing.vm.wake().min(securing.release.wake().max(securing.since + PREPARE));
         if to.domain.is_none() {
             wake = securing.release.wake().max(securing.since + PREPARE);
         }
@@ -553,11 +410,7 @@ impl Coordinator {
         }
         if allowed {
             let look = patience.before(LISTEN);
-            wake = wake.min(if now < look {
-                look
-            } else {
-                securing.conflict.wake()
-            });
+            wake = wake.min(if now < look { look } else { securing.conflict.wake() });
             if securing.conflict == Try::Done && now < patience {
                 wake = wake.min(patience);
             }
@@ -581,55 +434,41 @@ impl Coordinator {
         let Some(moving) = &mut state.moving else {
             return;
         };
-        let again = Try::Idle {
-            not_before: now + RETRY,
-        };
+        let again = Try::Idle { not_before: now + RETRY };
         state.wake = now;
         match (&mut moving.stage, what) {
-            (Stage::Advancing { step }, VipJob::Advance) if step.0 == Try::Running(job) => {
-                match result {
-                    JobResult::Epoch(epoch) => {
-                        let took = now.since(moving.began);
-                        let row = VipRow {
-                            vip,
-                            epoch,
-                            owner: moving.to.agent.clone(),
-                            domain: moving.to.domain.clone(),
-                            cause: moving.cause,
-                            long_lease: false,
-                        };
-                        let text = format!(
-                            "{vip} belongs to {} at epoch {epoch} (durable after {took:?})",
-                            row.owner
-                        );
-                        moving.stage = Stage::Securing(Box::new(Securing::new(now)));
-                        state.row = Some(row);
-                        state.secured = false;
-                        self.note(Some(target), Severity::Info, "epoch-durable", text, actions);
+            (Stage::Advancing { step }, VipJob::Advance) if step.0 == Try::Running(job) => match result {
+                JobResult::Epoch(epoch) => {
+                    let took = now.since(moving.began);
+                    let row = VipRow {
+                        vip,
+                        epoch,
+                        owner: moving.to.agent.clone(),
+                        domain: moving.to.domain.clone(),
+                        cause: moving.cause,
+                        long_lease: state.row.as_ref().is_some_and(|row| row.long_lease),
+                    };
+                    if state.row.is_none() && epoch > Epoch(1) {
+                        // The ledger was lost: somebody may hold an earlier epoch, under a long lease even.
+                        let long = LeaseTiming::patience(self.cluster.timing.long_lease + self.cluster.term);
+                        state.granted_until = state.granted_until.max(now + long);
                     }
-                    JobResult::Failed(reason) | JobResult::Unknown(reason) => {
-                        step.0 = again;
-                        actions.push(Action::ReadLedger);
-                        let text = format!("{vip}: SIF did not take the new epoch: {reason}");
-                        self.note(
-                            Some(target),
-                            Severity::Warning,
-                            "epoch-refused",
-                            text,
-                            actions,
-                        );
-                    }
-                    JobResult::Done
-                    | JobResult::Barred(_)
-                    | JobResult::Check(_)
-                    | JobResult::Answered(_) => step.0 = again,
+                    let text = format!("{vip} belongs to {} at epoch {epoch} (durable after {took:?})", row.owner);
+                    moving.stage = Stage::Securing(Box::new(Securing::new(now)));
+                    state.row = Some(row);
+                    state.secured = false;
+                    self.note(Some(target), Severity::Info, "epoch-durable", text, actions);
                 }
-            }
+                JobResult::Failed(reason) | JobResult::Unknown(reason) => {
+                    step.0 = again;
+                    actions.push(Action::ReadLedger);
+                    let text = format!("{vip}: SIF did not take the new epoch: {reason}");
+                    self.note(Some(target), Severity::Warning, "epoch-refused", text, actions);
+                }
+                JobResult::Done | JobResult::Barred(_) | JobResult::Check(_) | JobResult::Answered(_) => step.0 = again,
+            },
             (Stage::Securing(securing), VipJob::Bar(voter)) => {
-                let bar = securing
-                    .asking
-                    .entry(voter.clone())
-                    .or_insert(again.clone());
+                let bar = securing.asking.entry(voter.clone()).or_insert(again.clone());
                 if let JobResult::Barred(age) = result {
                     *bar = Try::Done;
                     securing.bars.insert(voter);
@@ -640,62 +479,36 @@ impl Coordinator {
                     *bar = again;
                 }
             }
-            (Stage::Securing(securing), VipJob::Release)
-                if securing.release == Try::Running(job) =>
-            {
-                match result {
-                    JobResult::Done => {
-                        securing.release = Try::Done;
-                        if moving.from_secured {
-                            moving.freed = Freed::Yes;
-                            state.granted_until = now;
-                        }
-                        self.note(
-                            Some(target),
-                            Severity::Info,
-                            "released",
-                            format!("{vip} was released"),
-                            actions,
-                        );
+            (Stage::Securing(securing), VipJob::Release) if securing.release == Try::Running(job) => match result {
+                JobResult::Done => {
+                    securing.release = Try::Done;
+                    if moving.from_secured {
+                        moving.freed = Freed::Yes;
+                        state.granted_until = now;
                     }
-                    JobResult::Failed(_)
-                    | JobResult::Unknown(_)
-                    | JobResult::Epoch(_)
-                    | JobResult::Barred(_)
-                    | JobResult::Check(_)
-                    | JobResult::Answered(_) => securing.release = again,
+                    self.note(Some(target), Severity::Info, "released", format!("{vip} was released"), actions);
                 }
-            }
+                JobResult::Failed(_)
+                | JobResult::Unknown(_)
+                | JobResult::Epoch(_)
+                | JobResult::Barred(_)
+                | JobResult::Check(_)
+                | JobResult::Answered(_) => securing.release = again,
+            },
             (Stage::Securing(securing), VipJob::Resume) if securing.vm == Try::Running(job) => {
                 if result == JobResult::Done {
                     securing.vm = Try::Done;
                 } else {
-                    securing.vm = Try::Idle {
-                        not_before: now + 4 * RETRY,
-                    };
-                    let text = format!(
-                        "the backup server of {vip} did not start: {}",
-                        describe(&result)
-                    );
-                    self.note(
-                        Some(target),
-                        Severity::Alert,
-                        "backup-failed",
-                        text,
-                        actions,
-                    );
+                    securing.vm = Try::Idle { not_before: now + 4 * RETRY };
+                    let text = format!("the backup server of {vip} did not start: {}", describe(&result));
+                    self.note(Some(target), Severity::Alert, "backup-failed", text, actions);
                 }
             }
-            (Stage::Securing(securing), VipJob::Conflict)
-                if securing.conflict == Try::Running(job) =>
-            {
+            (Stage::Securing(securing), VipJob::Conflict) if securing.conflict == Try::Running(job) => {
                 match result {
                     JobResult::Answered(Some(mac)) => {
-                        securing.conflict = Try::Idle {
-                            not_before: now + Duration::from_secs(1),
-                        };
-                        let text =
-                            format!("{vip} still answers from {mac}: not opened; will look again");
+                        securing.conflict = Try::Idle { not_before: now + Duration::from_secs(1) };
+                        let text = format!("{vip} still answers from {mac}: not opened; will look again");
                         self.note(Some(target), Severity::Alert, "vip-answers", text, actions);
                     }
                     // Presence can be shown, never absence: silence, or no probe at all, is no hindrance.
@@ -710,35 +523,21 @@ impl Coordinator {
             }
             (Stage::Holding { step }, VipJob::Hold) if step.0 == Try::Running(job) => {
                 if result == JobResult::Done {
-                    let text = format!(
-                        "VIP set: {vip} on {} after {:?}",
-                        moving.to.agent,
-                        now.since(moving.began)
-                    );
+                    let text = format!("VIP set: {vip} on {} after {:?}", moving.to.agent, now.since(moving.began));
                     state.moving = None;
                     state.held = true;
                     state.secured = true;
-                    self.note(
-                        Some(target.clone()),
-                        Severity::Info,
-                        "vip-set",
-                        text,
-                        actions,
-                    );
+                    // Whatever long lease an earlier owner had was outlived or released.
+                    let long = state.row.as_mut().is_some_and(|row| std::mem::replace(&mut row.long_lease, false));
+                    if long {
+                        let job = self.job(JobFor::LongReturned(vip));
+                        actions.push(Action::SetLongLease { job, vip, outstanding: false });
+                    }
+                    self.note(Some(target.clone()), Severity::Info, "vip-set", text, actions);
                 } else {
                     step.0 = again;
-                    let text = format!(
-                        "{vip}: {} did not open it: {}",
-                        moving.to.agent,
-                        describe(&result)
-                    );
-                    self.note(
-                        Some(target.clone()),
-                        Severity::Warning,
-                        "hold-failed",
-                        text,
-                        actions,
-                    );
+                    let text = format!("{vip}: {} did not open it: {}", moving.to.agent, describe(&result));
+                    self.note(Some(target.clone()), Severity::Warning, "hold-failed", text, actions);
                 }
                 if let Some(dbss) = self.targets.get_mut(&target) {
                     dbss.wake = now;

@@ -92,36 +92,26 @@ pub fn predict(cluster: &Cluster) -> Report {
             timing.lease
         )),
     }
-    not_protected.push("the disks: data on a target's own disk is not moved; use shared storage or a stateless service".into());
     not_protected
-        .push("SIF away: leases go on, but no takeover is possible until it is back".into());
-    not_protected.push("the coordinator's own machine also runs the doubles named there: both lost at once means no takeover".into());
+        .push("the disks: data on a target's own disk is not moved; use shared storage or a stateless service".into());
+    not_protected.push("SIF away: leases go on, but no takeover is possible until it is back".into());
+    not_protected.push(
+        "the coordinator's own machine also runs the doubles named there: both lost at once means no takeover".into(),
+    );
 
     let targets = cluster
         .targets
         .iter()
         .map(|(name, target)| {
             let mut notes = Vec::new();
-            let guard = cluster
-                .agents
-                .get(&target.agent)
-                .map_or(Guard::None, |machine| machine.guard);
+            let guard = cluster.agents.get(&target.agent).map_or(Guard::None, |machine| machine.guard);
             if guard == Guard::None {
-                notes.push(format!(
-                    "{} has no guard: takeover by release or proof only",
-                    target.agent
-                ));
+                notes.push(format!("{} has no guard: takeover by release or proof only", target.agent));
             }
             if target.services.is_empty() {
-                notes.push(
-                    "no [[target.service]]: only the machine and its lease are watched".into(),
-                );
+                notes.push("no [[target.service]]: only the machine and its lease are watched".into());
             }
-            TargetReport {
-                target: name.to_string(),
-                troubles: troubles(patience, &timing, &detection),
-                notes,
-            }
+            TargetReport { target: name.to_string(), troubles: troubles(patience, &timing, &detection), notes }
         })
         .collect();
     Report {
@@ -140,11 +130,7 @@ pub fn predict(cluster: &Cluster) -> Report {
     }
 }
 
-fn troubles(
-    patience: Duration,
-    timing: &LeaseTiming,
-    detection: &crate::config::Detection,
-) -> Vec<TroubleReport> {
+fn troubles(patience: Duration, timing: &LeaseTiming, detection: &crate::config::Detection) -> Vec<TroubleReport> {
     // Confirmed when the lease has been silent for `confirm` and a check made since then, or under way, is bad.
     let check = detection.ping_timeout.max(detection.probe_timeout);
     let detect = if detection.push {
@@ -164,41 +150,11 @@ fn troubles(
         formula: formula.into(),
     };
     vec![
-        row(
-            "host lost, frozen or cut off",
-            lost_typical,
-            lost_worst,
-            "max(L(1+2ρ), detection) + takeover; cf. (2.9)",
-        ),
-        row(
-            "one-way cut",
-            lost_typical + timing.renewal / 2,
-            one_way,
-            "max(L(1+2ρ), detection) + 1.5 R + takeover",
-        ),
-        row(
-            "clean shutdown or reboot",
-            PLANNED,
-            PLANNED + TAKEOVER,
-            "release + double resumed + takeover",
-        ),
-        row(
-            "planned move, fail-back",
-            PLANNED / 2,
-            PLANNED,
-            "release + hold",
-        ),
-        row(
-            "owner stalled up to K - R",
-            Duration::ZERO,
-            Duration::ZERO,
-            "the kernel's element outlives the stall",
-        ),
-        row(
-            "coordinator or SIF away",
-            Duration::ZERO,
-            Duration::ZERO,
-            "voters' consents carry the lease",
-        ),
+        row("host lost, frozen or cut off", lost_typical, lost_worst, "max(L(1+2ρ), detection) + takeover; cf. (2.9)"),
+        row("one-way cut", lost_typical + timing.renewal / 2, one_way, "max(L(1+2ρ), detection) + 1.5 R + takeover"),
+        row("clean shutdown or reboot", PLANNED, PLANNED + TAKEOVER, "release + double resumed + takeover"),
+        row("planned move, fail-back", PLANNED / 2, PLANNED, "release + hold"),
+        row("owner stalled up to K - R", Duration::ZERO, Duration::ZERO, "the kernel's element outlives the stall"),
+        row("coordinator or SIF away", Duration::ZERO, Duration::ZERO, "voters' consents carry the lease"),
     ]
 }

@@ -1,0 +1,199 @@
+//! Agents' client: commands, bars, pings and probes. Every call has a deadline and ends as one event.
+
+use crate::driver::Handle;
+use kage_coordinator_core::{AgentCommand, CheckOutcome, JobId, JobResult, config::Cluster};
+use kage_proto::{
+    agent::v1::{
+        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, PingRequest, ProbeReply,
+        ProbeRequest, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState, WakeRequest,
+        agent_client::AgentClient, probe_reply::Outcome, voter_client::VoterClient,
+    },
+    channel::{ChannelError, Credentials, Options, channel, reason},
+    tls::{Expected, Pki},
+};
+use kage_types::{AgentId, Epoch, Term, Vip};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use tonic::{Code, Request, Status, transport::Channel};
+
+/// A bar is one write to the voter's disk.
+const BAR_DEADLINE: Duration = Duration::from_millis(700);
+/// On top of what the agent itself may take: the way there and back.
+const WAY: Duration = Duration::from_millis(200);
+
+/// The ways to all agents. A dead one is noticed within a second, so that no call waits for TCP.
+#[derive(Clone)]
+pub struct Agents {
+    channels: Arc<BTreeMap<AgentId, Channel>>,
+    handle: Handle,
+}
+
+fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+fn ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Certainly not done, or perhaps done?
+fn failure(status: &Status) -> JobResult {
+    let unknown = [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled, Code::Unknown].contains(&status.code());
+    if unknown { JobResult::Unknown(reason(status)) } else { JobResult::Failed(reason(status)) }
+}
+
+impl Agents {
+    /// Channels to all agents of the configuration.
+    ///
+    /// # Errors
+    /// An address or certificate that can't be used.
+    pub fn new(cluster: &Cluster, pki: &Pki, handle: Handle) -> Result<Self, ChannelError> {
+        let options = Options::noticing_within(Duration::from_secs(1));
+        let credentials = Credentials::Tls(pki.clone());
+        let mut channels = BTreeMap::new();
+        for (name, machine) in &cluster.agents {
+            let channel = channel(&machine.address.to_string(), &credentials, Expected::agent(name), &options)?;
+            channels.insert(name.clone(), channel);
+        }
+        Ok(Self { channels: Arc::new(channels), handle })
+    }
+
+    fn agent(&self, agent: &AgentId) -> Option<AgentClient<Channel>> {
+        self.channels.get(agent).cloned().map(AgentClient::new)
+    }
+
+    /// End the job with what this call gives.
+    fn run(&self, job: JobId, call: impl Future<Output = Result<JobResult, Status>> + Send + 'static) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let result = call.await.unwrap_or_else(|status| failure(&status));
+            handle.ended(job, result).await;
+        });
+    }
+
+    /// Ask a voter for a bar.
+    pub fn bar(&self, job: JobId, term: Term, voter: &AgentId, vip: Vip, floor: Epoch) {
+        let client = self.channels.get(voter).cloned().map(VoterClient::new);
+        self.run(job, async move {
+            let mut client = client.ok_or_else(|| Status::not_found("not configured"))?;
+            let request = BarRequest { term: term.0, vip: vip.to_string(), floor: floor.0 };
+            let reply = client.bar(with_deadline(request, BAR_DEADLINE)).await?.into_inner();
+            Ok(JobResult::Barred(Duration::from_millis(reply.last_consent_age_ms)))
+        });
+    }
+
+    /// What a voter has stored.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn voter_state(&self, voter: &AgentId) -> Result<VoterState, Status> {
+        let channel = self.channels.get(voter).cloned().ok_or_else(|| Status::not_found("not configured"))?;
+        let request = with_deadline(GetVoterStateRequest {}, BAR_DEADLINE);
+        Ok(VoterClient::new(channel).get_voter_state(request).await?.into_inner())
+    }
+
+    /// Carry out a command.
+    pub fn command(&self, job: JobId, term: Term, agent: &AgentId, command: AgentCommand, timeout: Duration) {
+        let client = self.agent(agent);
+        let authority = Some(Authority { term: term.0 });
+        let deadline = timeout + WAY;
+        self.run(job, async move {
+            let mut client = client.ok_or_else(|| Status::not_found("not configured"))?;
+            let timeout_ms = ms(timeout);
+            match command {
+                AgentCommand::Hold { ask, domain } => {
+                    let request = HoldVipRequest {
+                        term: term.0,
+                        vip: ask.vip.to_string(),
+                        epoch: ask.epoch.0,
+                        domain: domain.map(String::from).unwrap_or_default(),
+                        timeout_ms,
+                    };
+                    client.hold_vip(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::Release { ask } => {
+                    let request = ReleaseVipRequest { term: term.0, vip: ask.vip.to_string(), epoch: ask.epoch.0 };
+                    client.release_vip(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::ResumeVm { domain } => {
+                    let request = VmRequest { authority, domain: domain.into(), timeout_ms };
+                    client.resume_vm(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::PauseVm { domain } => {
+                    let request = VmRequest { authority, domain: domain.into(), timeout_ms };
+                    client.pause_vm(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::RestartService { service } => {
+                    let request = RestartServiceRequest { authority, service: service.into(), timeout_ms };
+                    client.restart_service(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::Reboot => {
+                    client.reboot_host(with_deadline(HostRequest { authority, force: false }, deadline)).await?;
+                }
+                AgentCommand::Wake { mac } => {
+                    let request = WakeRequest { authority, mac, interface: String::new() };
+                    client.wake(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::ProbeVip { vip, listen } => {
+                    let request =
+                        ProbeVipRequest { vip: vip.to_string(), listen_ms: ms(listen), except_mac: String::new() };
+                    let reply = client.probe_vip(with_deadline(request, deadline)).await?.into_inner();
+                    return Ok(JobResult::Answered(Some(reply.answered_by).filter(|mac| !mac.is_empty())));
+                }
+            }
+            Ok(JobResult::Done)
+        });
+    }
+
+    /// ICMP echo from an observer.
+    pub fn ping(&self, job: JobId, observer: Option<AgentId>, address: IpAddr, count: u16, timeout: Duration) {
+        let client = observer.and_then(|observer| self.agent(&observer));
+        self.run(job, async move {
+            let mut client = client.ok_or_else(|| Status::not_found("no agent to look from"))?;
+            let request = PingRequest {
+                address: address.to_string(),
+                count: count.into(),
+                timeout_ms: ms(timeout),
+                interval_ms: 0,
+            };
+            let deadline = timeout * u32::from(count) + WAY;
+            let reply = client.ping(with_deadline(request, deadline)).await?.into_inner();
+            Ok(JobResult::Check(if reply.received > 0 {
+                CheckOutcome::Ok
+            } else {
+                CheckOutcome::Ng(format!("no echo from {address} within {timeout:?}"))
+            }))
+        });
+    }
+
+    /// Service probe from an observer.
+    pub fn probe(
+        &self,
+        job: JobId,
+        observer: Option<AgentId>,
+        address: IpAddr,
+        port: u16,
+        preset: String,
+        timeout: Duration,
+    ) {
+        let client = observer.and_then(|observer| self.agent(&observer));
+        self.run(job, async move {
+            let mut client = client.ok_or_else(|| Status::not_found("no agent to look from"))?;
+            let request = ProbeRequest {
+                address: address.to_string(),
+                port: port.into(),
+                preset,
+                steps: Vec::new(),
+                timeout_ms: ms(timeout),
+            };
+            let reply: ProbeReply = client.probe(with_deadline(request, timeout + WAY)).await?.into_inner();
+            let outcome = match reply.outcome() {
+                Outcome::Ok => CheckOutcome::Ok,
+                Outcome::Error => CheckOutcome::Error(reply.detail),
+                Outcome::Ng | Outcome::Unspecified => CheckOutcome::Ng(reply.detail),
+            };
+            Ok(JobResult::Check(outcome))
+        });
+    }
+}

@@ -1,0 +1,230 @@
+//! The one task that owns the core: events in, actions out. It awaits nothing but its next input.
+
+use crate::{agents::Agents, clock::now, events::Events, journal::Journal, sif::Sif};
+use kage_coordinator_core::{Action, Coordinator, Event, JobId, JobResult, SessionId, config::Cluster};
+use kage_proto::{
+    channel::ChannelError,
+    coordinator::v1::{CoordinatorMessage, RelayedGrant, coordinator_message::Message},
+    tls::Pki,
+};
+use kage_types::Time;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// Inputs waiting for the driver: a second's worth of a thousand agents. A sender that finds it full waits.
+const QUEUE: usize = 8192;
+/// The driver looks at the clock at least this often, so that a stall is noticed.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+type Query = Box<dyn FnOnce(&Coordinator, Time) + Send>;
+type SessionSender = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+
+/// What the driver is given.
+pub enum Input {
+    /// For the core.
+    Event(Event),
+    /// An agent's stream; its messages go there.
+    Session(SessionId, SessionSender),
+    /// An operator's command, and where its end goes.
+    Command(Box<dyn FnOnce(u64) -> Event + Send>, oneshot::Sender<Result<(), String>>),
+    /// Look at the core.
+    Query(Query),
+}
+
+/// What it takes.
+pub struct Setup {
+    pub cluster: Cluster,
+    pub pki: Pki,
+    pub events: Events,
+    pub journal: Journal,
+}
+
+/// The way to the driver.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Input>);
+
+impl Handle {
+    /// Give an event to the core.
+    pub async fn event(&self, event: Event) {
+        self.send(Input::Event(event)).await;
+    }
+
+    /// Give anything to the driver.
+    pub async fn send(&self, input: Input) {
+        if self.0.send(input).await.is_err() {
+            tracing::debug!("the driver has ended");
+        }
+    }
+
+    /// End a job.
+    pub async fn ended(&self, job: JobId, result: JobResult) {
+        self.event(Event::Job { job, result }).await;
+    }
+
+    /// Ask the core.
+    ///
+    /// # Errors
+    /// UNAVAILABLE while the coordinator stops.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Coordinator, Time) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (answer, answered) = oneshot::channel();
+        let query: Query = Box::new(move |core, now| {
+            // Whoever asked may have gone.
+            let _ = answer.send(ask(core, now)).is_err();
+        });
+        self.send(Input::Query(query)).await;
+        answered.await.map_err(|_| Status::unavailable("the coordinator is stopping"))
+    }
+}
+
+struct Driver {
+    core: Coordinator,
+    handle: Handle,
+    events: Events,
+    journal: Journal,
+    sif: Sif,
+    agents: Agents,
+    sessions: BTreeMap<SessionId, SessionSender>,
+    commands: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
+    last_command: u64,
+}
+
+/// Start the driver.
+///
+/// # Errors
+/// If a channel to an agent or to SIF can't be described.
+pub fn spawn(setup: Setup) -> Result<Handle, ChannelError> {
+    let Setup { cluster, pki, events, journal } = setup;
+    let (sender, inputs) = mpsc::channel(QUEUE);
+    let handle = Handle(sender);
+    let agents = Agents::new(&cluster, &pki, handle.clone())?;
+    let sif = Sif::new(&cluster, &pki, handle.clone(), agents.clone())?;
+    let driver = Driver {
+        core: Coordinator::new(now(), cluster),
+        handle: handle.clone(),
+        events,
+        journal,
+        sif,
+        agents,
+        sessions: BTreeMap::new(),
+        commands: BTreeMap::new(),
+        last_command: 0,
+    };
+    tokio::spawn(driver.run(inputs));
+    Ok(handle)
+}
+
+impl Driver {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        self.step(Event::Tick);
+        loop {
+            let wait = self.core.deadline().map_or(HEARTBEAT, |(due, _)| due.since(now())).min(HEARTBEAT);
+            tokio::select! {
+                biased;
+                input = inputs.recv() => match input {
+                    Some(Input::Event(event)) => self.step(event),
+                    Some(Input::Session(id, sender)) => { self.sessions.insert(id, sender); }
+                    Some(Input::Command(event, done)) => {
+                        self.last_command += 1;
+                        self.commands.insert(self.last_command, done);
+                        let event = event(self.last_command);
+                        self.step(event);
+                    }
+                    Some(Input::Query(query)) => query(&self.core, now()),
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => self.step(Event::Tick),
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let at = now();
+        if let Event::AgentDown { session, .. } = &event {
+            self.sessions.remove(session);
+        }
+        // A tick that finds nothing due tells a replay nothing.
+        let idle = event == Event::Tick && self.core.deadline().is_some_and(|(due, _)| due > at);
+        if idle {
+            return;
+        }
+        self.journal.append(at, &event);
+        let mut actions = Vec::new();
+        self.core.step(at, event, &mut actions);
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Reply { session, origin, grant } => {
+                let grant = crate::lease::wire_grant(&grant);
+                let message = match origin {
+                    None => Message::Grant(grant),
+                    Some(origin) => Message::RelayedGrant(RelayedGrant { origin: origin.into(), grant: Some(grant) }),
+                };
+                if let Some(sender) = self.sessions.get(&session) {
+                    // A stream that does not drain is a dead agent: what it misses it asks for again.
+                    if sender.try_send(Ok(CoordinatorMessage { message: Some(message) })).is_err() {
+                        tracing::debug!(?session, "an answer was dropped: the stream is full or gone");
+                    }
+                }
+            }
+            Action::AcquireTerm => self.sif.acquire_term(),
+            Action::RenewTerm { term } => self.sif.renew_term(term),
+            Action::ReadLedger => self.sif.read_ledger(),
+            Action::AdvanceEpoch { job, vip, expected, owner, domain, target, cause } => {
+                let term = self.term();
+                self.sif.advance_epoch(job, term, vip, expected, owner, domain, target, cause);
+            }
+            Action::SetLongLease { job, vip, outstanding } => {
+                let term = self.term();
+                self.sif.set_long_lease(job, term, vip, outstanding);
+            }
+            Action::PutTrouble { target, stage, detail } => {
+                let term = self.term();
+                self.sif.put_trouble(term, target, stage, detail);
+            }
+            Action::Bar { job, voter, vip, floor } => self.agents.bar(job, self.term(), &voter, vip, floor),
+            Action::Command { job, agent, command, timeout } => {
+                self.agents.command(job, self.term(), &agent, command, timeout);
+            }
+            Action::Ping { job, address, count, timeout } => {
+                let observer = self.observer();
+                self.agents.ping(job, observer, address, count, timeout);
+            }
+            Action::Probe { job, address, port, preset, timeout } => {
+                let observer = self.observer();
+                self.agents.probe(job, observer, address, port, preset, timeout);
+            }
+            Action::Note(note) => self.events.add(note),
+            Action::Moved { command, result } => {
+                if let Some(done) = self.commands.remove(&command) {
+                    // The operator may have gone.
+                    let _ = done.send(result).is_err();
+                }
+            }
+        }
+    }
+
+    fn term(&self) -> kage_types::Term {
+        self.core.authority(now()).0
+    }
+
+    /// Pings and probes are sent by the agent of this machine; without one, by the first voter that is up.
+    fn observer(&self) -> Option<kage_types::AgentId> {
+        let cluster = self.core.cluster();
+        let here = cluster.agents.iter().find(|(_, machine)| machine.address.ip() == cluster.coordinator.ip());
+        here.map(|(name, _)| name.clone()).or_else(|| cluster.voters().find(|voter| self.core.agent(voter).0).cloned())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = (&self.handle, self.journal.seq());
+    }
+}

@@ -1,0 +1,209 @@
+//! The agents' streams.
+
+use crate::{
+    clock::now,
+    driver::{Handle, Input},
+};
+use kage_coordinator_core::{AgentReport, Event, SessionId, config::Cluster};
+use kage_proto::{
+    agent::v1 as wire,
+    coordinator::v1::{
+        AgentMessage, Ask, Assignment, CoordinatorMessage, VoterAddress, agent_message::Message as FromAgent,
+        coordinator_message::Message as ToAgent, lease_server::Lease,
+    },
+    roles::Peer,
+};
+use kage_types::{AgentId, AskVip, Epoch, Grant, Nonce, Verdict};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Answers waiting on one stream. More than that means that the agent does not read.
+const STREAM_QUEUE: usize = 64;
+/// VIPs in one request: more than a machine has.
+const MAX_VIPS: usize = 4096;
+/// The first message must come soon.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// `kagemusha.coordinator.v1.Lease`.
+pub struct LeaseService {
+    handle: Handle,
+    cluster: Arc<Cluster>,
+    last_session: AtomicU64,
+}
+
+impl LeaseService {
+    /// For the agents of this configuration.
+    pub fn new(handle: Handle, cluster: Cluster) -> Self {
+        Self { handle, cluster: Arc::new(cluster), last_session: AtomicU64::new(now().as_nanos()) }
+    }
+}
+
+fn ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// A grant on the wire.
+pub fn wire_grant(grant: &Grant) -> wire::Grant {
+    wire::Grant {
+        nonce: grant.nonce.0,
+        term: grant.term.0,
+        in_authority: grant.in_authority,
+        length_ms: ms(grant.length),
+        items: grant
+            .items
+            .iter()
+            .map(|item| wire::GrantItem {
+                vip: item.vip.to_string(),
+                epoch: item.epoch.0,
+                verdict: match item.verdict {
+                    Verdict::Granted => wire::grant_item::Verdict::Granted,
+                    Verdict::Wait => wire::grant_item::Verdict::Wait,
+                    Verdict::Superseded => wire::grant_item::Verdict::Superseded,
+                }
+                .into(),
+            })
+            .collect(),
+    }
+}
+
+fn assignment(cluster: &Cluster, term: u64) -> Assignment {
+    let timing = cluster.timing;
+    let voters = if cluster.bars_needed() == 0 { Vec::new() } else { cluster.voters().collect() };
+    Assignment {
+        term,
+        vips: cluster.vips().map(|(vip, _)| vip.to_string()).collect(),
+        lease_ms: ms(timing.lease),
+        element_ms: ms(timing.element),
+        renewal_ms: ms(timing.renewal),
+        slack_ms: ms(timing.slack),
+        long_lease_ms: ms(timing.long_lease),
+        voters: voters
+            .into_iter()
+            .filter_map(|voter| {
+                let machine = cluster.agents.get(voter)?;
+                Some(VoterAddress { agent: voter.to_string(), address: machine.address.to_string() })
+            })
+            .collect(),
+        on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
+    }
+}
+
+fn ask_vips(vips: &[wire::AskVip]) -> Result<Vec<AskVip>, Status> {
+    if vips.len() > MAX_VIPS {
+        return Err(Status::invalid_argument(format!("{} VIPs in one request, {MAX_VIPS} at most", vips.len())));
+    }
+    vips.iter()
+        .map(|item| {
+            let vip = item.vip.parse().map_err(|error| Status::invalid_argument(format!("vips: {error}")))?;
+            Ok(AskVip { vip, epoch: Epoch(item.epoch) })
+        })
+        .collect()
+}
+
+fn ask_event(agent: AgentId, session: SessionId, via: Option<AgentId>, ask: &Ask) -> Result<Event, Status> {
+    Ok(Event::Ask {
+        agent,
+        session,
+        via,
+        incarnation: ask.incarnation,
+        nonce: Nonce(ask.nonce),
+        heard: Nonce(ask.heard),
+        vips: ask_vips(&ask.vips)?,
+        long: ask.long,
+        long_surrendered: ask.long_surrendered,
+    })
+}
+
+fn report(event: wire::AgentEvent) -> Option<AgentReport> {
+    use wire::agent_event::Event as E;
+    let ask = |vip: &str, epoch: u64| Some(AskVip { vip: vip.parse().ok()?, epoch: Epoch(epoch) });
+    Some(match event.event? {
+        E::Vm(vm) => AgentReport::Other(format!("VM {} {} ({})", vm.domain, vm.event, vm.detail)),
+        E::Service(state) if state.state == "running" => AgentReport::Other(format!("service {} runs", state.service)),
+        E::Service(state) => AgentReport::ServiceDown { service: state.service.parse().ok()?, detail: state.detail },
+        E::LeaseLost(lost) => AgentReport::Lost { ask: ask(&lost.vip, lost.epoch)?, reason: lost.reason },
+        E::LeaseOpened(opened) => AgentReport::Opened(ask(&opened.vip, opened.epoch)?),
+        E::GoingDown(going) => AgentReport::GoingDown { machine: going.what != "agent", what: going.what },
+        E::GuardReinstalled(guard) => AgentReport::Other(format!("the guard was put back: {}", guard.reason)),
+        E::Missed(count) => AgentReport::Other(format!("{count} events were dropped")),
+    })
+}
+
+#[tonic::async_trait]
+impl Lease for LeaseService {
+    type AttendStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+
+    async fn attend(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttendStream>, Status> {
+        let agent = Peer::of(&request)?.agent()?;
+        if !self.cluster.agents.contains_key(&agent) {
+            return Err(Status::permission_denied(format!(
+                "{agent} is not in the coordinator's configuration: add an [[agent]] section for it"
+            )));
+        }
+        let session = SessionId(self.last_session.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let (handle, cluster) = (self.handle.clone(), self.cluster.clone());
+        let inbound = request.into_inner();
+        tokio::spawn(async move {
+            let result = attend(&handle, &cluster, agent.clone(), session, inbound, sender.clone()).await;
+            if let Err(status) = result {
+                tracing::debug!(%agent, reason = status.message(), "a stream ended");
+                // It may have gone already.
+                let _ = sender.try_send(Err(status)).is_err();
+            }
+            handle.event(Event::AgentDown { agent, session }).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+async fn attend(
+    handle: &Handle,
+    cluster: &Cluster,
+    agent: AgentId,
+    session: SessionId,
+    mut inbound: Streaming<AgentMessage>,
+    sender: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_DEADLINE, inbound.next())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no hello within 5 s"))?
+        .ok_or_else(|| Status::aborted("the stream ended before its hello"))??;
+    let Some(FromAgent::Hello(hello)) = first.message else {
+        return Err(Status::invalid_argument("the first message must be a hello"));
+    };
+    let term = handle.query(|core, now| core.authority(now).0).await?;
+    let message = CoordinatorMessage { message: Some(ToAgent::Assignment(assignment(cluster, term.0))) };
+    sender.send(Ok(message)).await.map_err(|_| Status::aborted("the agent has gone"))?;
+    handle.send(Input::Session(session, sender)).await;
+    tracing::info!(%agent, version = hello.version, boot_id = hello.boot_id, "an agent attends");
+    handle.event(Event::AgentUp { agent: agent.clone(), session, incarnation: hello.incarnation }).await;
+    while let Some(message) = inbound.next().await {
+        let event = match message?.message {
+            Some(FromAgent::Ask(ask)) => ask_event(agent.clone(), session, None, &ask)?,
+            Some(FromAgent::RelayedAsk(relayed)) => {
+                let origin =
+                    relayed.origin.parse().map_err(|error| Status::invalid_argument(format!("origin: {error}")))?;
+                let ask = relayed.ask.ok_or_else(|| Status::invalid_argument("a relayed request without request"))?;
+                ask_event(origin, session, Some(agent.clone()), &ask)?
+            }
+            Some(FromAgent::Event(event)) => match report(event) {
+                Some(report) => Event::Report { agent: agent.clone(), report },
+                None => continue,
+            },
+            Some(FromAgent::Hello(_)) => return Err(Status::invalid_argument("one hello per stream")),
+            // A newer agent may say what this coordinator does not know.
+            None => continue,
+        };
+        handle.event(event).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! The operators' service.
+
+use crate::{
+    driver::{Handle, Input},
+    enrol::Enrolment,
+    events::{Events, Numbered},
+};
+use kage_coordinator_core::{Coordinator, Event as CoreEvent, predict};
+use kage_proto::coordinator::v1::{
+    AgentStatus, CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest,
+    Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
+};
+use kage_types::{TargetName, Time};
+use std::{pin::Pin, time::Duration};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+/// Events waiting for one reader.
+const STREAM_QUEUE: usize = 256;
+/// A planned move takes a fraction of a second; one that lasts longer is reported as not finished.
+const MOVE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// `kagemusha.coordinator.v1.Coordinator`.
+pub struct Operator {
+    handle: Handle,
+    events: Events,
+    enrolment: Enrolment,
+}
+
+impl Operator {
+    /// On top of the driver.
+    pub fn new(handle: Handle, events: Events, enrolment: Enrolment) -> Self {
+        Self { handle, events, enrolment }
+    }
+
+    async fn move_target(
+        &self,
+        request: MoveRequest,
+        back: bool,
+    ) -> Result<ReceiverStream<Result<Event, Status>>, Status> {
+        let target: TargetName =
+            request.target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
+        let (done, ended) = oneshot::channel();
+        let after = self.events.seq();
+        let (_, live) = self.events.watch(after);
+        let (name, force) = (target.clone(), request.force);
+        let event = Box::new(move |command| CoreEvent::Move { command, target: name, back, force });
+        self.handle.send(Input::Command(event, done)).await;
+        ended
+            .await
+            .map_err(|_| Status::unavailable("the coordinator is stopping"))?
+            .map_err(Status::failed_precondition)?;
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        tokio::spawn(follow_move(self.handle.clone(), self.events.clone(), after, live, target, sender));
+        Ok(ReceiverStream::new(receiver))
+    }
+}
+
+fn wire_event(numbered: &Numbered) -> Event {
+    Event {
+        seq: numbered.seq,
+        unix_ms: numbered.unix_ms,
+        target: numbered.note.target.as_ref().map(ToString::to_string).unwrap_or_default(),
+        severity: numbered.note.severity.as_str().into(),
+        kind: numbered.note.kind.clone(),
+        text: numbered.note.text.clone(),
+    }
+}
+
+fn settled(core: &Coordinator, target: &TargetName) -> bool {
+    let vips = core.cluster().targets.get(target).map(|target| target.vips.clone()).unwrap_or_default();
+    vips.into_iter().all(|vip| core.vip(vip).is_some_and(|view| view.moving.is_none() && view.held))
+}
+
+/// Pass on a target's events until its VIPs have arrived.
+async fn follow_move(
+    handle: Handle,
+    events: Events,
+    after: u64,
+    mut live: broadcast::Receiver<Numbered>,
+    target: TargetName,
+    sender: mpsc::Sender<Result<Event, Status>>,
+) {
+    let deadline = tokio::time::sleep(MOVE_DEADLINE);
+    tokio::pin!(deadline);
+    let mut last = after;
+    for numbered in events.watch(after).0 {
+        last = numbered.seq;
+        if numbered.note.target.as_ref() == Some(&target) && sender.send(Ok(wire_event(&numbered))).await.is_err() {
+            return;
+        }
+    }
+    loop {
+        let name = target.clone();
+        if handle.query(move |core, _| settled(core, &name)).await.unwrap_or(true) {
+            // What was noted until now is still in the queue.
+            while let Ok(numbered) = live.try_recv() {
+                if numbered.seq > last && numbered.note.target.as_ref() == Some(&target) {
+                    let _ = sender.send(Ok(wire_event(&numbered))).await.is_err();
+                }
+            }
+            return;
+        }
+        tokio::select! {
+            numbered = live.recv() => match numbered {
+                Ok(numbered) if numbered.seq > last && numbered.note.target.as_ref() == Some(&target) => {
+                    last = numbered.seq;
+                    if sender.send(Ok(wire_event(&numbered))).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            () = &mut deadline => {
+                let text = format!("{target} has not arrived after {MOVE_DEADLINE:?}; it is still being tried: kagectl status");
+                let _ = sender.send(Err(Status::deadline_exceeded(text))).await.is_err();
+                return;
+            }
+        }
+    }
+}
+
+fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
+    let cluster = core.cluster();
+    let (term, in_authority, sif) = core.authority(now);
+    let ago = |at: Time| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+    let targets = cluster
+        .targets
+        .iter()
+        .filter_map(|(name, target)| {
+            let view = core.target(name)?;
+            let vips = target
+                .vips
+                .iter()
+                .filter_map(|vip| {
+                    let state = core.vip(*vip)?;
+                    let owner = state.row.as_ref().map(|row| row.owner.clone());
+                    let holder = match &owner {
+                        None => "nobody",
+                        Some(_) if !state.held => "nobody",
+                        Some(owner) if *owner == target.agent => "target",
+                        Some(_) => "backup",
+                    };
+                    Some(VipStatus {
+                        vip: vip.to_string(),
+                        epoch: state.row.as_ref().map_or(0, |row| row.epoch.0),
+                        owner: owner.map(String::from).unwrap_or_default(),
+                        granted_ms_ago: state.granted.map(ago),
+                        holder: holder.into(),
+                    })
+                })
+                .collect();
+            Some(TargetStatus {
+                target: name.to_string(),
+                mode: view.mode.into(),
+                detail: view.detail,
+                vips,
+                agent: target.agent.to_string(),
+                backup_agent: target.backup.agent.to_string(),
+                backup_domain: target.backup.domain.to_string(),
+                ping: view.ping,
+                service: view.service,
+                mode_for_ms: ago(view.since),
+            })
+        })
+        .collect();
+    let agents = cluster
+        .agents
+        .iter()
+        .map(|(name, machine)| {
+            let (connected, asked) = core.agent(name);
+            AgentStatus {
+                agent: name.to_string(),
+                connected,
+                voter: machine.voter,
+                address: machine.address.to_string(),
+                asked_ms_ago: asked.map(ago),
+            }
+        })
+        .collect();
+    ClusterStatus {
+        version: env!("CARGO_PKG_VERSION").into(),
+        profile: cluster.profile.as_str().into(),
+        term: term.0,
+        in_authority,
+        sif: sif.as_ref().map_or_else(Clone::clone, |()| "connected".into()),
+        targets,
+        agents,
+        storm_brake: core.storm_brake().unwrap_or_default().into(),
+        alerts: core.alerts().to_vec(),
+        journal_seq,
+        on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
+    }
+}
+
+type EventStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl coordinator_server::Coordinator for Operator {
+    type WatchEventsStream = EventStream;
+    type FailoverStream = EventStream;
+    type FailbackStream = EventStream;
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<ClusterStatus>, Status> {
+        let seq = self.events.seq();
+        Ok(Response::new(self.handle.query(move |core, now| status(core, now, seq)).await?))
+    }
+
+    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Result<Response<EventStream>, Status> {
+        let WatchEventsRequest { after_seq, follow, target } = request.into_inner();
+        let (kept, mut live) = self.events.watch(after_seq);
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        tokio::spawn(async move {
+            let wanted = |numbered: &Numbered| {
+                target.is_empty() || numbered.note.target.as_ref().is_some_and(|name| name.as_str() == target)
+            };
+            let mut last = after_seq;
+            for numbered in kept {
+                last = numbered.seq;
+                if wanted(&numbered) && sender.send(Ok(wire_event(&numbered))).await.is_err() {
+                    return;
+                }
+            }
+            if !follow {
+                return;
+            }
+            loop {
+                let numbered = tokio::select! {
+                    numbered = live.recv() => numbered,
+                    () = sender.closed() => return,
+                };
+                match numbered {
+                    Ok(numbered) if numbered.seq > last && wanted(&numbered) => {
+                        if sender.send(Ok(wire_event(&numbered))).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        let text = format!(
+                            "{missed} events were missed because they were read too slowly: ask again after seq {last}"
+                        );
+                        let _ = sender.send(Err(Status::data_loss(text))).await.is_err();
+                        return;
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(|item| item))))
+    }
+
+    async fn failover(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
+        Ok(Response::new(Box::pin(self.move_target(request.into_inner(), false).await?)))
+    }
+
+    async fn failback(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
+        Ok(Response::new(Box::pin(self.move_target(request.into_inner(), true).await?)))
+    }
+
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
+        let report = self.handle.query(|core, _| predict::predict(core.cluster())).await?;
+        let report_json = serde_json::to_string(&report).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(CheckReply { report_json }))
+    }
+
+    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
+        let token = self.enrolment.create(request.into_inner())?;
+        Ok(Response::new(CreateTokenReply { token }))
+    }
+}
