@@ -4,7 +4,8 @@ use std::{env, fs, path::PathBuf};
 
 fn main() -> anyhow::Result<()> {
     use prost::Message as _;
-    let files = ["kagemusha/agent/v1/agent.proto", "kagemusha/coordinator/v1/coordinator.proto", "kagemusha/sif/v1/sif.proto"];
+    let files =
+        ["kagemusha/agent/v1/agent.proto", "kagemusha/coordinator/v1/coordinator.proto", "kagemusha/sif/v1/sif.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -5,11 +5,11 @@ use crate::{
     connect::Coordinator,
     table::{table, wrap},
 };
-use kage_proto::coordinator::v1::CheckRequest;
 use kage_coordinator_core::{
     config::Cluster,
     predict::{Report, Timing, predict},
 };
+use kage_proto::coordinator::v1::CheckRequest;
 use std::path::Path;
 
 pub async fn check(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
@@ -22,19 +22,26 @@ pub async fn check(global: &Global, file: Option<&Path>) -> Result<(), Failure> 
     } else {
         print!("{}", to_text(&report));
     }
-    if report.ok { Ok(()) } else { Err(Failure::Failed("the configuration does not keep its promises; see above".to_owned())) }
+    if report.ok {
+        Ok(())
+    } else {
+        Err(Failure::Failed("the configuration does not keep its promises; see above".to_owned()))
+    }
 }
 
 async fn running(global: &Global) -> Result<Report, Failure> {
     let reply = Coordinator::new(global)?.ask(async |mut client| client.check(CheckRequest {}).await).await?;
     serde_json::from_str(&reply.report_json).map_err(|error| {
-        Failure::Failed(format!("the report can't be read ({error}): is the coordinator of another version than this kagectl?"))
+        Failure::Failed(format!(
+            "the report can't be read ({error}): is the coordinator of another version than this kagectl?"
+        ))
     })
 }
 
 fn offline(file: &Path) -> Result<Report, Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::Failed(format!("can't read {}: {error}; give the path of a cluster.toml", file.display())))?;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::Failed(format!("can't read {}: {error}; give the path of a cluster.toml", file.display()))
+    })?;
     let cluster = Cluster::parse(&text).map_err(|error| {
         let faults: String = error.faults.iter().map(|fault| format!("\n  {}", fault.replace('\n', "\n  "))).collect();
         Failure::Failed(format!("{} can't be used:{faults}", file.display()))

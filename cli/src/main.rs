@@ -12,7 +12,12 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// See and steer a Kagemusha cluster.
 #[derive(Debug, Parser)]
-#[command(name = "kagectl", version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 can't connect.")]
+#[command(
+    name = "kagectl",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 can't connect."
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,

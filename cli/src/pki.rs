@@ -116,12 +116,7 @@ fn issue(dir: &Path, subject: &Subject, out: Option<&Path>) -> Result<(), Failur
     Ok(())
 }
 
-async fn token(
-    global: &Global,
-    identity: &Identity,
-    addresses: &[IpAddr],
-    valid_minutes: u32,
-) -> Result<(), Failure> {
+async fn token(global: &Global, identity: &Identity, addresses: &[IpAddr], valid_minutes: u32) -> Result<(), Failure> {
     let request = CreateTokenRequest {
         name: identity.name.clone(),
         role: identity.role.to_string(),

@@ -27,7 +27,11 @@ pub async fn voters(global: &Global) -> Result<(), Failure> {
         return Ok(());
     }
     let reached = status.agents.iter().filter(|agent| agent.connected).count();
-    println!("On coordinator loss: {}. {reached} of {} voters connected.", status.on_coordinator_loss, status.agents.len());
+    println!(
+        "On coordinator loss: {}. {reached} of {} voters connected.",
+        status.on_coordinator_loss,
+        status.agents.len()
+    );
     print!("{}", agents_text(&status.agents));
     Ok(())
 }
@@ -53,11 +57,8 @@ fn to_text(status: &Status) -> String {
     let targets: Vec<_> = status.targets.iter().map(target_row).collect();
     text.push_str(&table(["TARGET", "MODE", "FOR", "SERVICE", "PING", "AGENT", "BACKUP", "DETAIL"], &targets));
     text.push('\n');
-    let vips: Vec<_> = status
-        .targets
-        .iter()
-        .flat_map(|target| target.vips.iter().map(|vip| vip_row(&target.target, vip)))
-        .collect();
+    let vips: Vec<_> =
+        status.targets.iter().flat_map(|target| target.vips.iter().map(|vip| vip_row(&target.target, vip))).collect();
     text.push_str(&table(["VIP", "TARGET", "HOLDER", "OWNER", "EPOCH", "LAST GRANT"], &vips));
     text.push('\n');
     text.push_str(&agents_text(&status.agents));
@@ -192,7 +193,11 @@ mod tests {
                 backup_domain: "mailb".into(),
                 ..TargetStatus::default()
             }],
-            agents: vec![AgentStatus { agent: "x".repeat(63), address: "10.0.0.1:7701".into(), ..AgentStatus::default() }],
+            agents: vec![AgentStatus {
+                agent: "x".repeat(63),
+                address: "10.0.0.1:7701".into(),
+                ..AgentStatus::default()
+            }],
             ..Status::default()
         }
     }

@@ -19,7 +19,8 @@ struct Canned;
 type Events = Pin<Box<dyn Stream<Item = Result<Event, tonic::Status>> + Send>>;
 
 fn events(last: &str) -> Result<Response<Events>, tonic::Status> {
-    let event = |seq, severity: &str| Event { seq, severity: severity.into(), text: "moved".into(), ..Event::default() };
+    let event =
+        |seq, severity: &str| Event { seq, severity: severity.into(), text: "moved".into(), ..Event::default() };
     Ok(Response::new(Box::pin(tokio_stream::iter([Ok(event(1, "info")), Ok(event(2, last))]))))
 }
 
@@ -47,7 +48,10 @@ impl Coordinator for Canned {
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, tonic::Status> {
         Ok(Response::new(CheckReply { report_json: "{}".into() }))
     }
-    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, tonic::Status> {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, tonic::Status> {
         let CreateTokenRequest { name, role, addresses, valid_minutes } = request.into_inner();
         Ok(Response::new(CreateTokenReply { token: format!("{name} {role} {addresses:?} {valid_minutes}") }))
     }

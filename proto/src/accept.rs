@@ -135,7 +135,9 @@ impl Door {
     /// Within all limits?
     fn begin(self: &Arc<Self>, address: SocketAddr) -> Result<Visit, &'static str> {
         let Ok(connection) = self.connections.clone().try_acquire_owned() else { return Err("too many connections") };
-        let Ok(handshake) = self.handshakes.clone().try_acquire_owned() else { return Err("too many handshakes at once") };
+        let Ok(handshake) = self.handshakes.clone().try_acquire_owned() else {
+            return Err("too many handshakes at once");
+        };
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let here = by_address.entry(address.ip()).or_default();
         if *here >= self.limits.handshakes_per_address && !address.ip().is_loopback() {

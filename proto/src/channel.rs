@@ -28,7 +28,9 @@ pub enum ChannelError {
     #[error("{0:?} is no address: give HOST:PORT, e.g. 10.0.0.1:7700 or [fd00::1]:7700")]
     Address(String),
     /// Plaintext to another machine.
-    #[error("{0} is not this machine: without certificates only loopback can be called; give the directory of a certificate")]
+    #[error(
+        "{0} is not this machine: without certificates only loopback can be called; give the directory of a certificate"
+    )]
     PlaintextNotLoopback(String),
     /// Certificates that TLS refuses.
     #[error("can't use this certificate: {0}; issue a new one with `kagectl pki issue`")]
@@ -137,16 +139,18 @@ fn is_loopback(host: &str) -> bool {
 /// Why a call failed, causes included: tonic's own message of a connection that fails is "transport error".
 #[must_use]
 pub fn reason(status: &tonic::Status) -> String {
-    let mut text = status.message().to_owned();
+    const EMPTY: &str = "transport error";
+    let mut parts = vec![status.message().to_owned()];
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        if !parts.iter().any(|part| part.contains(&cause)) {
+            parts.push(cause);
         }
         source = error.source();
     }
-    if text.is_empty() { status.code().to_string() } else { text }
+    parts.retain(|part| !part.is_empty() && part != EMPTY);
+    if parts.is_empty() { status.code().to_string() } else { parts.join(": ") }
 }
 
 #[derive(Clone)]
@@ -159,7 +163,8 @@ struct Connector {
 impl Connector {
     async fn connect(self) -> io::Result<TokioIo<Wire>> {
         let limit = self.options.connect_timeout;
-        let told = |error: io::Error| io::Error::new(error.kind(), format!("can't connect to {}: {error}", self.address));
+        let told =
+            |error: io::Error| io::Error::new(error.kind(), format!("can't connect to {}: {error}", self.address));
         match timeout(limit, self.handshake()).await {
             Ok(wire) => wire.map(TokioIo::new).map_err(told),
             Err(_) => Err(told(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")))),

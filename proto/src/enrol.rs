@@ -107,7 +107,11 @@ pub async fn enrol(token: &Token, dir: &Path) -> Result<Pki, EnrolError> {
     }
     let pki = Pki::load(&staging)?;
     if *pki.identity() != token.identity {
-        return Err(EnrolError::Answer(format!("the certificate is of {}, the token of {}", pki.identity(), token.identity)));
+        return Err(EnrolError::Answer(format!(
+            "the certificate is of {}, the token of {}",
+            pki.identity(),
+            token.identity
+        )));
     }
     let request = staging.join(REQUEST_FILE);
     fs::remove_file(&request).map_err(failed(&request))?;
@@ -164,7 +168,9 @@ fn check_authority(reply: &EnrolReply, expected: Fingerprint) -> Result<(), Enro
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// Nothing is overwritten.
-    #[error("{0} is there already and nothing was changed; name another directory, or move it away if it is no longer used")]
+    #[error(
+        "{0} is there already and nothing was changed; name another directory, or move it away if it is no longer used"
+    )]
     Exists(PathBuf),
     /// The system refused.
     #[error("can't write {file}: {reason}")]

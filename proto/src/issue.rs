@@ -29,7 +29,9 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// Of the authority's files.
-    #[error("can't read {file}: {reason}; make an authority with `kagectl pki init --dir DIR`, or name the directory that holds its {CA_FILE} and {KEY_FILE}")]
+    #[error(
+        "can't read {file}: {reason}; make an authority with `kagectl pki init --dir DIR`, or name the directory that holds its {CA_FILE} and {KEY_FILE}"
+    )]
     Read {
         /// Which.
         file: PathBuf,
@@ -136,9 +138,11 @@ impl Authority {
         };
         let bad = |file: &Path, reason: String| IssueError::Read { file: file.to_owned(), reason };
         let ca_pem = read(&ca_file)?;
-        let der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|error| bad(&ca_file, error.to_string()))?;
+        let der =
+            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|error| bad(&ca_file, error.to_string()))?;
         let key = KeyPair::from_pem(&read(&key_file)?).map_err(|error| bad(&key_file, error.to_string()))?;
-        let parsed = rustls::server::ParsedCertificate::try_from(&der).map_err(|error| bad(&ca_file, error.to_string()))?;
+        let parsed =
+            rustls::server::ParsedCertificate::try_from(&der).map_err(|error| bad(&ca_file, error.to_string()))?;
         if !parsed.subject_public_key_info().ends_with(key.public_key_raw()) {
             return Err(IssueError::OtherKey { key: key_file, certificate: ca_file });
         }
@@ -174,8 +178,8 @@ impl Authority {
     /// # Errors
     /// A request that is damaged or not signed by its own key.
     pub fn sign(&self, csr_pem: &str, subject: &Subject) -> Result<String, IssueError> {
-        let mut request =
-            CertificateSigningRequestParams::from_pem(csr_pem).map_err(|error| IssueError::Request(error.to_string()))?;
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
+            .map_err(|error| IssueError::Request(error.to_string()))?;
         let make = |error: rcgen::Error| IssueError::Make(subject.identity.to_string(), error.to_string());
         request.params = leaf(subject).map_err(make)?;
         Ok(request.signed_by(&self.issuer).map_err(make)?.pem())

@@ -196,8 +196,10 @@ impl Peer {
     /// PERMISSION_DENIED for any other role.
     pub fn agent(&self) -> Result<kage_types::AgentId, tonic::Status> {
         match &self.caller {
-            Caller::Certified { identity: Identity { role: Role::Agent, name }, .. } => kage_types::AgentId::new(name.as_str())
-                .map_err(|error| tonic::Status::permission_denied(error.to_string())),
+            Caller::Certified { identity: Identity { role: Role::Agent, name }, .. } => {
+                kage_types::AgentId::new(name.as_str())
+                    .map_err(|error| tonic::Status::permission_denied(error.to_string()))
+            }
             Caller::Certified { .. } | Caller::Local | Caller::Anonymous => {
                 Err(tonic::Status::permission_denied(format!("{self} is no agent")))
             }
@@ -209,7 +211,11 @@ impl Peer {
     /// # Errors
     /// UNAUTHENTICATED if the request came past [`crate::server`], which can't be.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Peer, tonic::Status> {
-        request.extensions().get::<Peer>().cloned().ok_or_else(|| tonic::Status::unauthenticated("who calls is unknown"))
+        request
+            .extensions()
+            .get::<Peer>()
+            .cloned()
+            .ok_or_else(|| tonic::Status::unauthenticated("who calls is unknown"))
     }
 }
 
@@ -364,7 +370,9 @@ mod tests {
         let identity = Identity::new(Role::Agent, "rs1").expect("name");
         assert_eq!(identity.uri(), "kagemusha:agent:rs1");
         assert_eq!(Identity::from_uri("kagemusha:agent:rs1"), Some(identity));
-        for bad in ["kagemusha:agent", "kagemusha:root:x", "kagemusha:agent:", "kagemusha:agent:a:b", "https://x", "agent:rs1"] {
+        for bad in
+            ["kagemusha:agent", "kagemusha:root:x", "kagemusha:agent:", "kagemusha:agent:a:b", "https://x", "agent:rs1"]
+        {
             assert_eq!(Identity::from_uri(bad), None, "{bad}");
         }
     }

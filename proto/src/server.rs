@@ -41,7 +41,9 @@ pub enum ServerError {
         reason: io::Error,
     },
     /// Plaintext for strangers.
-    #[error("{0} is not a loopback address: without certificates only 127.0.0.0/8 and ::1 can be served; give this server a certificate (`kagectl pki issue`) or listen on loopback")]
+    #[error(
+        "{0} is not a loopback address: without certificates only 127.0.0.0/8 and ::1 can be served; give this server a certificate (`kagectl pki issue`) or listen on loopback"
+    )]
     PlaintextNotLoopback(SocketAddr),
     /// Certificates that TLS refuses.
     #[error("can't use this server's certificate: {0}; issue a new one with `kagectl pki issue`")]

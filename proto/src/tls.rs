@@ -33,7 +33,9 @@ pub const KEY_FILE: &str = "key.pem";
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// Missing, unreadable or not PEM.
-    #[error("can't read {file}: {reason}; make it with `kagectl pki issue --dir AUTHORITY --role ROLE --name NAME --out {dir}`, or on an agent's machine with `kage-agent enrol TOKEN`")]
+    #[error(
+        "can't read {file}: {reason}; make it with `kagectl pki issue --dir AUTHORITY --role ROLE --name NAME --out {dir}`, or on an agent's machine with `kage-agent enrol TOKEN`"
+    )]
     Read {
         /// Which.
         file: PathBuf,
@@ -75,7 +77,10 @@ pub struct Pki {
 
 impl fmt::Debug for Pki {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pki").field("identity", &self.identity).field("not_after", &self.not_after).finish_non_exhaustive()
+        f.debug_struct("Pki")
+            .field("identity", &self.identity)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -120,9 +125,9 @@ impl Pki {
         verify_chain(leaf, intermediates, &roots, UnixTime::now(), Usage::Client)
             .map_err(|error| invalid(chain_reason(&error)))?;
         let identity = identity_of(leaf).map_err(|error| invalid(error.to_string()))?;
-        let not_after = end_of(leaf, intermediates, &roots).ok_or_else(|| invalid("its end can't be read".to_owned()))?;
-        let pki =
-            Self { roots: Arc::new(roots), authorities, chain, key: Arc::new(key), identity, not_after };
+        let not_after =
+            end_of(leaf, intermediates, &roots).ok_or_else(|| invalid("its end can't be read".to_owned()))?;
+        let pki = Self { roots: Arc::new(roots), authorities, chain, key: Arc::new(key), identity, not_after };
         let keyed = rustls::sign::CertifiedKey::from_der(pki.presented(), pki.key.clone_key(), &provider());
         keyed.map_err(|error| PkiError::Key { key: dir.join(KEY_FILE), certificate, reason: error.to_string() })?;
         Ok(pki)
@@ -300,7 +305,8 @@ pub enum IdentityError {
 
 /// Who a certificate says its bearer is; it must say so exactly once.
 pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, IdentityError> {
-    let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|error| IdentityError::Malformed(error.to_string()))?;
+    let parsed =
+        webpki::EndEntityCert::try_from(certificate).map_err(|error| IdentityError::Malformed(error.to_string()))?;
     let mut identities = parsed.valid_uri_names().filter_map(Identity::from_uri);
     match (identities.next(), identities.next()) {
         (Some(identity), None) => Ok(identity),
@@ -360,7 +366,9 @@ impl RoleVerifier {
             Trust::Roots(roots) => Ok(roots.clone()),
             Trust::Pinned(fingerprint) => {
                 let authority = shown.iter().find(|der| Fingerprint::of(der) == *fingerprint).ok_or_else(|| {
-                    rustls::Error::General(format!("the server is not of the authority {fingerprint} that the token names"))
+                    rustls::Error::General(format!(
+                        "the server is not of the authority {fingerprint} that the token names"
+                    ))
                 })?;
                 roots_of(&[authority.clone().into_owned()]).map(Arc::new).map_err(rustls::Error::General)
             }
@@ -384,7 +392,9 @@ impl ServerCertVerifier for RoleVerifier {
         let identity = identity_of(end_entity).map_err(|error| refuse(error.to_string()))?;
         let expected = &self.expected;
         if identity.role != expected.role || expected.name.as_ref().is_some_and(|name| *name != identity.name) {
-            return Err(refuse(format!("the server is {identity}, not {expected}: is this the right address and port?")));
+            return Err(refuse(format!(
+                "the server is {identity}, not {expected}: is this the right address and port?"
+            )));
         }
         Ok(ServerCertVerified::assertion())
     }

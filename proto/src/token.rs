@@ -28,7 +28,10 @@ pub struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("coordinator", &self.coordinator).field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("coordinator", &self.coordinator)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,8 +97,10 @@ impl FromStr for Token {
             return Err(TokenError::Malformed("it is too long"));
         }
         let body = text.strip_prefix(PREFIX).ok_or(TokenError::Malformed("it does not begin with kage1."))?;
-        let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed("a part of it is missing or changed"))?;
-        let wire: Wire = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed("a part of it is missing or changed"))?;
+        let json =
+            URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed("a part of it is missing or changed"))?;
+        let wire: Wire =
+            serde_json::from_slice(&json).map_err(|_| TokenError::Malformed("a part of it is missing or changed"))?;
         let role: Role = wire.role.parse().map_err(|_| TokenError::Malformed("its role is unknown"))?;
         Ok(Self {
             coordinator: wire.coordinator,

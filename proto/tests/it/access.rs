@@ -6,7 +6,9 @@ use crate::{
 };
 use hyper_util::rt::TokioIo;
 use kage_proto::{
-    agent::v1::{BarRequest, GetFactsRequest, GetVoterStateRequest, agent_client::AgentClient, voter_client::VoterClient},
+    agent::v1::{
+        BarRequest, GetFactsRequest, GetVoterStateRequest, agent_client::AgentClient, voter_client::VoterClient,
+    },
     coordinator::v1::{MoveRequest, coordinator_client::CoordinatorClient},
     roles::Role,
 };
@@ -74,7 +76,8 @@ async fn a_viewer_may_not_move_and_is_audited() {
     let request = MoveRequest { target: "mail1".into(), force: false };
     let status = CoordinatorClient::new(channel).failover(request).await.expect_err("refused");
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-    audited(&["\"who\":\"viewer eve\"", "Coordinator/Failover", "\"outcome\":\"refused\"", "\"role\":\"viewer\""]).await;
+    audited(&["\"who\":\"viewer eve\"", "Coordinator/Failover", "\"outcome\":\"refused\"", "\"role\":\"viewer\""])
+        .await;
 }
 
 #[tokio::test]
@@ -95,7 +98,8 @@ async fn a_change_that_is_allowed_is_audited_too() {
     let running = cluster.serve(Role::Agent, "rs1").await;
     let channel = cluster.channel(&running, Role::Coordinator, "audited", Role::Agent);
     VoterClient::new(channel).bar(BarRequest::default()).await.expect("allowed");
-    audited(&["\"who\":\"coordinator audited\"", "Voter/Bar", "\"outcome\":\"allowed\"", "\"from\":\"127.0.0.1:"]).await;
+    audited(&["\"who\":\"coordinator audited\"", "Voter/Bar", "\"outcome\":\"allowed\"", "\"from\":\"127.0.0.1:"])
+        .await;
 }
 
 #[tokio::test]

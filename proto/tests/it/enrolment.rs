@@ -2,14 +2,24 @@
 
 use crate::lab::{Cluster, Running, run};
 use kage_proto::{
-    coordinator::v1::{EnrolReply, EnrolRequest, enrolment_server::{Enrolment, EnrolmentServer}},
+    coordinator::v1::{
+        EnrolReply, EnrolRequest,
+        enrolment_server::{Enrolment, EnrolmentServer},
+    },
     enrol::{EnrolError, WriteError, enrol},
     issue::{Authority, Subject},
     roles::{Caller, Identity, Peer, Role},
     server::{Config, Security, Server},
     token::Token,
 };
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::{Mutex, atomic::{AtomicBool, Ordering}}};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt as _,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tonic::{Request, Response, Status};
 
 type Entry = (Identity, Option<(String, EnrolReply)>);
@@ -50,11 +60,13 @@ impl Enrolment for Office {
 }
 
 async fn office(cluster: &Cluster, lose_an_answer: bool) -> (Running, Token) {
-    let server = Server::bind(&Config::new(([127, 0, 0, 1], 0).into(), Security::Tls(cluster.pki(Role::Coordinator, "c"))))
-        .await
-        .expect("bind");
+    let server =
+        Server::bind(&Config::new(([127, 0, 0, 1], 0).into(), Security::Tls(cluster.pki(Role::Coordinator, "c"))))
+            .await
+            .expect("bind");
     let identity = Identity::new(Role::Agent, "rs9").expect("name");
-    let token = Token::new(&server.address().to_string(), cluster.authority.fingerprint(), identity.clone()).expect("token");
+    let token =
+        Token::new(&server.address().to_string(), cluster.authority.fingerprint(), identity.clone()).expect("token");
     let tokens = BTreeMap::from([(Token::secret_digest(&token.secret), (identity, None))]);
     let authority = Authority::load(&cluster.dir.path().join("ca")).expect("authority");
     let office = Office { authority, tokens: Mutex::new(tokens), lose_an_answer: lose_an_answer.into() };
@@ -71,7 +83,8 @@ async fn a_token_enrols_once() {
     assert_eq!(pki.identity().to_string(), "agent rs9");
     let mode = std::fs::metadata(dir.join("key.pem")).expect("key").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let mut files: Vec<_> = std::fs::read_dir(&dir).expect("dir").map(|entry| entry.expect("entry").file_name()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(&dir).expect("dir").map(|entry| entry.expect("entry").file_name()).collect();
     files.sort();
     assert_eq!(files, ["ca.pem", "cert.pem", "key.pem"]);
 

@@ -62,7 +62,10 @@ async fn an_expired_certificate_fails_the_handshake_and_is_audited() {
     let cluster = Cluster::new();
     let running = cluster.serve(Role::Agent, "rs1").await;
     let stale = cluster.issue(Role::Coordinator, "late", 0);
-    wait_until("the end of a certificate", || Pki::load(&stale).is_err_and(|error| error.to_string().contains("expired"))).await;
+    wait_until("the end of a certificate", || {
+        Pki::load(&stale).is_err_and(|error| error.to_string().contains("expired"))
+    })
+    .await;
     let (read, port) = knock(&cluster, &running, Some(&stale)).await;
     assert!(read.is_err(), "{read:?}");
     audited(&["handshake", "expired", &format!("127.0.0.1:{port}\"")]).await;
@@ -109,7 +112,8 @@ async fn a_client_refuses_a_server_of_the_wrong_role_or_name() {
     let credentials = cluster.credentials(Role::Coordinator, "c");
     let to = |name: &str| {
         let agent = kage_types::AgentId::new(name).expect("name");
-        channel(&running.address.to_string(), &credentials, Expected::agent(&agent), &Options::default()).expect("channel")
+        channel(&running.address.to_string(), &credentials, Expected::agent(&agent), &Options::default())
+            .expect("channel")
     };
     let text = refusal(to("rs2")).await;
     assert!(text.contains("the server is agent rs1, not agent rs2"), "{text}");
@@ -129,10 +133,12 @@ async fn a_certificate_without_a_role_is_refused() {
     use rcgen::{CertificateParams, Issuer, KeyPair};
     let cluster = Cluster::new();
     let running = cluster.serve(Role::Agent, "rs1").await;
-    let key = KeyPair::from_pem(&std::fs::read_to_string(cluster.dir.path().join("ca/key.pem")).expect("key")).expect("key");
+    let key =
+        KeyPair::from_pem(&std::fs::read_to_string(cluster.dir.path().join("ca/key.pem")).expect("key")).expect("key");
     let issuer = Issuer::from_ca_cert_pem(cluster.authority.ca_pem(), key).expect("issuer");
     let own = KeyPair::generate().expect("key");
-    let certificate = CertificateParams::new(vec!["x".to_owned()]).expect("names").signed_by(&own, &issuer).expect("sign");
+    let certificate =
+        CertificateParams::new(vec!["x".to_owned()]).expect("names").signed_by(&own, &issuer).expect("sign");
     let dir = cluster.dir.path().join("roleless");
     std::fs::create_dir(&dir).expect("dir");
     std::fs::write(dir.join("cert.pem"), certificate.pem()).expect("write");

@@ -2,11 +2,14 @@
 
 use kage_proto::{
     agent::v1::{
-        BarReply, BarRequest, GetVoterStateRequest, VoteReply, VoteRequest, VoterState, voter_server::{Voter, VoterServer},
+        BarReply, BarRequest, GetVoterStateRequest, VoteReply, VoteRequest, VoterState,
+        voter_server::{Voter, VoterServer},
     },
     channel::{Credentials, Options, channel},
     coordinator::v1::{
-        AgentMessage, Assignment, CoordinatorMessage, coordinator_message::Message, lease_server::{Lease, LeaseServer},
+        AgentMessage, Assignment, CoordinatorMessage,
+        coordinator_message::Message,
+        lease_server::{Lease, LeaseServer},
     },
     issue::{Authority, Subject},
     roles::{Identity, Peer, Role},
@@ -57,7 +60,8 @@ impl Cluster {
     /// A channel as `role` to a server of role `expected`.
     pub fn channel(&self, running: &Running, role: Role, name: &str, expected: Role) -> Channel {
         let credentials = self.credentials(role, name);
-        channel(&running.address.to_string(), &credentials, Expected::role(expected), &Options::default()).expect("channel")
+        channel(&running.address.to_string(), &credentials, Expected::role(expected), &Options::default())
+            .expect("channel")
     }
 
     pub async fn serve(&self, role: Role, name: &str) -> Running {
@@ -158,11 +162,7 @@ impl Drop for Lines {
 fn audit_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        tracing_subscriber::fmt()
-            .json()
-            .with_env_filter("audit=info")
-            .with_writer(|| Lines(Arc::default()))
-            .init();
+        tracing_subscriber::fmt().json().with_env_filter("audit=info").with_writer(|| Lines(Arc::default())).init();
     });
 }
 

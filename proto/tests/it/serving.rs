@@ -33,15 +33,18 @@ async fn a_stream_knows_its_agent_and_is_cut_at_the_stop() {
 
 async fn reflected(channel: Channel) -> Vec<String> {
     use tonic_reflection::pb::v1::{
-        ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
-        server_reflection_response::MessageResponse,
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
     let ask = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let mut answers =
-        ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::once(ask)).await.expect("ask").into_inner();
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(ask))
+        .await
+        .expect("ask")
+        .into_inner();
     let answer = answers.next().await.expect("answer").expect("answer");
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
     list.service.into_iter().map(|service| service.name).collect()
@@ -49,14 +52,18 @@ async fn reflected(channel: Channel) -> Vec<String> {
 
 async fn reflected_alpha(channel: Channel) -> usize {
     use tonic_reflection::pb::v1alpha::{
-        ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
     };
     let ask = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::FileContainingSymbol("kagemusha.agent.v1.Voter".to_owned())),
     };
-    let mut answers =
-        ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::once(ask)).await.expect("ask").into_inner();
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(ask))
+        .await
+        .expect("ask")
+        .into_inner();
     answers.next().await.expect("answer").expect("answer").message_response.map_or(0, |_| 1)
 }
 
