@@ -1,6 +1,9 @@
 //! The audit log: who called what from where, and what came of it. Lines have the tracing target `audit`.
 
-use crate::{limits::AUDITED_REFUSALS_PER_SECOND, roles::Peer};
+use crate::{
+    limits::AUDITED_REFUSALS_PER_SECOND,
+    roles::{Caller, Peer},
+};
 use std::{
     net::SocketAddr,
     sync::{LazyLock, Mutex, PoisonError},
@@ -10,9 +13,11 @@ use std::{
 /// The target of audit lines.
 pub const TARGET: &str = "audit";
 
-/// A call that may go ahead.
+/// A call that may go ahead. Strangers' calls are limited as refusals are: they can enrol, or try to, for ever.
 pub fn allowed(peer: &Peer, rpc: &str) {
-    tracing::info!(target: TARGET, who = %peer, role = role(peer), rpc, from = %peer.address, outcome = "allowed");
+    let limited = peer.caller == Caller::Anonymous;
+    let Some(left_out) = (if limited { turn() } else { Some(0) }) else { return };
+    tracing::info!(target: TARGET, who = %peer, role = role(peer), rpc, from = %peer.address, outcome = "allowed", left_out);
 }
 
 /// A call that may not. Limited to a number of lines per second, with a count of those left out.
