@@ -11,8 +11,8 @@ mod voter;
 pub use kage_types::{AskVip, Grant, GrantItem, Verdict};
 pub use kernel::{KernelOp, KernelOutcome, OpId};
 pub use owner::{
-    Adopted, Assignment, CommandId, CommandResult, HoldRefused, LossReason, OnCoordinatorLoss,
-    Owner, OwnerAction, OwnerEvent, Place, RenewedBy, VipView,
+    Adopted, Assignment, CommandId, CommandResult, HoldRefused, LossReason, OnCoordinatorLoss, Owner, OwnerAction,
+    OwnerEvent, Place, RenewedBy, VipView,
 };
 pub use voter::{Voter, VoterAction, VoterEvent, VoterStore};
 

@@ -4,9 +4,7 @@
 //! kernel's elements do the enforcing; this machine only decides what to ask of it.
 
 use crate::{KernelOp, KernelOutcome, OpId};
-use kage_types::{
-    AgentId, AskVip, DomainName, Epoch, Grant, LeaseTiming, Nonce, Term, Time, Verdict, Vip,
-};
+use kage_types::{AgentId, AskVip, DomainName, Epoch, Grant, LeaseTiming, Nonce, Term, Time, Verdict, Vip};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -290,12 +288,7 @@ enum State {
     /// The live element is being set.
     Opening { op: OpId },
     /// Serving.
-    Live {
-        renewed: Time,
-        life: Duration,
-        renewing: Option<OpId>,
-        renewed_at: Time,
-    },
+    Live { renewed: Time, life: Duration, renewing: Option<OpId>, renewed_at: Time },
     /// Both elements are being deleted.
     Closing { op: OpId, then: Then },
     /// The kernel refused; tried again at this time.
@@ -378,10 +371,7 @@ enum Long {
     /// Wanted.
     Asking(CommandId),
     /// Granted; the kernel is being told.
-    Setting {
-        command: CommandId,
-        left: BTreeSet<OpId>,
-    },
+    Setting { command: CommandId, left: BTreeSet<OpId> },
     /// Set: this process does nothing more.
     Stopping,
 }
@@ -462,10 +452,7 @@ impl Owner {
         let Some(assignment) = &self.assignment else {
             return self.session;
         };
-        self.session
-            && self
-                .authority
-                .is_some_and(|sent| now.since(sent) < 3 * assignment.timing.renewal)
+        self.session && self.authority.is_some_and(|sent| now.since(sent) < 3 * assignment.timing.renewal)
     }
 
     /// By whose word the lease was last renewed.
@@ -485,13 +472,7 @@ impl Owner {
                 State::Closing { .. } => ("closing", None),
                 State::Stuck { .. } => ("stuck", None),
             };
-            VipView {
-                vip: *vip,
-                epoch: held.epoch,
-                place: held.place.clone(),
-                state,
-                renewed,
-            }
+            VipView { vip: *vip, epoch: held.epoch, place: held.place.clone(), state, renewed }
         })
     }
 
@@ -506,28 +487,14 @@ impl Owner {
         let mut next = (self.next_ask, "ask");
         for held in self.held.values() {
             let candidate = match &held.state {
-                State::Live {
-                    renewed,
-                    life,
-                    renewing,
-                    renewed_at,
-                } => {
+                State::Live { renewed, life, renewing, renewed_at } => {
                     let lapse = (*renewed + *life + timing.slack, "lapse");
                     let due = *renewed_at + timing.renewal;
-                    let may = held
-                        .grant
-                        .is_some_and(|(b, length)| due <= timing.renew_until(b, length));
-                    if renewing.is_none() && may {
-                        lapse.min((due, "renew"))
-                    } else {
-                        lapse
-                    }
+                    let may = held.grant.is_some_and(|(b, length)| due <= timing.renew_until(b, length));
+                    if renewing.is_none() && may { lapse.min((due, "renew")) } else { lapse }
                 }
                 State::Stuck { until } => (*until, "retry"),
-                State::Arming { .. }
-                | State::Asking { .. }
-                | State::Opening { .. }
-                | State::Closing { .. } => continue,
+                State::Arming { .. } | State::Asking { .. } | State::Opening { .. } | State::Closing { .. } => continue,
             };
             next = next.min(candidate);
         }
@@ -541,29 +508,16 @@ impl Owner {
             OwnerEvent::Assigned(assignment) => self.assigned(now, assignment, actions),
             OwnerEvent::Session(up) => self.session_changed(now, up),
             OwnerEvent::Answer { grant, relayed } => self.answered(now, &grant, relayed, actions),
-            OwnerEvent::Consent { voter, nonce, vips } => {
-                self.consented(now, &voter, nonce, &vips, actions)
-            }
-            OwnerEvent::Hold {
-                command,
-                term,
-                ask,
-                place,
-            } => self.hold(now, command, term, ask, place, actions),
+            OwnerEvent::Consent { voter, nonce, vips } => self.consented(now, &voter, nonce, &vips, actions),
+            OwnerEvent::Hold { command, term, ask, place } => self.hold(now, command, term, ask, place, actions),
             OwnerEvent::Release { command, term, ask } => self.release(command, term, ask, actions),
             OwnerEvent::PrepareStop { command } => self.prepare_stop(now, command, actions),
             OwnerEvent::ReleaseAll { command } => self.release_where(command, |_| true, actions),
             OwnerEvent::ReleaseVm { command, domain } => {
-                self.release_where(
-                    command,
-                    |place| *place == Place::Vm(domain.clone()),
-                    actions,
-                );
+                self.release_where(command, |place| *place == Place::Vm(domain.clone()), actions);
             }
             OwnerEvent::ClockJumped => self.clock_jumped(actions),
-            OwnerEvent::Kernel { op, outcome, at } => {
-                self.kernel_done(now, op, outcome, at, actions)
-            }
+            OwnerEvent::Kernel { op, outcome, at } => self.kernel_done(now, op, outcome, at, actions),
             OwnerEvent::Tick => {}
         }
         self.run_timers(now, actions);

@@ -94,15 +94,8 @@ pub enum VoterAction {
 
 #[derive(Clone, Debug)]
 enum Waiting {
-    Vote {
-        id: u64,
-        vips: Vec<AskVip>,
-        barred: Vec<AskVip>,
-    },
-    Bar {
-        id: u64,
-        vip: Vip,
-    },
+    Vote { id: u64, vips: Vec<AskVip>, barred: Vec<AskVip> },
+    Bar { id: u64, vip: Vip },
 }
 
 /// A voter's machine.
@@ -122,14 +115,7 @@ impl Voter {
     /// A voter that begins at `started` with what an earlier process stored.
     #[must_use]
     pub fn new(started: Time, store: VoterStore) -> Self {
-        Self {
-            store,
-            version: 0,
-            stored: 0,
-            consents: BTreeMap::new(),
-            started,
-            waiting: Vec::new(),
-        }
+        Self { store, version: 0, stored: 0, consents: BTreeMap::new(), started, waiting: Vec::new() }
     }
 
     /// What is remembered.
@@ -141,41 +127,21 @@ impl Voter {
     /// One event in, actions out.
     pub fn step(&mut self, now: Time, event: VoterEvent, actions: &mut Vec<VoterAction>) {
         match event {
-            VoterEvent::Vote {
-                id,
-                vips,
-                reaches_coordinator,
-                ..
-            } => {
+            VoterEvent::Vote { id, vips, reaches_coordinator, .. } => {
                 self.vote(now, id, vips, reaches_coordinator, actions);
             }
-            VoterEvent::Bar {
-                id,
-                term,
-                vip,
-                floor,
-            } => self.bar(now, id, term, vip, floor, actions),
+            VoterEvent::Bar { id, term, vip, floor } => self.bar(now, id, term, vip, floor, actions),
             VoterEvent::Stored { version, ok } => self.stored(now, version, ok, actions),
         }
     }
 
-    fn vote(
-        &mut self,
-        now: Time,
-        id: u64,
-        vips: Vec<AskVip>,
-        reaches: bool,
-        actions: &mut Vec<VoterAction>,
-    ) {
+    fn vote(&mut self, now: Time, id: u64, vips: Vec<AskVip>, reaches: bool, actions: &mut Vec<VoterAction>) {
         if reaches {
             actions.push(VoterAction::Relay { id });
             return;
         }
         if self.waiting.len() >= MAX_WAITING {
-            actions.push(VoterAction::Refuse {
-                id,
-                reason: "too many questions wait for this voter's disk".into(),
-            });
+            actions.push(VoterAction::Refuse { id, reason: "too many questions wait for this voter's disk".into() });
             return;
         }
         let mut changed = false;
@@ -194,40 +160,18 @@ impl Voter {
             self.consents.insert(ask.vip, now);
             consented.push(ask);
         }
-        self.after_store(
-            now,
-            changed,
-            Waiting::Vote {
-                id,
-                vips: consented,
-                barred,
-            },
-            actions,
-        );
+        self.after_store(now, changed, Waiting::Vote { id, vips: consented, barred }, actions);
     }
 
-    fn bar(
-        &mut self,
-        now: Time,
-        id: u64,
-        term: Term,
-        vip: Vip,
-        floor: Epoch,
-        actions: &mut Vec<VoterAction>,
-    ) {
+    fn bar(&mut self, now: Time, id: u64, term: Term, vip: Vip, floor: Epoch, actions: &mut Vec<VoterAction>) {
         if term < self.store.highest_term {
             let seen = self.store.highest_term;
-            actions.push(VoterAction::Refuse {
-                id,
-                reason: format!("term {term} is over: this voter has seen {seen}"),
-            });
+            actions
+                .push(VoterAction::Refuse { id, reason: format!("term {term} is over: this voter has seen {seen}") });
             return;
         }
         if self.waiting.len() >= MAX_WAITING {
-            actions.push(VoterAction::Refuse {
-                id,
-                reason: "too many questions wait for this voter's disk".into(),
-            });
+            actions.push(VoterAction::Refuse { id, reason: "too many questions wait for this voter's disk".into() });
             return;
         }
         let highest = self.store.epochs.get(&vip).copied().unwrap_or_default();
@@ -240,20 +184,11 @@ impl Voter {
     }
 
     /// Answer when everything remembered so far is on the disk.
-    fn after_store(
-        &mut self,
-        now: Time,
-        changed: bool,
-        waiting: Waiting,
-        actions: &mut Vec<VoterAction>,
-    ) {
+    fn after_store(&mut self, now: Time, changed: bool, waiting: Waiting, actions: &mut Vec<VoterAction>) {
         // After a failed write memory is stricter than the disk: it is written again with the next question.
         if changed || (self.version != self.stored && self.waiting.is_empty()) {
             self.version += 1;
-            actions.push(VoterAction::Store {
-                version: self.version,
-                store: self.store.clone(),
-            });
+            actions.push(VoterAction::Store { version: self.version, store: self.store.clone() });
         }
         if self.version == self.stored {
             self.answer(now, waiting, actions);
@@ -267,17 +202,14 @@ impl Voter {
             self.stored = self.stored.max(version);
         }
         let all = std::mem::take(&mut self.waiting);
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(needed, _)| *needed <= version);
+        let (ready, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(needed, _)| *needed <= version);
         self.waiting = rest;
         for (_, waiting) in ready {
             if ok {
                 self.answer(now, waiting, actions);
             } else {
                 let (Waiting::Vote { id, .. } | Waiting::Bar { id, .. }) = waiting;
-                let reason =
-                    "this voter could not write its state: see its log and the space on its disk"
-                        .into();
+                let reason = "this voter could not write its state: see its log and the space on its disk".into();
                 actions.push(VoterAction::Refuse { id, reason });
             }
         }
@@ -285,15 +217,10 @@ impl Voter {
 
     fn answer(&self, now: Time, waiting: Waiting, actions: &mut Vec<VoterAction>) {
         match waiting {
-            Waiting::Vote { id, vips, barred } => {
-                actions.push(VoterAction::Consent { id, vips, barred })
-            }
+            Waiting::Vote { id, vips, barred } => actions.push(VoterAction::Consent { id, vips, barred }),
             Waiting::Bar { id, vip } => {
                 let last = self.consents.get(&vip).copied().unwrap_or(self.started);
-                actions.push(VoterAction::Barred {
-                    id,
-                    last_consent_age: now.since(last),
-                });
+                actions.push(VoterAction::Barred { id, last_consent_age: now.since(last) });
             }
         }
     }

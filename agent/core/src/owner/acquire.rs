@@ -9,48 +9,22 @@ impl Owner {
     }
 
     fn element_life(&self) -> Duration {
-        self.assignment
-            .as_ref()
-            .map_or(Duration::ZERO, |assignment| assignment.timing.element)
+        self.assignment.as_ref().map_or(Duration::ZERO, |assignment| assignment.timing.element)
     }
 
-    pub(super) fn adopt(
-        &mut self,
-        now: Time,
-        adopted: Vec<Adopted>,
-        actions: &mut Vec<OwnerAction>,
-    ) {
+    pub(super) fn adopt(&mut self, now: Time, adopted: Vec<Adopted>, actions: &mut Vec<OwnerAction>) {
         let mut long = BTreeSet::new();
-        for Adopted {
-            vip,
-            epoch,
-            place,
-            remaining,
-        } in adopted
-        {
+        for Adopted { vip, epoch, place, remaining } in adopted {
             let live = !remaining.is_zero();
             let state = if live {
                 if remaining > self.element_life() {
                     long.insert(vip);
                 }
-                State::Live {
-                    renewed: now,
-                    life: remaining,
-                    renewing: None,
-                    renewed_at: now,
-                }
+                State::Live { renewed: now, life: remaining, renewing: None, renewed_at: now }
             } else {
                 State::Stuck { until: now }
             };
-            let held = Held {
-                epoch,
-                place,
-                state,
-                grant: None,
-                holders: vec![],
-                releasers: vec![],
-                may_keep: live,
-            };
+            let held = Held { epoch, place, state, grant: None, holders: vec![], releasers: vec![], may_keep: live };
             self.held.insert(vip, held);
             self.floors.insert(vip, epoch);
         }
@@ -61,18 +35,8 @@ impl Owner {
         self.store(actions);
     }
 
-    pub(super) fn assigned(
-        &mut self,
-        now: Time,
-        assignment: Assignment,
-        actions: &mut Vec<OwnerAction>,
-    ) {
-        let gone: Vec<Vip> = self
-            .held
-            .keys()
-            .copied()
-            .filter(|vip| !assignment.vips.contains(vip))
-            .collect();
+    pub(super) fn assigned(&mut self, now: Time, assignment: Assignment, actions: &mut Vec<OwnerAction>) {
+        let gone: Vec<Vip> = self.held.keys().copied().filter(|vip| !assignment.vips.contains(vip)).collect();
         if self.assignment.is_none() {
             self.next_ask = now;
         }
@@ -92,54 +56,29 @@ impl Owner {
         actions: &mut Vec<OwnerAction>,
     ) {
         let refuse = |result, actions: &mut Vec<OwnerAction>| {
-            actions.push(OwnerAction::Done {
-                command,
-                result: Err(result),
-            });
+            actions.push(OwnerAction::Done { command, result: Err(result) });
         };
         if term < self.highest_term {
-            return refuse(
-                HoldRefused::StaleTerm {
-                    given: term,
-                    seen: self.highest_term,
-                },
-                actions,
-            );
+            return refuse(HoldRefused::StaleTerm { given: term, seen: self.highest_term }, actions);
         }
         self.highest_term = term;
         let AskVip { vip, epoch } = ask;
         let seen = self.floors.get(&vip).copied().unwrap_or_default();
         if epoch < seen {
-            return refuse(
-                HoldRefused::StaleEpoch {
-                    vip,
-                    given: epoch,
-                    seen,
-                },
-                actions,
-            );
+            return refuse(HoldRefused::StaleEpoch { vip, given: epoch, seen }, actions);
         }
-        if !self
-            .assignment
-            .as_ref()
-            .is_some_and(|assignment| assignment.vips.contains(&vip))
-        {
+        if !self.assignment.as_ref().is_some_and(|assignment| assignment.vips.contains(&vip)) {
             return refuse(HoldRefused::NotGuarded(vip), actions);
         }
         self.floors.insert(vip, epoch);
         match self.held.get_mut(&vip) {
             Some(held) if held.epoch == epoch && held.place == place => match held.state {
-                State::Live { .. } => actions.push(OwnerAction::Done {
-                    command,
-                    result: Ok(()),
-                }),
+                State::Live { .. } => actions.push(OwnerAction::Done { command, result: Ok(()) }),
                 State::Closing { ref mut then, .. } => {
                     *then = Then::Acquire;
                     held.holders.push(command);
                 }
-                State::Arming { .. } | State::Asking { .. } | State::Opening { .. } => {
-                    held.holders.push(command)
-                }
+                State::Arming { .. } | State::Asking { .. } | State::Opening { .. } => held.holders.push(command),
                 State::Stuck { ref mut until } => {
                     *until = now;
                     held.holders.push(command);
@@ -148,10 +87,7 @@ impl Owner {
             Some(held) => {
                 // Another epoch or place: nothing of the old may be left before the new begins.
                 for old in held.holders.drain(..) {
-                    actions.push(OwnerAction::Done {
-                        command: old,
-                        result: Err(HoldRefused::Overtaken(vip)),
-                    });
+                    actions.push(OwnerAction::Done { command: old, result: Err(HoldRefused::Overtaken(vip)) });
                 }
                 self.close(vip, Then::Acquire, LossReason::Superseded, actions);
                 if let Some(held) = self.held.get_mut(&vip) {
@@ -182,18 +118,9 @@ impl Owner {
         }
     }
 
-    pub(super) fn release(
-        &mut self,
-        command: CommandId,
-        term: Term,
-        ask: AskVip,
-        actions: &mut Vec<OwnerAction>,
-    ) {
+    pub(super) fn release(&mut self, command: CommandId, term: Term, ask: AskVip, actions: &mut Vec<OwnerAction>) {
         if term < self.highest_term {
-            let result = Err(HoldRefused::StaleTerm {
-                given: term,
-                seen: self.highest_term,
-            });
+            let result = Err(HoldRefused::StaleTerm { given: term, seen: self.highest_term });
             actions.push(OwnerAction::Done { command, result });
             return;
         }
@@ -202,20 +129,13 @@ impl Owner {
         let floor = self.floors.entry(vip).or_default();
         let newer = self.held.get(&vip).is_some_and(|held| held.epoch > epoch);
         if newer {
-            let result = Err(HoldRefused::StaleEpoch {
-                vip,
-                given: epoch,
-                seen: *floor,
-            });
+            let result = Err(HoldRefused::StaleEpoch { vip, given: epoch, seen: *floor });
             actions.push(OwnerAction::Done { command, result });
             return;
         }
         *floor = (*floor).max(epoch.next());
         if !self.held.contains_key(&vip) {
-            actions.push(OwnerAction::Done {
-                command,
-                result: Ok(()),
-            });
+            actions.push(OwnerAction::Done { command, result: Ok(()) });
             return;
         }
         self.close(vip, Then::Forget, LossReason::Released, actions);
@@ -231,17 +151,9 @@ impl Owner {
         matches: impl Fn(&Place) -> bool,
         actions: &mut Vec<OwnerAction>,
     ) {
-        let vips: Vec<Vip> = self
-            .held
-            .iter()
-            .filter(|(_, held)| matches(&held.place))
-            .map(|(vip, _)| *vip)
-            .collect();
+        let vips: Vec<Vip> = self.held.iter().filter(|(_, held)| matches(&held.place)).map(|(vip, _)| *vip).collect();
         if vips.is_empty() {
-            actions.push(OwnerAction::Done {
-                command,
-                result: Ok(()),
-            });
+            actions.push(OwnerAction::Done { command, result: Ok(()) });
             return;
         }
         for vip in vips {
@@ -266,46 +178,25 @@ impl Owner {
 
     pub(super) fn arm(&mut self, vip: Vip, place: &Place, actions: &mut Vec<OwnerAction>) -> OpId {
         let op = self.next_op();
-        let change = KernelOp::Arm {
-            vip,
-            life: self.element_life(),
-        };
-        actions.push(OwnerAction::Kernel {
-            op,
-            place: place.clone(),
-            change,
-        });
+        let change = KernelOp::Arm { vip, life: self.element_life() };
+        actions.push(OwnerAction::Kernel { op, place: place.clone(), change });
         op
     }
 
-    pub(super) fn kernel(
-        &mut self,
-        place: Place,
-        change: KernelOp,
-        actions: &mut Vec<OwnerAction>,
-    ) -> OpId {
+    pub(super) fn kernel(&mut self, place: Place, change: KernelOp, actions: &mut Vec<OwnerAction>) -> OpId {
         let op = self.next_op();
         actions.push(OwnerAction::Kernel { op, place, change });
         op
     }
 
     /// Delete both elements, whatever state the VIP is in. Idempotent.
-    pub(super) fn close(
-        &mut self,
-        vip: Vip,
-        then: Then,
-        reason: LossReason,
-        actions: &mut Vec<OwnerAction>,
-    ) {
+    pub(super) fn close(&mut self, vip: Vip, then: Then, reason: LossReason, actions: &mut Vec<OwnerAction>) {
         let op = self.next_op();
         let Some(held) = self.held.get_mut(&vip) else {
             return;
         };
         let served = match held.state {
-            State::Closing {
-                then: ref mut before,
-                ..
-            } => {
+            State::Closing { then: ref mut before, .. } => {
                 *before = then;
                 return;
             }
@@ -314,20 +205,9 @@ impl Owner {
         };
         held.state = State::Closing { op, then };
         let place = held.place.clone();
-        actions.push(OwnerAction::Kernel {
-            op,
-            place: place.clone(),
-            change: KernelOp::Close { vip },
-        });
+        actions.push(OwnerAction::Kernel { op, place: place.clone(), change: KernelOp::Close { vip } });
         if served {
-            actions.push(OwnerAction::Lost {
-                ask: AskVip {
-                    vip,
-                    epoch: held.epoch,
-                },
-                reason,
-                place,
-            });
+            actions.push(OwnerAction::Lost { ask: AskVip { vip, epoch: held.epoch }, reason, place });
         }
     }
 
@@ -340,17 +220,12 @@ impl Owner {
         actions: &mut Vec<OwnerAction>,
     ) {
         let vip = self.held.iter().find_map(|(vip, held)| match &held.state {
-            State::Arming { op: waiting }
-            | State::Opening { op: waiting }
-            | State::Closing { op: waiting, .. }
+            State::Arming { op: waiting } | State::Opening { op: waiting } | State::Closing { op: waiting, .. }
                 if *waiting == op =>
             {
                 Some(*vip)
             }
-            State::Live {
-                renewing: Some(waiting),
-                ..
-            } if *waiting == op => Some(*vip),
+            State::Live { renewing: Some(waiting), .. } if *waiting == op => Some(*vip),
             State::Arming { .. }
             | State::Opening { .. }
             | State::Closing { .. }
@@ -361,15 +236,9 @@ impl Owner {
         // An operation overtaken by a later one of the same VIP: the later one's outcome counts.
         let Some(vip) = vip else { return };
         if let KernelOutcome::Failed(reason) = &outcome {
-            actions.push(OwnerAction::KernelTrouble {
-                vip,
-                reason: reason.clone(),
-            });
+            actions.push(OwnerAction::KernelTrouble { vip, reason: reason.clone() });
         }
-        let renewal = self
-            .assignment
-            .as_ref()
-            .map_or(Duration::from_secs(1), |a| a.timing.renewal);
+        let renewal = self.assignment.as_ref().map_or(Duration::from_secs(1), |a| a.timing.renewal);
         let Some(held) = self.held.get_mut(&vip) else {
             return;
         };
@@ -379,38 +248,15 @@ impl Owner {
                 held.state = State::Asking { armed: at };
                 self.ask(now, actions);
             }
-            State::Arming { .. } => {
-                held.state = State::Stuck {
-                    until: now + renewal,
-                }
-            }
+            State::Arming { .. } => held.state = State::Stuck { until: now + renewal },
             State::Opening { .. } if done => {
-                let life = self
-                    .assignment
-                    .as_ref()
-                    .map_or(Duration::ZERO, |a| a.timing.element);
-                held.state = State::Live {
-                    renewed: at,
-                    life,
-                    renewing: None,
-                    renewed_at: now,
-                };
+                let life = self.assignment.as_ref().map_or(Duration::ZERO, |a| a.timing.element);
+                held.state = State::Live { renewed: at, life, renewing: None, renewed_at: now };
                 held.may_keep = true;
-                actions.push(OwnerAction::Announce {
-                    vip,
-                    place: held.place.clone(),
-                });
-                actions.push(OwnerAction::Opened {
-                    ask: AskVip {
-                        vip,
-                        epoch: held.epoch,
-                    },
-                });
+                actions.push(OwnerAction::Announce { vip, place: held.place.clone() });
+                actions.push(OwnerAction::Opened { ask: AskVip { vip, epoch: held.epoch } });
                 for command in held.holders.drain(..) {
-                    actions.push(OwnerAction::Done {
-                        command,
-                        result: Ok(()),
-                    });
+                    actions.push(OwnerAction::Done { command, result: Ok(()) });
                 }
             }
             // The armed element ran out, or the grant did: begin again.
@@ -427,12 +273,7 @@ impl Owner {
                 }
                 self.closed(vip, actions);
             }
-            State::Live {
-                renewed,
-                life,
-                renewing,
-                ..
-            } => {
+            State::Live { renewed, life, renewing, .. } => {
                 *renewing = None;
                 match outcome {
                     KernelOutcome::Done => {
@@ -440,10 +281,7 @@ impl Owner {
                         if let Long::Setting { command, left } = &mut self.long {
                             left.remove(&op);
                             if left.is_empty() {
-                                actions.push(OwnerAction::Done {
-                                    command: *command,
-                                    result: Ok(()),
-                                });
+                                actions.push(OwnerAction::Done { command: *command, result: Ok(()) });
                                 self.long = Long::Stopping;
                             }
                             return;
@@ -473,15 +311,9 @@ impl Owner {
             return;
         };
         for command in std::mem::take(&mut held.releasers) {
-            let waiting = self
-                .held
-                .iter()
-                .any(|(other, held)| *other != vip && held.releasers.contains(&command));
+            let waiting = self.held.iter().any(|(other, held)| *other != vip && held.releasers.contains(&command));
             if !waiting {
-                actions.push(OwnerAction::Done {
-                    command,
-                    result: Ok(()),
-                });
+                actions.push(OwnerAction::Done { command, result: Ok(()) });
             }
         }
         match then {
@@ -492,10 +324,7 @@ impl Owner {
                         actions.push(OwnerAction::DropAddress(vip));
                     }
                     for command in held.holders {
-                        actions.push(OwnerAction::Done {
-                            command,
-                            result: Err(HoldRefused::Overtaken(vip)),
-                        });
+                        actions.push(OwnerAction::Done { command, result: Err(HoldRefused::Overtaken(vip)) });
                     }
                 }
                 if let Long::Adopted(left) = &mut self.long {
@@ -514,25 +343,12 @@ impl Owner {
         let Some(held) = self.held.get_mut(&vip) else {
             return;
         };
-        held.may_keep = self
-            .assignment
-            .as_ref()
-            .is_some_and(|a| a.on_coordinator_loss == OnCoordinatorLoss::Keep);
-        let (ask, place) = (
-            AskVip {
-                vip,
-                epoch: held.epoch,
-            },
-            held.place.clone(),
-        );
+        held.may_keep = self.assignment.as_ref().is_some_and(|a| a.on_coordinator_loss == OnCoordinatorLoss::Keep);
+        let (ask, place) = (AskVip { vip, epoch: held.epoch }, held.place.clone());
         if place == Place::Host {
             actions.push(OwnerAction::DropAddress(vip));
         }
-        actions.push(OwnerAction::Lost {
-            ask,
-            reason: LossReason::Lapsed,
-            place,
-        });
+        actions.push(OwnerAction::Lost { ask, reason: LossReason::Lapsed, place });
         if let Long::Adopted(left) = &mut self.long {
             left.remove(&vip);
             if left.is_empty() {

@@ -26,12 +26,8 @@ impl Owner {
                 continue;
             };
             match held.state {
-                State::Live { renewed, life, .. } if now >= renewed + life + timing.slack => {
-                    self.lapse(vip, actions)
-                }
-                State::Live { renewed_at, .. } if now >= renewed_at + timing.renewal => {
-                    self.renew(now, vip, actions)
-                }
+                State::Live { renewed, life, .. } if now >= renewed + life + timing.slack => self.lapse(vip, actions),
+                State::Live { renewed_at, .. } if now >= renewed_at + timing.renewal => self.renew(now, vip, actions),
                 State::Stuck { until } if now >= until => self.rearm(vip, actions),
                 State::Live { .. }
                 | State::Stuck { .. }
@@ -65,55 +61,30 @@ impl Owner {
         let vips: Vec<AskVip> = self
             .held
             .iter()
-            .filter(|(_, held)| {
-                matches!(
-                    held.state,
-                    State::Asking { .. } | State::Live { .. } | State::Opening { .. }
-                )
-            })
-            .map(|(vip, held)| AskVip {
-                vip: *vip,
-                epoch: held.epoch,
-            })
+            .filter(|(_, held)| matches!(held.state, State::Asking { .. } | State::Live { .. } | State::Opening { .. }))
+            .map(|(vip, held)| AskVip { vip: *vip, epoch: held.epoch })
             .collect();
         self.last_nonce = self.last_nonce.next();
         let (nonce, heard) = (self.last_nonce, self.heard);
         let long = matches!(self.long, Long::Asking(_));
-        let outstanding = Outstanding {
-            sent: now,
-            vips: vips.clone(),
-            long,
-            consents: BTreeMap::new(),
-        };
+        let outstanding = Outstanding { sent: now, vips: vips.clone(), long, consents: BTreeMap::new() };
         self.outstanding.insert(nonce, outstanding);
         while self.outstanding.len() > MAX_OUTSTANDING {
             self.outstanding.pop_first();
         }
-        let silent = self
-            .authority
-            .is_none_or(|sent| now.since(sent) > timing.renewal + timing.renewal / 2);
+        let silent = self.authority.is_none_or(|sent| now.since(sent) > timing.renewal + timing.renewal / 2);
         if self.session {
             let long_surrendered = self.long == Long::None;
-            actions.push(OwnerAction::Ask {
-                nonce,
-                heard,
-                vips: vips.clone(),
-                long,
-                long_surrendered,
-            });
+            actions.push(OwnerAction::Ask { nonce, heard, vips: vips.clone(), long, long_surrendered });
         }
         if vips.is_empty() || (self.session && !silent) {
             return;
         }
         match policy {
-            OnCoordinatorLoss::Voters if voters => {
-                actions.push(OwnerAction::AskVoters { nonce, heard, vips })
-            }
+            OnCoordinatorLoss::Voters if voters => actions.push(OwnerAction::AskVoters { nonce, heard, vips }),
             OnCoordinatorLoss::Keep => {
-                let keep: Vec<AskVip> = vips
-                    .into_iter()
-                    .filter(|ask| self.held.get(&ask.vip).is_some_and(|held| held.may_keep))
-                    .collect();
+                let keep: Vec<AskVip> =
+                    vips.into_iter().filter(|ask| self.held.get(&ask.vip).is_some_and(|held| held.may_keep)).collect();
                 if !keep.is_empty() {
                     self.renewed_by = Some(RenewedBy::Keep);
                 }
@@ -125,13 +96,7 @@ impl Owner {
         }
     }
 
-    pub(super) fn answered(
-        &mut self,
-        now: Time,
-        grant: &Grant,
-        relayed: bool,
-        actions: &mut Vec<OwnerAction>,
-    ) {
+    pub(super) fn answered(&mut self, now: Time, grant: &Grant, relayed: bool, actions: &mut Vec<OwnerAction>) {
         self.heard = self.heard.max(grant.nonce);
         if grant.term < self.highest_term || !grant.in_authority {
             return;
@@ -145,36 +110,21 @@ impl Owner {
         if !relayed {
             self.authority = self.authority.max(Some(sent));
         }
-        let counted_from = if self.counts_from_receipt() {
-            now
-        } else {
-            sent
-        };
+        let counted_from = if self.counts_from_receipt() { now } else { sent };
         for item in &grant.items {
-            let ask = AskVip {
-                vip: item.vip,
-                epoch: item.epoch,
-            };
+            let ask = AskVip { vip: item.vip, epoch: item.epoch };
             if !asked.contains(&ask) {
                 continue;
             }
             match item.verdict {
                 Verdict::Granted => {
-                    self.renewed_by = Some(if relayed {
-                        RenewedBy::Relay
-                    } else {
-                        RenewedBy::Coordinator
-                    });
+                    self.renewed_by = Some(if relayed { RenewedBy::Relay } else { RenewedBy::Coordinator });
                     self.granted(now, ask, counted_from, grant.length, actions);
                 }
                 Verdict::Superseded => {
                     let floor = self.floors.entry(item.vip).or_default();
                     *floor = (*floor).max(item.epoch.next());
-                    if self
-                        .held
-                        .get(&item.vip)
-                        .is_some_and(|held| held.epoch == item.epoch)
-                    {
+                    if self.held.get(&item.vip).is_some_and(|held| held.epoch == item.epoch) {
                         self.close(item.vip, Then::Forget, LossReason::Superseded, actions);
                     }
                 }
@@ -197,17 +147,11 @@ impl Owner {
         let Some(assignment) = &self.assignment else {
             return;
         };
-        if assignment.on_coordinator_loss != OnCoordinatorLoss::Voters
-            || !assignment.voters.contains_key(voter)
-        {
+        if assignment.on_coordinator_loss != OnCoordinatorLoss::Voters || !assignment.voters.contains_key(voter) {
             return;
         }
         let length = assignment.timing.lease;
-        let majority = if self.ignores_majority() {
-            1
-        } else {
-            assignment.voters.len() / 2 + 1
-        };
+        let majority = if self.ignores_majority() { 1 } else { assignment.voters.len() / 2 + 1 };
         let Some(outstanding) = self.outstanding.get_mut(&nonce) else {
             return;
         };
@@ -229,14 +173,7 @@ impl Owner {
     }
 
     /// A grant for one VIP, of this length, counted from when its request was sent.
-    fn granted(
-        &mut self,
-        now: Time,
-        ask: AskVip,
-        sent: Time,
-        length: Duration,
-        actions: &mut Vec<OwnerAction>,
-    ) {
+    fn granted(&mut self, now: Time, ask: AskVip, sent: Time, length: Duration, actions: &mut Vec<OwnerAction>) {
         let Some(timing) = self.assignment.as_ref().map(|assignment| assignment.timing) else {
             return;
         };
@@ -253,11 +190,8 @@ impl Owner {
         match held.state {
             // Armed before the request was sent: what is opened from it ends by b + 2K + 2g.
             State::Asking { armed } if armed <= sent => {
-                let change = KernelOp::Open {
-                    vip: ask.vip,
-                    life: timing.element,
-                    not_after: timing.renew_until(sent, length),
-                };
+                let change =
+                    KernelOp::Open { vip: ask.vip, life: timing.element, not_after: timing.renew_until(sent, length) };
                 let place = held.place.clone();
                 let op = self.kernel(place, change, actions);
                 if let Some(held) = self.held.get_mut(&ask.vip) {
@@ -298,45 +232,17 @@ impl Owner {
             return;
         }
         let place = held.place.clone();
-        let op = self.kernel(
-            place,
-            KernelOp::Renew {
-                vip,
-                life: timing.element,
-                not_after,
-            },
-            actions,
-        );
-        if let Some(Held {
-            state:
-                State::Live {
-                    renewing,
-                    renewed_at,
-                    ..
-                },
-            ..
-        }) = self.held.get_mut(&vip)
-        {
+        let op = self.kernel(place, KernelOp::Renew { vip, life: timing.element, not_after }, actions);
+        if let Some(Held { state: State::Live { renewing, renewed_at, .. }, .. }) = self.held.get_mut(&vip) {
             *renewing = Some(op);
             *renewed_at = now;
         }
     }
 
-    pub(super) fn prepare_stop(
-        &mut self,
-        now: Time,
-        command: CommandId,
-        actions: &mut Vec<OwnerAction>,
-    ) {
-        let live = self
-            .held
-            .values()
-            .any(|held| matches!(held.state, State::Live { .. }));
+    pub(super) fn prepare_stop(&mut self, now: Time, command: CommandId, actions: &mut Vec<OwnerAction>) {
+        let live = self.held.values().any(|held| matches!(held.state, State::Live { .. }));
         if !live || !self.session {
-            actions.push(OwnerAction::Done {
-                command,
-                result: Ok(()),
-            });
+            actions.push(OwnerAction::Done { command, result: Ok(()) });
             return;
         }
         self.long = Long::Asking(command);
@@ -358,36 +264,19 @@ impl Owner {
         let live: Vec<(Vip, Place)> = self
             .held
             .iter()
-            .filter(|(_, held)| {
-                matches!(held.state, State::Live { .. }) && held.grant == Some((sent, length))
-            })
+            .filter(|(_, held)| matches!(held.state, State::Live { .. }) && held.grant == Some((sent, length)))
             .map(|(vip, held)| (*vip, held.place.clone()))
             .collect();
         let mut left = BTreeSet::new();
         for (vip, place) in live {
-            let op = self.kernel(
-                place,
-                KernelOp::Renew {
-                    vip,
-                    life,
-                    not_after: sent + timing.lease,
-                },
-                actions,
-            );
+            let op = self.kernel(place, KernelOp::Renew { vip, life, not_after: sent + timing.lease }, actions);
             left.insert(op);
-            if let Some(Held {
-                state: State::Live { renewing, .. },
-                ..
-            }) = self.held.get_mut(&vip)
-            {
+            if let Some(Held { state: State::Live { renewing, .. }, .. }) = self.held.get_mut(&vip) {
                 *renewing = Some(op);
             }
         }
         if left.is_empty() {
-            actions.push(OwnerAction::Done {
-                command,
-                result: Ok(()),
-            });
+            actions.push(OwnerAction::Done { command, result: Ok(()) });
             self.long = Long::None;
         } else {
             self.long = Long::Setting { command, left };
