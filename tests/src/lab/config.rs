@@ -81,46 +81,25 @@ pub fn agent_file(node: &Spec) -> PathBuf {
     etc(node).join("agent.toml")
 }
 
-fn issue(kagectl: &str, authority: &Path, role: &str, name: &str, san: &str) -> Result<()> {
-    let out = pki(name);
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    run(&[
-        kagectl,
-        "pki",
-        "issue",
-        "--dir",
-        &text(authority),
-        "--role",
-        role,
-        "--name",
-        name,
-        "--san",
-        san,
-        "--out",
-        &text(&out),
-    ])?;
-    Ok(())
-}
-
 /// Who runs an agent, and so needs a certificate and a configuration.
 pub fn agents() -> impl Iterator<Item = &'static Spec> {
     NODES.iter().filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::Voter | Kind::Machine))
 }
 
-/// Makes a new authority and a certificate for every part.
+/// Makes a new authority, the certificates of the controllers and the operator, and one for each agent.
 ///
 /// # Errors
 /// kagectl refuses.
 pub fn make_pki(kagectl: &Path) -> Result<()> {
-    let kagectl = text(kagectl);
-    let authority = dirs::lab().join("pki/authority");
-    run(&[&kagectl, "pki", "init", "--dir", &text(&authority)])?;
-    let controller = find("mgmt")?.ip().to_string();
-    issue(&kagectl, &authority, "sif", "sif", &controller)?;
-    issue(&kagectl, &authority, "coordinator", "coordinator", &controller)?;
-    issue(&kagectl, &authority, "operator", "operator", &find("client")?.ip().to_string())?;
+    let (kagectl, authority) = (text(kagectl), text(&dirs::lab().join("pki")));
+    run(&[&kagectl, "pki", "init", "--dir", &authority, "--name", "lab"])?;
     for node in agents() {
-        issue(&kagectl, &authority, "agent", node.name, &node.ip().to_string())?;
+        let (ip, out) = (node.ip().to_string(), text(&pki(node.name)));
+        std::fs::create_dir_all(etc(node)).with_context(|| format!("cannot make {}", etc(node).display()))?;
+        let name = ["--role", "agent", "--name", node.name, "--san", &ip, "--out", &out];
+        let mut argv = vec![kagectl.as_str(), "pki", "issue", "--dir", &authority];
+        argv.extend(name);
+        run(&argv)?;
     }
     Ok(())
 }
@@ -143,10 +122,10 @@ pub fn agent_toml(node: &Spec) -> String {
     );
     match node.kind {
         Kind::Machine => toml.push_str(
-            "\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n[services.http]\ncheck = [\"busybox\", \"pidof\", \"httpd\"]\n\
-             restart = [\"busybox\", \"httpd\", \"-p\", \"80\", \"-h\", \"/www\"]\n",
+            "\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n[services.http]\ncheck = [\"pidof\", \"httpd\"]\n\
+             restart = [\"httpd\", \"-p\", \"80\", \"-h\", \"/www\"]\nprocess = \"httpd\"\n",
         ),
-        Kind::Hypervisor => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n"),
+        Kind::Hypervisor => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
         Kind::Switch | Kind::Voter | Kind::Client | Kind::Domain => {}
     }
     toml
@@ -155,30 +134,32 @@ pub fn agent_toml(node: &Spec) -> String {
 /// The cluster's configuration: what the coordinator and the SIF are told of the lab.
 #[must_use]
 pub fn cluster_toml(profile: Profile) -> String {
-    let mut toml = format!("profile = \"{}\"\n", profile.name());
-    if let Ok(controller) = find("mgmt") {
-        let _ = write!(
-            toml,
-            "\n[coordinator]\nlisten = \"{0}:{COORDINATOR_PORT}\"\nsif = \"{0}:{SIF_PORT}\"\n\n[sif]\nlisten = \"{0}:{SIF_PORT}\"\n",
-            controller.ip()
-        );
-    }
-    let voters: Vec<String> = of(Kind::Voter).map(|node| format!("\"{}\"", node.name)).collect();
-    let _ = write!(toml, "\n[voters]\nmembers = [{}]\n", voters.join(", "));
+    let controller = find("mgmt").map(Spec::ip).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+    let mut toml = format!(
+        "[cluster]\nname = \"lab\"\nprofile = \"{}\"\non_coordinator_loss = \"voters\"\n\n\
+         [coordinator]\nlisten = \"{controller}:{COORDINATOR_PORT}\"\n\n\
+         [sif]\nlisten = \"{controller}:{SIF_PORT}\"\n",
+        profile.name()
+    );
     for node in agents() {
-        let _ = write!(
-            toml,
-            "\n[host.{}]\nagent = \"{}:{AGENT_PORT}\"\nmac = \"{}\"\n",
-            node.name,
-            node.ip(),
-            node.mac_text()
-        );
+        let _ = write!(toml, "\n[[agent]]\nname = \"{}\"\naddress = \"{}:{AGENT_PORT}\"\n", node.name, node.ip());
+        match node.kind {
+            Kind::Voter => toml.push_str("voter = true\n"),
+            Kind::Hypervisor => toml.push_str("guard = \"tap\"\n"),
+            Kind::Machine => {
+                let _ = writeln!(toml, "guard = \"host\"\nmac = \"{}\"", node.mac_text());
+            }
+            Kind::Switch | Kind::Client | Kind::Domain => {}
+        }
     }
     for double in of(Kind::Domain) {
         if let (Some(target), Some(vip)) = (double.double_of, double.vip()) {
             let _ = write!(
                 toml,
-                "\n[target.{target}]\nhost = \"{target}\"\nvip = \"{vip}\"\nbackup = {{ host = \"{}\", domain = \"{}\" }}\n",
+                "\n[[target]]\nname = \"{target}\"\nagent = \"{target}\"\nvips = [\"{vip}\"]\n\
+                 backup = {{ agent = \"{}\", domain = \"{}\" }}\n\
+                 failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"15s\"\nstart_wait = \"15s\"\n\n\
+                 [[target.service]]\nname = \"http\"\nprobe = \"http\"\nport = 80\n",
                 double.host, double.name
             );
         }

@@ -1,6 +1,6 @@
 //! The product's processes in the lab: start, stop, kill, stall, and the operator's tool.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -189,9 +189,9 @@ pub fn running(part: Part) -> bool {
 pub fn kagectl(arguments: &[&str]) -> Result<String> {
     let binary = dirs::binary("kagectl").context("kagectl is not built; tests/lab builds it")?;
     let controller = find("mgmt")?;
-    let url = format!("https://{}:{COORDINATOR_PORT}", controller.ip());
+    let address = format!("{}:{COORDINATOR_PORT}", controller.ip());
     let (binary, pki) = (text(&binary), text(&config::pki("operator")));
-    let mut argv = vec![binary.as_str(), "--pki", &pki, "--coordinator", &url];
+    let mut argv = vec![binary.as_str(), "--pki", &pki, "--coordinator", &address];
     argv.extend(arguments);
     run_in(controller, &argv)
 }
@@ -205,10 +205,4 @@ pub fn outside() -> Result<Vec<Part>> {
     parts.extend(of(Kind::Voter).map(Part::Agent));
     parts.push(Part::Agent(find("mgmt")?));
     Ok(parts)
-}
-
-/// The folder in which kagectl keeps the authority.
-#[must_use]
-pub fn authority() -> PathBuf {
-    Path::new(&dirs::lab()).join("pki/authority")
 }

@@ -78,6 +78,9 @@ pub struct Drill {
     pub hold: Duration,
     /// How long service may take to come back, and to come home.
     pub limit: Duration,
+    /// How long the client must have been served from home without a failure before a run ends:
+    /// what healing breaks shows itself here.
+    pub settle: Duration,
 }
 
 impl Drill {
@@ -100,6 +103,7 @@ impl Drill {
             back: Return::Auto,
             hold: Duration::from_secs(2),
             limit: Duration::from_secs(60),
+            settle: Duration::from_secs(3),
         }
     }
 
@@ -141,9 +145,12 @@ impl Drill {
         if let Err(error) = self.go_home() {
             problems.push(format!("{error:#}"));
         } else {
+            let healed = healed_ns.saturating_add(nanoseconds(self.settle));
             let home = |samples: &[Sample]| {
-                good_at_end(samples, 50)
-                    && samples.last().is_some_and(|last| last.server.as_deref() == Some(self.target.name))
+                good_for(samples, self.settle)
+                    && samples
+                        .last()
+                        .is_some_and(|last| last.t_ns > healed && last.server.as_deref() == Some(self.target.name))
             };
             if let Err(error) = poller.wait("the client is served from home", self.limit, home) {
                 problems.push(format!("{error:#}"));
@@ -182,9 +189,11 @@ impl Drill {
             Expect::Stay | Expect::Either => {
                 // Long enough for a lease and a takeover of the slowest usual profile.
                 let stall = if let Fault::Stall(length) = self.fault { length } else { Duration::ZERO };
-                let watch = u64::try_from((stall + Duration::from_secs(6)).as_nanos()).unwrap_or(u64::MAX);
+                let watch = nanoseconds(stall + Duration::from_secs(6));
+                // Frames that are lost fail a question now and then; that is no end of service.
+                let losses = matches!(self.fault, Fault::Cut(Cut::Loss(_)));
                 poller.wait("service goes on after the fault", self.limit, |samples| {
-                    good_at_end(samples, 50)
+                    (good_at_end(samples, 50) || losses && mostly_good_at_end(samples, 50))
                         && samples.last().is_some_and(|last| last.t_ns.saturating_sub(injected_ns) > watch)
                 })
             }
@@ -244,6 +253,23 @@ impl Drill {
 /// Whether the last `count` questions were all answered.
 fn good_at_end(samples: &[Sample], count: usize) -> bool {
     samples.len() >= count && samples[samples.len() - count..].iter().all(|sample| sample.ok)
+}
+
+/// Whether most of the last `count` questions were answered.
+fn mostly_good_at_end(samples: &[Sample], count: usize) -> bool {
+    samples.len() >= count && samples[samples.len() - count..].iter().filter(|sample| sample.ok).count() * 2 > count
+}
+
+/// Whether every question of the last `length` was answered.
+fn good_for(samples: &[Sample], length: Duration) -> bool {
+    let Some(last) = samples.last() else { return false };
+    let from = last.t_ns.saturating_sub(nanoseconds(length));
+    let enough = samples.first().is_some_and(|first| first.t_ns <= from);
+    enough && samples.iter().rev().take_while(|sample| sample.t_ns >= from).all(|sample| sample.ok)
+}
+
+fn nanoseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn announce(node: &Spec) -> Result<()> {
