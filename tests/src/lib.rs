@@ -1,3 +1,4 @@
 //! The lab and the simulator.
 
 pub mod lab;
+pub mod sim;

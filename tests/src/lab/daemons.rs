@@ -120,6 +120,8 @@ pub fn start(part: Part) -> Result<()> {
                 state,
                 "--pki".into(),
                 text(&config::pki("coordinator")),
+                "--authority".into(),
+                text(&authority()),
             ]
         }
         Part::Agent(node) => vec![binary, "run".into(), "--config".into(), text(&config::agent_file(node))],
@@ -205,4 +207,10 @@ pub fn outside() -> Result<Vec<Part>> {
     parts.extend(of(Kind::Voter).map(Part::Agent));
     parts.push(Part::Agent(find("mgmt")?));
     Ok(parts)
+}
+
+/// Where kagectl keeps the authority, from which the coordinator enrols machines.
+#[must_use]
+pub fn authority() -> PathBuf {
+    dirs::lab().join("pki/ca")
 }

@@ -42,8 +42,8 @@ const fn spec(name: &'static str, kind: Kind, host_number: u8) -> Spec {
     Spec { name, kind, host_number, vip_number: None, host: name, double_of: None }
 }
 
-/// Memory of a guest.
-pub const GUEST_MEMORY_MIB: u32 = 96;
+/// Memory of a guest: the kernel, and the initramfs twice while it is unpacked.
+pub const GUEST_MEMORY_MIB: u32 = 160;
 
 /// The members of the lab.
 pub const NODES: &[Spec] = &[
