@@ -1,2 +1,99 @@
-//! Skeleton.
-fn main() {}
+//! `kage-agent`.
+
+use clap::{Parser, Subcommand};
+use kage_agent::{
+    config::{Config, ConfigError},
+    daemon::{self, Refused},
+    host::facts::Facts,
+};
+use kage_proto::{enrol, token::Token};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+/// Usage or configuration (`sysexits.h`).
+const EX_USAGE: u8 = 64;
+/// The driver and everything else beside it; the renewal thread is its own.
+const WORKERS: usize = 2;
+
+/// Kagemusha's agent: holds virtual IPs under a lease, reports load, runs commands on its machine.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run until SIGTERM. SIGUSR1 says that the machine itself goes down.
+    Run {
+        /// The configuration; deploy/agent.toml is an example.
+        #[arg(long)]
+        config: PathBuf,
+        /// Without certificates, on loopback only. For trying things out.
+        #[arg(long)]
+        plaintext_loopback: bool,
+    },
+    /// Get this machine its certificate with a token from `kagectl pki token`.
+    Enrol {
+        /// As kagectl printed it.
+        token: String,
+        /// Directory to be made for certificate and key.
+        #[arg(long)]
+        pki: PathBuf,
+    },
+    /// Print what this machine is, as JSON.
+    Facts,
+    /// Remove the guard and all VIPs from this machine, before the agent is removed for good.
+    Uninstall {
+        /// The configuration the agent ran with.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kage-agent: {error:#}");
+            let usage = error.is::<ConfigError>() || error.is::<Refused>();
+            if usage { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Run { config, plaintext_loopback } => runtime()?.block_on(daemon::run(Config::load(&config)?, plaintext_loopback)),
+        Action::Enrol { token, pki } => {
+            let token: Token = token.parse().map_err(|error| Refused(format!("{error}")))?;
+            let pki = runtime()?.block_on(enrol::enrol(&token, &pki))?;
+            println!("enrolled as {}", pki.identity());
+            Ok(())
+        }
+        Action::Facts => {
+            println!("{}", serde_json::to_string_pretty(&Facts::read())?);
+            Ok(())
+        }
+        Action::Uninstall { config } => daemon::uninstall(&Config::load(&config)?),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(8)
+        .thread_stack_size(512 << 10)
+        .enable_all()
+        .build()
+}

@@ -40,21 +40,27 @@ pub async fn announce(link: &Link, mac: MacAddr, vip: Vip, still: impl Fn() -> b
         if !still() {
             return Ok(());
         }
-        announce_once(link, mac, vip)?;
+        drop(announce_once(link, mac, vip)?);
     }
     Ok(())
 }
+
+/// What an announcement was sent with. Dropping it waits some 10 ms for the kernel (a packet socket ends with a grace
+/// period): for those who have something to do first.
+#[derive(Debug)]
+pub struct Sent(#[allow(dead_code, reason = "for its drop")] Socket);
 
 /// One announcement: for IPv4 both forms, as some stacks heed only requests and others only replies.
 ///
 /// # Errors
 /// The frame could not be sent; `ENETDOWN` when the interface is down.
-pub fn announce_once(link: &Link, mac: MacAddr, vip: Vip) -> io::Result<()> {
+pub fn announce_once(link: &Link, mac: MacAddr, vip: Vip) -> io::Result<Sent> {
     match vip.address() {
         IpAddr::V4(address) => {
             let socket = Socket::packet(link.index, ETHERTYPE_ARP)?;
             passed(socket.send(&arp(ARP_REQUEST, mac, address, MacAddr([0; 6]), address)))?;
-            passed(socket.send(&arp(ARP_REPLY, mac, address, mac, address)))
+            passed(socket.send(&arp(ARP_REPLY, mac, address, mac, address)))?;
+            Ok(Sent(socket))
         }
         IpAddr::V6(address) => {
             let socket = Socket::packet(link.index, ETHERTYPE_IPV6)?;
@@ -64,7 +70,8 @@ pub fn announce_once(link: &Link, mac: MacAddr, vip: Vip) -> io::Result<()> {
             // Target link-layer address.
             body[20..22].copy_from_slice(&[2, 1]);
             body[22..].copy_from_slice(&mac.0);
-            passed(socket.send(&neighbour(ND_ADVERT, mac, address, ALL_NODES, &body)))
+            passed(socket.send(&neighbour(ND_ADVERT, mac, address, ALL_NODES, &body)))?;
+            Ok(Sent(socket))
         }
     }
 }

@@ -1,0 +1,6 @@
+//! `kage-agent run`: puts the parts together, and takes them apart again at a signal.
+
+mod start;
+mod stop;
+
+pub use start::{Refused, run, uninstall};

@@ -1,0 +1,270 @@
+//! Start: guard first, then adoption, then everything else.
+
+use super::stop;
+use crate::{
+    config::Config,
+    driver::{self, Driver, Parts, TapPort},
+    events::Events,
+    guard::{self, Guard, IfName, Link, LiveElement, MacAddr, RenewalThread, address, now},
+    hands::{Hands, LiveVips},
+    host::power::Power,
+    keeper::{self, Keeper},
+    service::{AgentService, Services, Shared, VoterService, Vms},
+    session::Session,
+    state::{AssignmentState, HeldEntry, OwnerState, StateDir, boot_id},
+    storage::Storage,
+    votes::Voters,
+};
+use kage_agent_core::{Adopted, KernelOp, OpId, Owner, OwnerEvent, Place, Voter};
+use kage_proto::{
+    agent::v1::{agent_server::AgentServer, voter_server::VoterServer},
+    channel::Credentials,
+    roles::Role,
+    server::{self, Security, Server},
+    tls::Pki,
+};
+use kage_types::{DomainName, Term};
+use std::{collections::BTreeMap, fs::File, io::Read, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Operations of the renewal thread that are not the driver's: its own begin at 1.
+const FOREIGN_OP: OpId = OpId(0);
+/// The address the service listens on may come up after us (networkd, a bridge).
+const BIND_AGAIN: Duration = Duration::from_millis(500);
+
+/// A configuration or certificate that can't be used: exit 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+fn credentials(config: &Config, plaintext: bool) -> anyhow::Result<(Credentials, Security)> {
+    if plaintext {
+        return Ok((Credentials::PlaintextLoopback, Security::PlaintextLoopback));
+    }
+    let pki = Pki::load(&config.pki).map_err(|error| Refused(error.to_string()))?;
+    let identity = pki.identity();
+    if identity.role != Role::Agent || identity.name != config.name.as_str() {
+        anyhow::bail!(Refused(format!(
+            "the certificate in {} is that of {identity}, not of agent {}: set name = {:?} in the configuration, or enrol this machine anew",
+            config.pki.display(),
+            config.name,
+            identity.name
+        )));
+    }
+    Ok((Credentials::Tls(pki.clone()), Security::Tls(pki)))
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// What makes a start impossible; [`Refused`] where the configuration is at fault.
+pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
+    let started = now();
+    let signals = stop::Signals::listen()?;
+    let (credentials, security) = credentials(&config, plaintext)?;
+    let dir = StateDir::open(&config.state)?;
+    let voter_store = dir.voter()?;
+    // A damaged one costs a lapse, no more.
+    let owner_state = dir.owner().inspect_err(|error| tracing::error!(%error, "adopting nothing")).unwrap_or_default();
+    let stored = dir.assignment().inspect_err(|error| tracing::error!(%error, "no VIP is guarded yet")).unwrap_or_default();
+
+    let (reports, report_queue) = mpsc::unbounded_channel();
+    let mut keeper = Keeper::new(config.guard_kind(), reports, dir.clone(), stored.clone());
+    let guard = keeper.status();
+    let (kernel, live) = keeper.begin().map_or((None, Vec::new()), |(kernel, live)| (Some(kernel), live));
+    let interface = config.guard_kind().map(|kind| kind.interface());
+
+    let boot_id = boot_id();
+    let incarnation = random()?;
+    let term = stored.as_ref().map_or(Term(0), |stored| stored.term).max(voter_store.highest_term);
+    let mut owner = Owner::new(term);
+    let mut first = Vec::new();
+    let mut taps = BTreeMap::new();
+    if let Some(stored) = &stored {
+        let host_guard = matches!(config.guard_kind(), Some(guard::GuardKind::Host { .. }));
+        let adopted = kernel.as_ref().map(|kernel| adopt(kernel, live, owner_state, stored, &boot_id, host_guard)).unwrap_or_default();
+        taps = adopted.taps;
+        if let Some(interface) = interface.filter(|_| host_guard) {
+            sweep(interface, stored, &adopted.held);
+        }
+        // Nothing is held yet, so that nothing follows from it.
+        owner.step(now(), OwnerEvent::Assigned(stored.to_core()), &mut Vec::new());
+        if !adopted.held.is_empty() {
+            owner.step(now(), OwnerEvent::Adopt(adopted.held), &mut first);
+        }
+    }
+
+    let (handle, inputs) = driver::channel();
+    let live_vips = LiveVips::default();
+    let hands = Hands::spawn(interface, live_vips.clone())?;
+    let storage = Storage::spawn(dir, handle.inputs())?;
+    let mut voters = Voters::new(config.name.clone(), credentials.clone(), handle.clone());
+    if let Some(stored) = &stored {
+        voters.assign(&stored.voters, stored.timing.renewal);
+    }
+    let events = Events::default();
+    let parts = Parts {
+        me: config.name.clone(),
+        incarnation,
+        boot_id: boot_id.clone(),
+        owner,
+        voter: Voter::new(started, voter_store),
+        kernel,
+        reports: report_queue,
+        inputs,
+        hands: hands.clone(),
+        live: live_vips,
+        storage,
+        voters,
+        events: events.clone(),
+        taps,
+        first,
+    };
+    let driver = tokio::spawn(Driver::run(parts));
+
+    let (told, assignments) = mpsc::channel(keeper::QUEUE);
+    tokio::spawn(keeper.run(assignments, handle.clone(), events.clone()));
+    let stop = CancellationToken::new();
+    let session = Session {
+        coordinator: config.coordinator.clone(),
+        credentials,
+        incarnation,
+        boot_id: boot_id.clone(),
+        handle: handle.clone(),
+        keeper: told,
+        events: events.clone(),
+    };
+    let session = tokio::spawn(session.run(stop.clone()));
+
+    let vms = Vms::start(config.libvirt.as_ref())?;
+    vms.watch(events.clone(), handle.clone());
+    let services = Services::new(&config.services);
+    services.watch(events.clone());
+    let listen = config.listen;
+    let power = Power::new(config.power.clone());
+    let name = config.name.clone();
+    let shared =
+        Shared { config, handle: handle.clone(), events: events.clone(), guard, interface, vms, services, power, boot_id };
+    let serving = serve(server::Config::new(listen, security), Arc::new(shared), handle.clone(), stop.clone());
+    let serving = tokio::spawn(serving);
+
+    tracing::info!(agent = %name, %listen, version = env!("CARGO_PKG_VERSION"), took_ms = now().since(started).as_millis(), "kage-agent is up");
+    stop::notify_ready();
+    let ended = stop::wait(signals, serving, &handle, &events, &hands, &stop).await;
+    let _ = tokio::time::timeout(stop::FLUSH, session).await;
+    driver.abort();
+    ended
+}
+
+/// Listens as soon as the address is there: leases do not wait for it.
+async fn serve(config: server::Config, shared: Arc<Shared>, handle: driver::Handle, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut told = false;
+    let server = loop {
+        match Server::bind(&config).await {
+            Ok(server) => break server,
+            Err(server::ServerError::Bind { address, reason }) if reason.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%address, %reason, "the address to listen on is not there yet; trying on (`listen` of the configuration)");
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BIND_AGAIN) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    };
+    let server = server.add(AgentServer::new(AgentService(shared))).add(VoterServer::new(VoterService(handle)));
+    server.run(async move { stop.cancelled().await }).await?;
+    Ok(())
+}
+
+/// Not a counter: after a reboot the clock could give the same again.
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+#[derive(Default)]
+struct Adoption {
+    held: Vec<Adopted>,
+    taps: BTreeMap<DomainName, TapPort>,
+}
+
+/// Live elements whose epoch is stored go on; any other is closed. What is stored and not live is asked for anew.
+fn adopt(
+    kernel: &RenewalThread,
+    live: Vec<LiveElement>,
+    owner: OwnerState,
+    stored: &AssignmentState,
+    boot_id: &str,
+    host_guard: bool,
+) -> Adoption {
+    let mut live: BTreeMap<_, _> = live.into_iter().map(|element| ((element.vip, element.place), element.remaining)).collect();
+    let mut adoption = Adoption::default();
+    for entry in owner.held.into_iter().filter(|entry| stored.vips.contains(&entry.vip)) {
+        let HeldEntry { vip, epoch, place, tap } = entry;
+        let found = match (&place, tap) {
+            (Place::Host, _) if host_guard => guard::Place::Host,
+            (Place::Vm(domain), Some(tap)) if !host_guard && owner.boot_id == boot_id => {
+                let Some(port) = port(&tap.ifname, &tap.mac) else { continue };
+                adoption.taps.insert(domain.clone(), port);
+                guard::Place::Tap { ifname: port.ifname }
+            }
+            (Place::Host | Place::Vm(_), _) => continue,
+        };
+        let remaining = live.remove(&(vip, found)).unwrap_or_default();
+        tracing::info!(%vip, %epoch, remaining_ms = remaining.as_millis(), "adopted");
+        adoption.held.push(Adopted { vip, epoch, place, remaining });
+    }
+    for ((vip, place), _) in live {
+        tracing::warn!(%vip, ?place, "an element without a known epoch: closed");
+        if kernel.submit(FOREIGN_OP, KernelOp::Close { vip }, place).is_err() {
+            tracing::error!(%vip, "not closed; it runs out by itself");
+        }
+    }
+    adoption
+}
+
+/// The port must still be the same guest's: libvirt gives a tap the guest's address with another first byte.
+fn port(ifname: &str, mac: &str) -> Option<TapPort> {
+    let (ifname, mac): (IfName, MacAddr) = (ifname.parse().ok()?, mac.parse().ok()?);
+    let link = Link::find(ifname).ok()?;
+    (link.mac.0[1..] == mac.0[1..]).then_some(TapPort { ifname, mac })
+}
+
+/// Addresses that an earlier process left and nobody answers for.
+fn sweep(interface: IfName, stored: &AssignmentState, held: &[Adopted]) {
+    let strays = stored.vips.iter().copied().filter(|vip| !held.iter().any(|one| one.vip == *vip));
+    let swept = Link::find(interface).and_then(|link| {
+        for vip in address::present(&link, strays)? {
+            tracing::info!(%vip, "an address left by an earlier process is removed");
+            address::release(&link, vip)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = swept {
+        tracing::warn!(%interface, %error, "addresses left by an earlier process were not looked for");
+    }
+}
+
+/// `kage-agent uninstall`: VIPs and guard are removed; nothing of the state directory is.
+///
+/// # Errors
+/// What could not be removed.
+pub fn uninstall(config: &Config) -> anyhow::Result<()> {
+    let Some(kind) = config.guard_kind() else { return Ok(()) };
+    let stored = StateDir::open(&config.state)?.assignment().unwrap_or_default();
+    let vips = stored.map(|stored| stored.vips).unwrap_or_default();
+    // While the guard still stands: an address without guard and lease would answer.
+    if matches!(kind, guard::GuardKind::Host { .. }) {
+        let link = Link::find(kind.interface())?;
+        for vip in &vips {
+            address::release(&link, *vip)?;
+        }
+    }
+    Guard::install(kind, vips)?.uninstall()?;
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! What an owner does besides the guard: the address, announcements, closing sockets. One thread, in order: an
+//! address that was dropped is never put back by an older order (docs/safety.md, rule 4).
+
+use crate::guard::{IfName, Link, MacAddr, address, announce, now, sockets};
+use kage_agent_core::HoldRefused;
+use kage_types::{Time, Vip};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::oneshot};
+
+/// Several orders for every VIP an agent could hold.
+const QUEUE: usize = 1024;
+/// Without an order for so long, there is time to tidy up.
+const IDLE: Duration = Duration::from_millis(20);
+
+/// The VIPs that are live now; asked before an announcement is repeated.
+#[derive(Clone, Debug, Default)]
+pub struct LiveVips(Arc<Mutex<BTreeSet<Vip>>>);
+
+impl LiveVips {
+    /// These and no others.
+    pub fn set(&self, vips: BTreeSet<Vip>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = vips;
+    }
+
+    fn contains(&self, vip: Vip) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&vip)
+    }
+}
+
+/// When a VIP was open, and first announced.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The guard's element was in force and known to be.
+    pub opened: Time,
+    /// None: could not be announced.
+    pub announced: Option<Time>,
+}
+
+/// One order.
+#[derive(Debug)]
+pub enum Order {
+    /// The address on the interface, for so long.
+    Put(Vip, Duration),
+    /// Longer.
+    Refresh(Vec<Vip>, Duration),
+    /// Off the interface, its connections closed.
+    Drop(Vip),
+    /// Its connections closed.
+    Close(Vip),
+    /// Announced with this hardware address; none: the interface's own.
+    Announce(Vip, Option<MacAddr>),
+    /// After all orders before it: a VIP is open since then.
+    Tell(Vip, Time, oneshot::Sender<Result<Opened, HoldRefused>>),
+    /// After all orders before it.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Handle of the thread.
+#[derive(Clone, Debug)]
+pub struct Hands(Option<SyncSender<Order>>);
+
+impl Hands {
+    /// Starts the thread. `interface`: where the host guard's VIPs are and announcements leave; none for a witness.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// No thread to be had.
+    pub fn spawn(interface: Option<IfName>, live: LiveVips) -> io::Result<Self> {
+        let Some(interface) = interface else { return Ok(Self(None)) };
+        let (orders, queue) = sync_channel(QUEUE);
+        let thread = Worker { interface, live, announced: BTreeMap::new(), spent: Vec::new(), runtime: Handle::current() };
+        thread::Builder::new().name("hands".into()).stack_size(256 << 10).spawn(move || thread.run(&queue))?;
+        Ok(Self(Some(orders)))
+    }
+
+    /// Queues an order; never blocks.
+    pub fn order(&self, order: Order) {
+        let Some(orders) = &self.0 else { return };
+        match orders.try_send(order) {
+            Ok(()) => {}
+            Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => {
+                tracing::error!(?order, "not done: the thread for addresses is stalled; restart the agent if this goes on");
+            }
+        }
+    }
+}
+
+struct Worker {
+    interface: IfName,
+    live: LiveVips,
+    announced: BTreeMap<Vip, Time>,
+    /// Closed when nothing else is to be done: that takes longer than all the rest.
+    spent: Vec<announce::Sent>,
+    runtime: Handle,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Order>) {
+        loop {
+            match queue.recv_timeout(IDLE) {
+                Ok(order) => self.carry_out(order),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.spent.clear();
+                    let Ok(order) = queue.recv() else { return };
+                    self.carry_out(order);
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Put(vip, life) => self.with_link("put the address on", vip, |link| address::hold(link, vip, life)),
+            Order::Refresh(vips, life) => {
+                for vip in vips {
+                    self.with_link("renew the address on", vip, |link| address::hold(link, vip, life));
+                }
+            }
+            Order::Drop(vip) => {
+                self.announced.remove(&vip);
+                self.with_link("take the address off", vip, |link| address::release(link, vip));
+                close(vip);
+            }
+            Order::Close(vip) => close(vip),
+            Order::Announce(vip, mac) => self.announce(vip, mac),
+            Order::Tell(vip, opened, reply) => {
+                let announced = self.announced.get(&vip).copied().filter(|announced| *announced >= opened);
+                let _ = reply.send(Ok(Opened { opened, announced }));
+            }
+            Order::Flush(reply) => {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn with_link(&self, what: &'static str, vip: Vip, act: impl FnOnce(&Link) -> io::Result<()>) {
+        if let Err(error) = Link::find(self.interface).and_then(|link| act(&link)) {
+            tracing::error!(%vip, interface = %self.interface, %error, "can't {what} the interface; check it with `ip link`");
+        }
+    }
+
+    fn announce(&mut self, vip: Vip, mac: Option<MacAddr>) {
+        let link = match Link::find(self.interface) {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::error!(%vip, interface = %self.interface, %error, "not announced: no interface");
+                return;
+            }
+        };
+        let mac = mac.unwrap_or(link.mac);
+        match announce::announce_once(&link, mac, vip) {
+            Ok(sent) => {
+                self.announced.insert(vip, now());
+                self.spent.push(sent);
+            }
+            Err(error) => tracing::warn!(%vip, %error, "not announced; clients find it when their caches age"),
+        }
+        let live = self.live.clone();
+        self.runtime.spawn(async move {
+            for pause in announce::PAUSES.into_iter().filter(|pause| !pause.is_zero()) {
+                tokio::time::sleep(pause).await;
+                if !live.contains(vip) {
+                    return;
+                }
+                // Closing the socket blocks for some 10 ms.
+                let again = tokio::task::spawn_blocking(move || announce::announce_once(&link, mac, vip).map(drop)).await;
+                if let Ok(Err(error)) = again {
+                    tracing::debug!(%vip, %error, "announcement not repeated");
+                }
+            }
+        });
+    }
+}
+
+fn close(vip: Vip) {
+    match sockets::close_connections(vip) {
+        Ok(0) => {}
+        Ok(closed) => tracing::info!(%vip, closed, "connections closed"),
+        Err(error) => tracing::warn!(%vip, %error, "connections not closed: their clients wait for a timeout"),
+    }
+}

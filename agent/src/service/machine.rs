@@ -1,0 +1,208 @@
+//! Services, and the machine itself.
+
+use super::{Shared, chain, invalid, limit};
+use crate::{
+    config::ServiceConfig,
+    driver::Command,
+    events::Events,
+    guard::{IfName, Link, MacAddr, wake},
+    host::{
+        nic::nics,
+        service::{Control, ProcessOf, Service, ServiceState},
+        watch::{ProcessEvent, ProcessWatch},
+    },
+};
+use kage_proto::agent::v1::{self, GoingDown, agent_event::Event};
+use kage_types::ServiceName;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Status};
+
+/// A check that takes longer says nothing.
+const CHECK: Duration = Duration::from_secs(5);
+/// A restart, if the caller does not say.
+const RESTART: Duration = Duration::from_secs(60);
+/// Elements are deleted in milliseconds.
+const RELEASE: Duration = Duration::from_secs(5);
+/// For the reply to leave before the machine goes down.
+const GRACE: Duration = Duration::from_millis(200);
+/// For the system's own command to begin it.
+const POWER: Duration = Duration::from_secs(60);
+/// Process events that may wait.
+const BACKLOG: usize = 64;
+/// Packets sent by [`wake::wake`].
+const PACKETS: u32 = 3;
+
+/// The services of the configuration.
+pub struct Services {
+    all: BTreeMap<ServiceName, Service>,
+    /// Restarted by us just now: their process's end is no failure.
+    restarting: Arc<Mutex<BTreeMap<ServiceName, Instant>>>,
+}
+
+fn service(name: &ServiceName, config: &ServiceConfig) -> Service {
+    let (control, process) = match &config.unit {
+        Some(unit) => (Control::Unit(unit.clone()), Some(ProcessOf::Unit(unit.clone()))),
+        None => (
+            Control::Commands {
+                check: config.check.clone().unwrap_or_default(),
+                restart: config.restart.clone().unwrap_or_default(),
+                stop: None,
+            },
+            config.process.clone().map(ProcessOf::Name),
+        ),
+    };
+    Service { name: name.clone(), control, process, check_deadline: CHECK, restart_deadline: RESTART }
+}
+
+impl Services {
+    /// As the configuration names them.
+    #[must_use]
+    pub fn new(config: &BTreeMap<ServiceName, ServiceConfig>) -> Self {
+        Self { all: config.iter().map(|(name, one)| (name.clone(), service(name, one))).collect(), restarting: Arc::default() }
+    }
+
+    /// Tells of each service whose process ends or comes back. Must be called within a tokio runtime.
+    pub fn watch(&self, events: Events) {
+        let (send, mut changes) = mpsc::channel(BACKLOG);
+        let watches: Vec<_> = self.all.values().filter_map(|service| ProcessWatch::start(service, send.clone())).collect();
+        let restarting = Arc::clone(&self.restarting);
+        tokio::spawn(async move {
+            let _watches = watches;
+            while let Some(change) = changes.recv().await {
+                let (service, state, detail) = match change {
+                    ProcessEvent::Up { service, pid, .. } => (service, "running", format!("process {pid}")),
+                    ProcessEvent::Down { service, pid, .. } => {
+                        let ours = restarting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&service);
+                        let detail = match (pid, ours) {
+                            (_, true) => "being restarted by the agent".to_owned(),
+                            (Some(pid), false) => format!("process {pid} ended"),
+                            (None, false) => "no process".to_owned(),
+                        };
+                        (service, "stopped", detail)
+                    }
+                };
+                tracing::info!(%service, state, detail, "service");
+                events.publish(Event::Service(v1::ServiceState {
+                    service: service.to_string(),
+                    state: state.to_owned(),
+                    detail,
+                }));
+            }
+        });
+    }
+
+    /// All, asked now.
+    pub async fn list(&self) -> Vec<v1::ServiceState> {
+        let mut states = Vec::new();
+        for service in self.all.values() {
+            states.push(state(service).await);
+        }
+        states
+    }
+}
+
+async fn state(service: &Service) -> v1::ServiceState {
+    let status = service.status().await;
+    let state = match status.state {
+        ServiceState::Running => "running",
+        ServiceState::Stopped => "stopped",
+        ServiceState::Failed => "failed",
+        ServiceState::Unknown => "unknown",
+    };
+    v1::ServiceState { service: service.name.to_string(), state: state.to_owned(), detail: status.detail }
+}
+
+/// What the machine is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Down {
+    Reboot,
+    PowerOff,
+    Suspend,
+}
+
+impl Down {
+    fn as_str(self) -> &'static str {
+        match self {
+            Down::Reboot => "reboot",
+            Down::PowerOff => "power-off",
+            Down::Suspend => "suspend",
+        }
+    }
+}
+
+impl Shared {
+    pub(super) async fn restart_service(&self, request: Request<v1::RestartServiceRequest>) -> Result<v1::ServiceState, Status> {
+        self.admit(&request, request.get_ref().authority.as_ref()).await?;
+        let request = request.into_inner();
+        let name = ServiceName::new(request.service).map_err(invalid)?;
+        let Some(service) = self.services.all.get(&name) else {
+            return Err(Status::not_found(format!("no service {name}: add [services.{name}] to this agent's configuration")));
+        };
+        let service = Service { restart_deadline: limit(request.timeout_ms, RESTART), ..service.clone() };
+        let restarting = Arc::clone(&self.services.restarting);
+        // On its own: a caller that gives up does not kill the restart.
+        let task = tokio::spawn(async move {
+            let lock = || restarting.lock().unwrap_or_else(PoisonError::into_inner);
+            lock().insert(service.name.clone(), Instant::now());
+            let restarted = service.restart().await;
+            lock().remove(&service.name);
+            restarted.map_err(|error| Status::aborted(chain(&error)))?;
+            Ok::<_, Status>(state(&service).await)
+        });
+        task.await.map_err(|error| Status::internal(error.to_string()))?
+    }
+
+    /// VIPs are released first, then the caller is answered, then the machine goes down.
+    pub(super) async fn go_down(self: &Arc<Self>, request: Request<v1::HostRequest>, how: Down) -> Result<v1::HostReply, Status> {
+        self.admit(&request, request.get_ref().authority.as_ref()).await?;
+        let force = request.get_ref().force;
+        tracing::warn!(what = how.as_str(), force, "this machine is told to go down");
+        self.events.publish(Event::GoingDown(GoingDown { what: how.as_str().to_owned() }));
+        match tokio::time::timeout(RELEASE, self.handle.command(Command::ReleaseAll)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(status)) if !force => return Err(status),
+            Err(_) if !force => {
+                return Err(Status::deadline_exceeded(format!("VIPs were not released within {RELEASE:?}; nothing was done (force does it anyway)")));
+            }
+            Ok(Err(_)) | Err(_) => tracing::error!("VIPs were not released; going down all the same, as forced"),
+        }
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            let done = match how {
+                Down::Reboot => shared.power.reboot(force, POWER).await,
+                Down::PowerOff => shared.power.power_off(force, POWER).await,
+                Down::Suspend => shared.power.suspend(POWER).await,
+            };
+            if let Err(error) = done {
+                tracing::error!(error = chain(&error), what = how.as_str(), "this machine did not go down");
+            }
+        });
+        Ok(v1::HostReply {})
+    }
+
+    pub(super) async fn wake(&self, request: Request<v1::WakeRequest>) -> Result<v1::WakeReply, Status> {
+        self.admit(&request, request.get_ref().authority.as_ref()).await?;
+        let request = request.into_inner();
+        let mac: MacAddr = request.mac.parse().map_err(invalid)?;
+        let interface = match request.interface.as_str() {
+            "" => self.main_interface()?,
+            name => IfName::new(name).map_err(invalid)?,
+        };
+        let failed = |error: std::io::Error| {
+            Status::failed_precondition(format!("can't send a magic packet on {interface}: {error}; check `ip link`"))
+        };
+        wake::wake(&Link::find(interface).map_err(failed)?, mac).await.map_err(failed)?;
+        Ok(v1::WakeReply { packets: PACKETS })
+    }
+
+    fn main_interface(&self) -> Result<IfName, Status> {
+        let found = self.interface.or_else(|| nics().iter().find(|nic| nic.up).and_then(|nic| IfName::new(&nic.name).ok()));
+        found.ok_or_else(|| Status::failed_precondition("no interface is up here: name one (interface)"))
+    }
+}

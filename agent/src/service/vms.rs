@@ -1,0 +1,338 @@
+//! Virtual machines. Their VIPs are let go of before anything stops them (safety rule 8).
+
+#[cfg(not(feature = "libvirt"))]
+mod absent;
+
+#[cfg(not(feature = "libvirt"))]
+pub use absent::Vm;
+#[cfg(feature = "libvirt")]
+pub use crate::vm::Vm;
+
+use super::{Many, Shared, limit};
+use crate::{
+    config::LibvirtConfig,
+    driver::{Command, Handle, TapPort},
+    events::Events,
+    guard::{IfName, now},
+    vm::{
+        ConnectionState, DomainEvent, DomainEventDetail, DomainEventKind, DomainInfo, DomainState, MigrateOptions,
+        VmError, VmEvent,
+    },
+    wire,
+};
+use kage_proto::agent::v1::{self, VmLifecycle, agent_event::Event};
+use kage_types::DomainName;
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status};
+
+/// Start and save, if the caller does not say.
+const SLOW: Duration = Duration::from_secs(120);
+/// An orderly shutdown, if the caller does not say.
+const SHUTDOWN: Duration = Duration::from_secs(90);
+/// A migration that takes longer is cancelled.
+const MIGRATE: Duration = Duration::from_secs(600);
+/// Guard closed and acknowledged.
+const RELEASE: Duration = Duration::from_secs(5);
+/// A slow reader of progress misses none: there are four a second.
+const BACKLOG: usize = 16;
+
+/// libvirt's machines, or why there are none.
+#[derive(Clone)]
+pub struct Vms(Result<Vm, &'static str>);
+
+/// What a command does to a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Resume,
+    Pause,
+    Save,
+    Shutdown,
+    Destroy,
+    Reboot,
+}
+
+impl Vms {
+    /// Connects in the background.
+    ///
+    /// # Errors
+    /// No thread to be had.
+    pub fn start(config: Option<&LibvirtConfig>) -> std::io::Result<Self> {
+        let Some(config) = config else {
+            return Ok(Self(Err("no libvirt here: add [libvirt] to this agent's configuration")));
+        };
+        #[cfg(feature = "libvirt")]
+        {
+            let config = crate::vm::VmConfig { uri: config.uri.clone(), ..Default::default() };
+            Ok(Self(Ok(Vm::start(&config)?)))
+        }
+        #[cfg(not(feature = "libvirt"))]
+        {
+            tracing::warn!(uri = config.uri, "[libvirt] is ignored: this kage-agent was built without the feature libvirt");
+            Ok(Self(Err("this kage-agent was built without the feature libvirt")))
+        }
+    }
+
+    /// Is there a libvirt?
+    #[must_use]
+    pub fn are_here(&self) -> bool {
+        self.0.is_ok()
+    }
+
+    fn vm(&self) -> Result<&Vm, Status> {
+        self.0.as_ref().map_err(|reason| Status::unimplemented(*reason))
+    }
+
+    /// As `GetFacts` tells it.
+    #[must_use]
+    pub fn connection(&self) -> String {
+        let vm = match &self.0 {
+            Ok(vm) => vm,
+            Err(_) if cfg!(not(feature = "libvirt")) => return "not built in".to_owned(),
+            Err(reason) => return format!("disconnected: {reason}"),
+        };
+        match &*vm.connection().borrow() {
+            ConnectionState::Connected { .. } => "connected".to_owned(),
+            ConnectionState::Connecting { .. } => "disconnected: connecting".to_owned(),
+            ConnectionState::Disconnected { reason, .. } => format!("disconnected: {reason}"),
+        }
+    }
+
+    /// All domains.
+    ///
+    /// # Errors
+    /// As [`Vm::list`].
+    pub async fn list(&self) -> Result<Vec<DomainInfo>, Status> {
+        self.vm()?.list().await.map_err(|error| status(&error))
+    }
+
+    async fn find(&self, domain: &str) -> Result<DomainInfo, Status> {
+        let found = self.list().await?.into_iter().find(|info| info.name == domain);
+        found.ok_or_else(|| status(&VmError::NoDomain { domain: domain.to_owned() }))
+    }
+
+    /// The domain's port of the guarded bridge.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: it does not run, or no card of it is on that bridge (macvtap, SR-IOV: can't be guarded).
+    pub async fn port(&self, domain: &DomainName, bridge: IfName) -> Result<TapPort, Status> {
+        let info = self.find(domain.as_str()).await?;
+        for nic in &info.nics {
+            let Some(tap) = nic.tap.as_deref().and_then(|tap| IfName::new(tap).ok()) else { continue };
+            let master = std::fs::read_link(format!("/sys/class/net/{tap}/master"));
+            if master.is_ok_and(|path| path.file_name().is_some_and(|name| name == bridge.as_str())) {
+                let mac = nic.mac.parse().map_err(|error| Status::internal(format!("libvirt's address of {domain}: {error}")))?;
+                return Ok(TapPort { ifname: tap, mac });
+            }
+        }
+        Err(Status::failed_precondition(format!(
+            "domain {domain} (it is {}) has no interface on bridge {bridge}: start it, or attach it to {bridge}; \
+             macvtap and passed-through cards can't be guarded",
+            info.state
+        )))
+    }
+
+    /// Passes lifecycle events on, and lets go of the VIPs of domains that stopped by themselves. Must be called
+    /// within a tokio runtime.
+    pub fn watch(&self, events: Events, handle: Handle) {
+        let Ok(vm) = &self.0 else { return };
+        let (vms, mut changes) = (self.clone(), vm.events());
+        tokio::spawn(async move {
+            loop {
+                match changes.recv().await {
+                    Ok(VmEvent::Domain(event)) => {
+                        events.publish(Event::Vm(lifecycle(&event)));
+                        vms.after(&event, &handle).await;
+                    }
+                    Ok(VmEvent::Connected { .. }) => tracing::info!("connected to libvirt"),
+                    Ok(VmEvent::Disconnected { reason, .. }) => tracing::warn!(reason, "libvirt is not connected"),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => events.publish(Event::Missed(missed)),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// A domain that stands still must not speak for a VIP when it goes on: it starts without an element.
+    async fn after(&self, event: &DomainEvent, handle: &Handle) {
+        let stopped = matches!(
+            event.kind,
+            DomainEventKind::Stopped | DomainEventKind::Suspended | DomainEventKind::Crashed | DomainEventKind::PmSuspended
+        );
+        let Ok(domain) = DomainName::new(event.domain.as_str()) else { return };
+        if !stopped {
+            return;
+        }
+        // The event may be old by now.
+        let runs = matches!(self.find(domain.as_str()).await, Ok(info) if info.state == DomainState::Running);
+        if !runs && let Err(error) = handle.command(Command::ReleaseVm(domain.clone())).await {
+            tracing::warn!(%domain, %error, "VIPs of a stopped domain were not released");
+        }
+    }
+}
+
+fn lifecycle(event: &DomainEvent) -> VmLifecycle {
+    let kind = match event.kind {
+        DomainEventKind::Defined => "defined",
+        DomainEventKind::Undefined => "undefined",
+        DomainEventKind::Started => "started",
+        DomainEventKind::Suspended => "suspended",
+        DomainEventKind::Resumed => "resumed",
+        DomainEventKind::Stopped => "stopped",
+        DomainEventKind::Shutdown => "shutdown",
+        DomainEventKind::PmSuspended => "pmsuspended",
+        DomainEventKind::Crashed => "crashed",
+    };
+    let detail = if let DomainEventDetail::Other(number) = event.detail {
+        number.to_string()
+    } else {
+        serde_json::to_value(event.detail).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    VmLifecycle { domain: event.domain.clone(), event: kind.to_owned(), detail }
+}
+
+fn state(state: DomainState) -> &'static str {
+    match state {
+        DomainState::Running => "running",
+        DomainState::Paused => "paused",
+        DomainState::ShuttingDown => "shutdown",
+        DomainState::ShutOff => "shutoff",
+        DomainState::Crashed => "crashed",
+        DomainState::PmSuspended => "pmsuspended",
+        DomainState::Unknown => "unknown",
+    }
+}
+
+/// For `ListVms`.
+pub(super) fn to_wire(info: &DomainInfo) -> v1::Vm {
+    let interface = |nic: &crate::vm::DomainNic| v1::VmInterface { tap: nic.tap.clone().unwrap_or_default(), mac: nic.mac.clone() };
+    v1::Vm {
+        domain: info.name.clone(),
+        uuid: info.uuid.clone(),
+        state: state(info.state).to_owned(),
+        vcpus: info.vcpus,
+        memory_max_bytes: info.memory_max_bytes,
+        interfaces: info.nics.iter().map(interface).collect(),
+    }
+}
+
+/// For `WatchLoad`.
+pub(super) fn to_sample(info: &DomainInfo) -> v1::VmSample {
+    v1::VmSample {
+        domain: info.name.clone(),
+        state: state(info.state).to_owned(),
+        cpu_time_ns: info.cpu_time_ns,
+        vcpus: info.vcpus,
+        memory_max_bytes: info.memory_max_bytes,
+        memory_used_bytes: info.memory_resident_bytes.unwrap_or(info.memory_used_bytes),
+        received_bytes: info.nics.iter().map(|nic| nic.rx_bytes).sum(),
+        sent_bytes: info.nics.iter().map(|nic| nic.tx_bytes).sum(),
+    }
+}
+
+fn status(error: &VmError) -> Status {
+    let text = error.to_string();
+    match error {
+        VmError::Unreachable { .. } | VmError::Hanging { .. } | VmError::Lost { .. } => Status::unavailable(text),
+        VmError::Timeout { .. } => Status::deadline_exceeded(text),
+        VmError::Busy { .. } => Status::resource_exhausted(text),
+        VmError::NoDomain { .. } => Status::not_found(text),
+        VmError::WrongState { .. } | VmError::StillRunning { .. } | VmError::Refused { .. } => {
+            Status::failed_precondition(text)
+        }
+        VmError::Cancelled { .. } => Status::aborted(text),
+        VmError::Internal(_) => Status::internal(text),
+    }
+}
+
+impl Shared {
+    pub(super) async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Result<v1::VmReply, Status> {
+        self.admit(&request, request.get_ref().authority.as_ref()).await?;
+        let v1::StartVmRequest { domain, paused, timeout_ms, .. } = request.into_inner();
+        let begun = now();
+        self.require_tap_guard()?;
+        self.vms.vm()?.start_domain(&domain, paused, limit(timeout_ms, SLOW)).await.map_err(|error| status(&error))?;
+        self.vm_reply(&domain, begun).await
+    }
+
+    pub(super) async fn change_vm(&self, request: Request<v1::VmRequest>, change: Change) -> Result<v1::VmReply, Status> {
+        self.admit(&request, request.get_ref().authority.as_ref()).await?;
+        let v1::VmRequest { domain, timeout_ms, .. } = request.into_inner();
+        let begun = now();
+        let vm = self.vms.vm()?;
+        match change {
+            Change::Resume => self.require_tap_guard()?,
+            Change::Pause | Change::Save | Change::Shutdown | Change::Destroy | Change::Reboot => {
+                self.release_vm(&domain).await?;
+            }
+        }
+        let done = match change {
+            Change::Resume => vm.resume(&domain).await,
+            Change::Pause => vm.pause(&domain).await,
+            Change::Save => vm.save(&domain, limit(timeout_ms, SLOW)).await,
+            Change::Shutdown => vm.shutdown(&domain, limit(timeout_ms, SHUTDOWN)).await,
+            Change::Destroy => vm.destroy(&domain).await,
+            Change::Reboot => vm.reboot(&domain).await,
+        };
+        done.map_err(|error| status(&error))?;
+        self.vm_reply(&domain, begun).await
+    }
+
+    /// Live migration. The VIPs of the VM are released before it begins, so that clients are without them for as long
+    /// as it takes; handing the element over to the destination under the same epoch (safety rule 8) comes later.
+    pub(super) async fn migrate_vm(&self, request: Request<v1::MigrateVmRequest>) -> Result<Many<v1::MigrateProgress>, Status> {
+        self.admit(&request, request.get_ref().authority.as_ref()).await?;
+        let request = request.into_inner();
+        let vm = self.vms.vm()?;
+        let info = self.vms.find(&request.domain).await?;
+        self.release_vm(&request.domain).await?;
+        let options = MigrateOptions {
+            destination: request.destination_uri,
+            data_uri: None,
+            bandwidth_bytes_per_s: (request.bandwidth_mib_s > 0).then(|| request.bandwidth_mib_s.saturating_mul(1 << 20)),
+            max_downtime: (request.max_downtime_ms > 0).then(|| Duration::from_millis(request.max_downtime_ms.into())),
+            persist: info.persistent,
+            auto_converge: true,
+            deadline: MIGRATE,
+        };
+        let begun = now();
+        let migration = vm.migrate(&request.domain, options);
+        let (send, stream) = mpsc::channel(BACKLOG);
+        tokio::spawn(async move {
+            let mut progress = migration.progress();
+            let report = |last: crate::vm::JobProgress, done| v1::MigrateProgress {
+                total_bytes: last.total_bytes,
+                remaining_bytes: if done { 0 } else { last.remaining_bytes },
+                elapsed_ms: wire::to_millis(now().since(begun)),
+                done,
+            };
+            // Ends when the migration does. A caller that gives up does not cancel it.
+            while progress.changed().await.is_ok() {
+                let last = *progress.borrow_and_update();
+                let _ = send.try_send(Ok(report(last, false)));
+            }
+            let last = *progress.borrow();
+            let ended = migration.wait().await.map(|()| report(last, true)).map_err(|error| status(&error));
+            let _ = send.send(ended).await;
+        });
+        Ok(Box::pin(ReceiverStream::new(stream)))
+    }
+
+    /// Guard closed for all the VM's addresses, and the kernel has said so.
+    async fn release_vm(&self, domain: &str) -> Result<(), Status> {
+        // A domain whose name is none of ours can't hold anything.
+        let Ok(name) = DomainName::new(domain) else { return Ok(()) };
+        let released = tokio::time::timeout(RELEASE, self.handle.command(Command::ReleaseVm(name))).await;
+        released.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(format!("the guard of {domain} was not closed within {RELEASE:?}; nothing was done to it")))
+        })
+    }
+
+    async fn vm_reply(&self, domain: &str, begun: kage_types::Time) -> Result<v1::VmReply, Status> {
+        let took_ms = wire::to_millis(now().since(begun));
+        // Transient domains are gone when they end.
+        let vm = self.vms.find(domain).await.ok().map(|info| to_wire(&info));
+        Ok(v1::VmReply { vm, took_ms })
+    }
+}

@@ -1,0 +1,386 @@
+//! Real agents in network namespaces against a coordinator of the test's own. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
+mod support {
+    pub mod coordinator;
+    pub mod net;
+}
+
+use kage_proto::{
+    agent::v1::{
+        BarRequest, GetVoterStateRequest, HeldVip, HoldVipReply, HoldVipRequest, ListLeasesReply, ListLeasesRequest,
+        ReleaseVipRequest, agent_client::AgentClient, voter_client::VoterClient,
+    },
+    channel::{Credentials, Options, channel},
+    issue::{Authority, Subject},
+    roles::{Identity, Role},
+    tls::{Expected, Pki},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+use support::{
+    coordinator::Fake,
+    net::{COORDINATOR, Net, Pings, VIP, wall},
+};
+use tempfile::TempDir;
+use tonic::{Code, Status, transport::Channel};
+
+/// L of the fake coordinator's assignment.
+const LEASE: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(15);
+/// One of fifty pings a second was missed.
+const MISSED: Duration = Duration::from_millis(60);
+
+struct Cluster {
+    net: Net,
+    dir: TempDir,
+    authority: Authority,
+    credentials: Credentials,
+    fake: Fake,
+}
+
+struct Agent {
+    name: String,
+    namespace: String,
+    last: u8,
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+    client: Channel,
+}
+
+impl Agent {
+    fn start(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(&self.log).expect("log");
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_kage-agent"), "run", "--config"])
+            .arg(&self.config)
+            .env("RUST_LOG", "debug,h2=info,hyper=info,tower=info")
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.expect("agent"));
+    }
+
+    /// `ip netns exec` becomes the agent.
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.as_ref().expect("running").id()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).expect("kill");
+    }
+
+    /// Does not block: the coordinator lives on the test's thread.
+    async fn wait(&mut self) {
+        let mut child = self.child.take().expect("running");
+        wait_until("the agent ends", async || child.try_wait().expect("wait").is_some()).await;
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    async fn hold(&self, epoch: u64) -> Result<HoldVipReply, Status> {
+        let hold = HoldVipRequest { term: 1, vip: VIP.to_owned(), epoch, domain: String::new(), timeout_ms: 5000 };
+        AgentClient::new(self.client.clone()).hold_vip(hold).await.map(tonic::Response::into_inner)
+    }
+
+    async fn leases(&self) -> Option<ListLeasesReply> {
+        AgentClient::new(self.client.clone()).list_leases(ListLeasesRequest {}).await.ok().map(tonic::Response::into_inner)
+    }
+
+    async fn held(&self) -> Option<HeldVip> {
+        self.leases().await?.vips.into_iter().next()
+    }
+
+    async fn up(&self) {
+        wait_until(&format!("{} reaches its coordinator", self.name), async || {
+            self.leases().await.is_some_and(|leases| leases.coordinator_reachable)
+        })
+        .await;
+    }
+
+    fn rss_kib(&self) -> u64 {
+        let pid = self.child.as_ref().expect("running").id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.name, self.log());
+        }
+    }
+}
+
+impl Cluster {
+    async fn new(voters: &[(&str, u8)]) -> Self {
+        let net = Net::enter();
+        let dir = tempfile::tempdir().expect("dir");
+        let authority = Authority::create(&dir.path().join("ca"), "test", 30).expect("authority");
+        let pki = dir.path().join("coordinator");
+        authority.issue_into(&Subject::new(Identity::new(Role::Coordinator, "c1").unwrap()), &pki).expect("issue");
+        let pki = Pki::load(&pki).expect("pki");
+        let fake = Fake::serve(pki.clone(), voters).await;
+        Self { net, dir, authority, credentials: Credentials::Tls(pki), fake }
+    }
+
+    fn agent(&mut self, name: &str, last: u8, witness: bool) -> Agent {
+        let namespace = self.net.machine(name, last);
+        let (pki, state, config) =
+            (self.dir.path().join(format!("{name}-pki")), self.dir.path().join(format!("{name}-state")), self.dir.path().join(format!("{name}.toml")));
+        self.authority.issue_into(&Subject::new(Identity::new(Role::Agent, name).unwrap()), &pki).expect("issue");
+        let guard = if witness { "" } else { "[guard]\nkind = \"host\"\ninterface = \"eth0\"\n" };
+        let text = format!(
+            "name = \"{name}\"\nlisten = \"10.79.0.{last}:7702\"\ncoordinator = \"{COORDINATOR}:7700\"\npki = {pki:?}\nstate = {state:?}\nwitness = {witness}\n{guard}"
+        );
+        fs::write(&config, text).expect("config");
+        let expected = Expected::role(Role::Agent);
+        let client = channel(&format!("10.79.0.{last}:7702"), &self.credentials, expected, &Options::noticing_within(Duration::from_millis(500)));
+        let log = self.dir.path().join(format!("{name}.log"));
+        let mut agent = Agent { name: name.to_owned(), namespace, last, config, log, child: None, client: client.expect("channel") };
+        agent.start();
+        agent
+    }
+}
+
+async fn wait_until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !is().await {
+        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// On a thread of its own, which moves into the switch's namespace.
+fn in_namespaces(test: impl AsyncFnOnce() + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root for network namespaces and nftables");
+        return;
+    }
+    let body = move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(test());
+    };
+    if let Err(panic) = std::thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn answering(pings: &Pings) {
+    let before = pings.count();
+    wait_until("the VIP answers", async || pings.count() >= before + 5).await;
+}
+
+/// Sends something every 20 ms for this long: the agents' and the test's own time goes on.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+#[test]
+fn held_then_silent_within_the_lease_when_grants_stop() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        let pings = Pings::start();
+        pass(Duration::from_millis(300)).await;
+        assert_eq!(pings.count(), 0, "closed before it is held");
+        let refused = agent.client.clone();
+        let stranger = HoldVipRequest { term: 1, vip: "10.79.0.200".to_owned(), epoch: 1, domain: String::new(), timeout_ms: 0 };
+        assert_eq!(AgentClient::new(refused).hold_vip(stranger).await.unwrap_err().code(), Code::FailedPrecondition);
+
+        let begun = Instant::now();
+        let reply = agent.hold(1).await.expect("hold");
+        println!("hold: {:?} in all, {reply:?}; RSS {} KiB", begun.elapsed(), agent.rss_kib());
+        answering(&pings).await;
+        assert!(cluster.fake.mood.lock().unwrap().events.iter().any(|(_, what)| what.contains("LeaseOpened")));
+        let from = wall();
+        pass(Duration::from_secs(3)).await;
+        assert!(pings.longest_gap(from) < MISSED, "{:?}", pings.longest_gap(from));
+
+        let mut latencies = Vec::new();
+        for epoch in 2..22 {
+            let release = ReleaseVipRequest { term: 1, vip: VIP.to_owned(), epoch };
+            AgentClient::new(agent.client.clone()).release_vip(release).await.expect("release");
+            let begun = Instant::now();
+            agent.hold(epoch + 1).await.expect("hold");
+            latencies.push(begun.elapsed());
+        }
+        latencies.sort();
+        println!("hold latency of {}: median {:?}, longest {:?}", latencies.len(), latencies[10], latencies[19]);
+
+        answering(&pings).await;
+        let stopped = wall();
+        cluster.fake.set(|mood| mood.silent = true);
+        wait_until("silence", async || wall() > pings.last().unwrap() + Duration::from_secs(1)).await;
+        let served = pings.last().unwrap().saturating_sub(stopped);
+        println!("served {served:?} after the last grant");
+        assert!(served <= LEASE, "{served:?}");
+        cluster.fake.set(|mood| mood.silent = false);
+        answering(&pings).await;
+    });
+}
+
+#[test]
+fn superseded_is_closed_at_once_and_stays_closed() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+        let at = wall();
+        cluster.fake.set(|mood| mood.superseded = true);
+        wait_until("given up", async || agent.held().await.is_none()).await;
+        pass(Duration::from_millis(700)).await;
+        let served = pings.last().unwrap().saturating_sub(at);
+        assert!(served < Duration::from_millis(400), "{served:?}: one renewal interval and a little");
+        cluster.fake.set(|mood| mood.superseded = false);
+        assert_eq!(agent.hold(1).await.unwrap_err().code(), Code::FailedPrecondition, "the epoch is over");
+        agent.hold(2).await.expect("hold");
+        answering(&pings).await;
+    });
+}
+
+#[test]
+fn restarts_cost_no_ping() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let mut agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+
+        let from = wall();
+        agent.signal(Signal::TERM);
+        agent.wait().await;
+        // Longer than a lease: the long one holds.
+        pass(LEASE + Duration::from_secs(1)).await;
+        agent.start();
+        agent.up().await;
+        wait_until("live again", async || agent.held().await.is_some_and(|held| held.state == "live" && held.epoch == 1)).await;
+        pass(Duration::from_secs(1)).await;
+        assert!(pings.longest_gap(from) < MISSED, "SIGTERM: {:?}", pings.longest_gap(from));
+
+        let from = wall();
+        agent.signal(Signal::KILL);
+        agent.wait().await;
+        agent.start();
+        agent.up().await;
+        pass(LEASE + Duration::from_secs(1)).await;
+        assert!(pings.longest_gap(from) < MISSED, "kill -9: {:?}", pings.longest_gap(from));
+        assert_eq!(agent.held().await.map(|held| held.epoch), Some(1));
+    });
+}
+
+#[test]
+fn the_machine_going_down_releases() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let mut agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+        let at = wall();
+        agent.signal(Signal::USR1);
+        agent.wait().await;
+        let took = wall().saturating_sub(at);
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        pass(Duration::from_millis(500)).await;
+        let served = pings.last().unwrap().saturating_sub(at);
+        assert!(served < Duration::from_millis(300), "{served:?}");
+        let events = cluster.fake.mood.lock().unwrap().events.clone();
+        assert!(events.iter().any(|(_, what)| what.contains("GoingDown")), "{events:?}");
+        assert!(events.iter().any(|(_, what)| what.contains("LeaseLost")), "{events:?}");
+        agent.start();
+        agent.up().await;
+        assert!(agent.held().await.is_none(), "nothing is asked for anew");
+    });
+}
+
+#[test]
+fn a_stalled_agent_lapses_and_needs_a_new_grant() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+        let at = wall();
+        agent.signal(Signal::STOP);
+        pass(Duration::from_secs(2)).await;
+        let served = pings.last().unwrap().saturating_sub(at);
+        assert!(served < Duration::from_millis(900), "{served:?}: K and a little");
+        cluster.fake.set(|mood| mood.wait = true);
+        agent.signal(Signal::CONT);
+        let silent = pings.count();
+        pass(Duration::from_secs(2)).await;
+        assert_eq!(pings.count(), silent, "no grant, no answer");
+        cluster.fake.set(|mood| mood.wait = false);
+        answering(&pings).await;
+        let events = cluster.fake.mood.lock().unwrap().events.clone();
+        assert!(events.iter().any(|(_, what)| what.contains("LeaseLost") && what.contains("lapsed")), "{events:?}");
+    });
+}
+
+#[test]
+fn voters_keep_an_owner_until_they_are_barred() {
+    in_namespaces(async || {
+        let voters = [("w1", 21), ("w2", 22), ("w3", 23)];
+        let mut cluster = Cluster::new(&voters).await;
+        let mut witnesses: Vec<Agent> = voters.iter().map(|(name, last)| cluster.agent(name, *last, true)).collect();
+        let agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        for witness in &witnesses {
+            witness.up().await;
+        }
+        println!("RSS of a witness {} KiB", witnesses[0].rss_kib());
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+
+        let from = wall();
+        cluster.fake.set(|mood| mood.down = true);
+        pass(3 * LEASE).await;
+        assert_eq!(agent.leases().await.unwrap().renewed_by, "voters");
+        println!("longest gap when the coordinator went: {:?}", pings.longest_gap(from));
+        assert!(pings.longest_gap(from) < MISSED, "{:?}", pings.longest_gap(from));
+
+        for witness in &mut witnesses {
+            let voter = || VoterClient::new(witness.client.clone());
+            let bar = BarRequest { term: 2, vip: VIP.to_owned(), floor: 2 };
+            let age = voter().bar(bar).await.expect("bar").into_inner().last_consent_age_ms;
+            assert!(age < 1000, "{age} ms at {}", witness.last);
+            witness.signal(Signal::KILL);
+            witness.wait().await;
+            witness.start();
+        }
+        for witness in &witnesses {
+            wait_until("the voter is back", async || {
+                let state = VoterClient::new(witness.client.clone()).get_voter_state(GetVoterStateRequest {}).await;
+                state.is_ok_and(|state| {
+                    let state = state.into_inner();
+                    state.is_voter && state.highest_term == 2 && state.highest_epochs.iter().any(|epoch| epoch.epoch == 2)
+                })
+            })
+            .await;
+        }
+        wait_until("silence", async || wall() > pings.last().unwrap() + LEASE).await;
+        let stale = VoterClient::new(witnesses[0].client.clone()).bar(BarRequest { term: 1, vip: VIP.to_owned(), floor: 9 }).await;
+        assert_eq!(stale.unwrap_err().code(), Code::FailedPrecondition);
+    });
+}
