@@ -34,8 +34,6 @@ use tonic::{Code, Status, transport::Channel};
 /// L of the fake coordinator's assignment.
 const LEASE: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(15);
-/// One of fifty pings a second was missed.
-const MISSED: Duration = Duration::from_millis(60);
 
 struct Cluster {
     net: Net,
@@ -55,11 +53,16 @@ struct Agent {
     client: Channel,
 }
 
+/// KAGE_AGENT: another build of it, to be measured.
+fn binary() -> String {
+    std::env::var("KAGE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kage-agent").to_owned())
+}
+
 impl Agent {
     fn start(&mut self) {
         let log = fs::File::options().create(true).append(true).open(&self.log).expect("log");
         let child = Command::new("ip")
-            .args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_kage-agent"), "run", "--config"])
+            .args(["netns", "exec", &self.namespace, &binary(), "run", "--config"])
             .arg(&self.config)
             .env("RUST_LOG", "debug,h2=info,hyper=info,tower=info")
             .stderr(log)
@@ -206,7 +209,7 @@ fn held_then_silent_within_the_lease_when_grants_stop() {
         assert!(cluster.fake.mood.lock().unwrap().events.iter().any(|(_, what)| what.contains("LeaseOpened")));
         let from = wall();
         pass(Duration::from_secs(3)).await;
-        assert!(pings.longest_gap(from) < MISSED, "{:?}", pings.longest_gap(from));
+        assert_eq!(pings.lost(from), 0);
 
         let mut latencies = Vec::new();
         for epoch in 2..22 {
@@ -266,13 +269,14 @@ fn restarts_cost_no_ping() {
         let from = wall();
         agent.signal(Signal::TERM);
         agent.wait().await;
+        println!("SIGTERM to the end: {:?}", wall().saturating_sub(from));
         // Longer than a lease: the long one holds.
         pass(LEASE + Duration::from_secs(1)).await;
         agent.start();
         agent.up().await;
         wait_until("live again", async || agent.held().await.is_some_and(|held| held.state == "live" && held.epoch == 1)).await;
         pass(Duration::from_secs(1)).await;
-        assert!(pings.longest_gap(from) < MISSED, "SIGTERM: {:?}", pings.longest_gap(from));
+        assert_eq!(pings.lost(from), 0, "SIGTERM");
 
         let from = wall();
         agent.signal(Signal::KILL);
@@ -280,7 +284,7 @@ fn restarts_cost_no_ping() {
         agent.start();
         agent.up().await;
         pass(LEASE + Duration::from_secs(1)).await;
-        assert!(pings.longest_gap(from) < MISSED, "kill -9: {:?}", pings.longest_gap(from));
+        assert_eq!(pings.lost(from), 0, "kill -9");
         assert_eq!(agent.held().await.map(|held| held.epoch), Some(1));
     });
 }
@@ -338,6 +342,44 @@ fn a_stalled_agent_lapses_and_needs_a_new_grant() {
 }
 
 #[test]
+fn an_owner_cut_from_the_coordinator_is_granted_by_way_of_the_voters() {
+    in_namespaces(async || {
+        let voters = [("w1", 21), ("w2", 22), ("w3", 23)];
+        let mut cluster = Cluster::new(&voters).await;
+        let witnesses: Vec<Agent> = voters.iter().map(|(name, last)| cluster.agent(name, *last, true)).collect();
+        let agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        for witness in &witnesses {
+            witness.up().await;
+        }
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+        let from = wall();
+        let nft = |script: &str| {
+            let done = Command::new("ip").args(["netns", "exec", &agent.namespace, "nft", script]).status();
+            assert!(done.expect("nft").success(), "{script}");
+        };
+        // Silence, not a refusal: TCP goes on trying.
+        nft("add table inet cut; add chain inet cut out { type filter hook output priority 0; }; add rule inet cut out tcp dport 7700 drop");
+        pass(2 * LEASE).await;
+        let leases = agent.leases().await.expect("leases");
+        assert_eq!((leases.renewed_by.as_str(), leases.coordinator_reachable), ("relay", false));
+        assert!(cluster.fake.mood.lock().unwrap().relayed > 10);
+
+        nft("delete table inet cut");
+        let healed = Instant::now();
+        wait_until("the coordinator answers itself again", async || {
+            agent.leases().await.is_some_and(|leases| leases.renewed_by == "coordinator")
+        })
+        .await;
+        println!("direct again {:?} after the cut healed", healed.elapsed());
+        assert!(healed.elapsed() < Duration::from_secs(4));
+        assert_eq!(pings.lost(from), 0);
+    });
+}
+
+#[test]
 fn voters_keep_an_owner_until_they_are_barred() {
     in_namespaces(async || {
         let voters = [("w1", 21), ("w2", 22), ("w3", 23)];
@@ -357,8 +399,7 @@ fn voters_keep_an_owner_until_they_are_barred() {
         cluster.fake.set(|mood| mood.down = true);
         pass(3 * LEASE).await;
         assert_eq!(agent.leases().await.unwrap().renewed_by, "voters");
-        println!("longest gap when the coordinator went: {:?}", pings.longest_gap(from));
-        assert!(pings.longest_gap(from) < MISSED, "{:?}", pings.longest_gap(from));
+        assert_eq!(pings.lost(from), 0);
 
         for witness in &mut witnesses {
             let voter = || VoterClient::new(witness.client.clone());

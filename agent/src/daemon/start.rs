@@ -150,7 +150,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let serving = tokio::spawn(serving);
 
     tracing::info!(agent = %name, %listen, version = env!("CARGO_PKG_VERSION"), took_ms = now().since(started).as_millis(), "kage-agent is up");
-    stop::notify_ready();
+    stop::notify_ready(handle.clone());
     let ended = stop::wait(signals, serving, &handle, &events, &hands, &stop).await;
     let _ = tokio::time::timeout(stop::FLUSH, session).await;
     driver.abort();

@@ -46,13 +46,16 @@ impl Signals {
     }
 }
 
-/// Tells the service manager, and feeds its watchdog from now on. Must be called within a tokio runtime.
-pub(super) fn notify_ready() {
+/// Tells the service manager, and feeds its watchdog for as long as the driver answers. Must be called within a tokio
+/// runtime.
+pub(super) fn notify_ready(handle: Handle) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Some(period) = sd_notify::watchdog_enabled() {
         tokio::spawn(async move {
             loop {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                if matches!(timeout(period / 3, handle.leases()).await, Ok(Ok(_))) {
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                }
                 sleep(period / 3).await;
             }
         });

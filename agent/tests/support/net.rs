@@ -76,7 +76,8 @@ impl Drop for Net {
 /// Pings the VIP fifty times a second, from the switch.
 pub struct Pings {
     child: Child,
-    replies: Arc<Mutex<Vec<Duration>>>,
+    /// When, since 1970, and to which request.
+    replies: Arc<Mutex<Vec<(Duration, u64)>>>,
 }
 
 impl Pings {
@@ -93,8 +94,9 @@ impl Pings {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 // [1700000000.123456] 64 bytes from 10.79.0.100: icmp_seq=1 ttl=64 time=0.05 ms
                 let Some((at, rest)) = line.strip_prefix('[').and_then(|line| line.split_once(']')) else { continue };
-                if rest.contains("bytes from") {
-                    heard.lock().unwrap().push(Duration::from_secs_f64(at.parse().expect("time")));
+                let number = rest.split_once("icmp_seq=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+                if let Some(number) = number.filter(|_| rest.contains("bytes from")) {
+                    heard.lock().unwrap().push((Duration::from_secs_f64(at.parse().expect("time")), number));
                 }
             }
         });
@@ -107,14 +109,16 @@ impl Pings {
 
     /// Since 1970.
     pub fn last(&self) -> Option<Duration> {
-        self.replies.lock().unwrap().last().copied()
+        self.replies.lock().unwrap().last().map(|(at, _)| *at)
     }
 
-    /// The longest time without a reply after `from`, up to the last reply.
-    pub fn longest_gap(&self, from: Duration) -> Duration {
+    /// How many requests had no reply after `from`, up to the last reply: by number, as a busy machine delays the
+    /// sender too.
+    pub fn lost(&self, from: Duration) -> u64 {
         let replies = self.replies.lock().unwrap();
-        let after: Vec<_> = replies.iter().filter(|at| **at >= from).collect();
-        after.windows(2).map(|pair| pair[1].saturating_sub(*pair[0])).max().unwrap_or(Duration::MAX)
+        let mut numbers: Vec<u64> = replies.iter().filter(|(at, _)| *at >= from).map(|(_, number)| *number).collect();
+        numbers.sort_unstable();
+        numbers.windows(2).map(|pair| (pair[1] - pair[0]).saturating_sub(1)).sum()
     }
 }
 
