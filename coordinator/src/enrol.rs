@@ -30,6 +30,14 @@ struct Open {
     name: String,
     addresses: Vec<IpAddr>,
     until_unix_ms: u64,
+    /// What it made. The same request gets the same answer again, in case the first was lost; any other is refused.
+    used: Option<Used>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Used {
+    csr_pem: String,
+    certificate_pem: String,
 }
 
 /// `kagemusha.coordinator.v1.Enrolment`, and the tokens.
@@ -112,6 +120,7 @@ impl Enrolment {
             name: request.name,
             addresses,
             until_unix_ms: unix_ms().saturating_add(u64::from(minutes) * 60_000),
+            used: None,
         };
         self.change(|tokens| {
             if tokens.len() >= MAX_OPEN {
@@ -126,26 +135,30 @@ impl Enrolment {
     }
 }
 
+fn unknown() -> Status {
+    Status::permission_denied("this token is unknown, used or expired: make a new one with `kagectl pki token`")
+}
+
 #[tonic::async_trait]
 impl enrolment_server::Enrolment for Enrolment {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         let authority = self.authority()?;
         let EnrolRequest { secret, csr_pem } = request.into_inner();
         let digest = Token::secret_digest(&secret);
-        // Used up before the certificate leaves: a token works once, whatever happens.
-        let open = self.change(|tokens| {
-            tokens.remove(&digest).ok_or_else(|| {
-                Status::permission_denied(
-                    "this token is unknown, used or expired: make a new one with `kagectl pki token`",
-                )
-            })
+        let certificate_pem = self.change(|tokens| {
+            let open = tokens.get_mut(&digest).ok_or_else(unknown)?;
+            if let Some(used) = &open.used {
+                return if used.csr_pem == csr_pem { Ok(used.certificate_pem.clone()) } else { Err(unknown()) };
+            }
+            let role: Role = open.role.parse().map_err(|_| Status::internal("a token of an unknown role"))?;
+            let identity = Identity::new(role, &open.name).map_err(|error| Status::internal(error.to_string()))?;
+            tracing::info!(target: "audit", %identity, "a machine enrolled");
+            let subject = Subject { addresses: open.addresses.clone(), ..Subject::new(identity) };
+            let certificate_pem =
+                authority.sign(&csr_pem, &subject).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            open.used = Some(Used { csr_pem, certificate_pem: certificate_pem.clone() });
+            Ok(certificate_pem)
         })?;
-        let role: Role = open.role.parse().map_err(|_| Status::internal("a token of an unknown role"))?;
-        let identity = Identity::new(role, &open.name).map_err(|error| Status::internal(error.to_string()))?;
-        tracing::info!(target: "audit", %identity, "a machine enrolled");
-        let subject = Subject { addresses: open.addresses, ..Subject::new(identity) };
-        let certificate_pem =
-            authority.sign(&csr_pem, &subject).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Response::new(EnrolReply { certificate_pem, ca_pem: authority.ca_pem().to_owned() }))
     }
 }

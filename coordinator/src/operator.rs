@@ -190,7 +190,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
         targets,
         agents,
         storm_brake: core.storm_brake().unwrap_or_default().into(),
-        alerts: core.alerts().to_vec(),
+        alerts: core.alerts(),
         journal_seq,
         on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
     }

@@ -90,7 +90,7 @@ pub struct Coordinator {
     promised: Option<Time>,
     sif: Result<(), String>,
     pub(crate) brake: Option<(Time, String)>,
-    alerts: Vec<String>,
+    alerts: Vec<(Option<TargetName>, String)>,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: Option<crate::Sabotage>,
 }
@@ -266,6 +266,7 @@ impl Coordinator {
         }
         self.term = TermState::Held { term, until: sent + length, floor, renew: sent + self.cluster.term / 5 };
         self.sif = Ok(());
+        self.alerts_over(None);
         self.note(None, Severity::Info, "term", format!("acting under term {term}"), actions);
         self.ledger_read(&rows, actions);
         let long = LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
@@ -283,7 +284,10 @@ impl Coordinator {
     }
 
     fn term_renewed(&mut self, renewed: Term, sent: Time, length: Duration) {
-        self.sif = Ok(());
+        if self.sif.is_err() {
+            self.sif = Ok(());
+            self.alerts_over(None);
+        }
         if let TermState::Held { term, until, .. } = &mut self.term
             && *term == renewed
         {
@@ -442,10 +446,8 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         if severity == Severity::Alert {
-            let named = target.as_ref().map_or_else(|| text.clone(), |target| format!("{target}: {text}"));
-            if self.alerts.last() != Some(&named) {
-                self.alerts.push(named);
-            }
+            self.alerts.retain(|(about, known)| *about != target || *known != text);
+            self.alerts.push((target.clone(), text.clone()));
             if self.alerts.len() > MAX_ALERTS {
                 self.alerts.remove(0);
             }
@@ -488,6 +490,7 @@ impl Coordinator {
             }
             (None, Some(_)) => {
                 self.brake = None;
+                self.alerts_over(None);
                 self.note(None, Severity::Info, "storm-over", "the storm brake is released".into(), actions);
                 for dbss in self.targets.values_mut() {
                     dbss.forget_evidence(now);
@@ -530,10 +533,19 @@ impl Coordinator {
         self.brake.as_ref().map(|(_, text)| text.as_str())
     }
 
-    /// The latest alerts, oldest first.
+    /// What was alerted about and is not over, oldest first.
     #[must_use]
-    pub fn alerts(&self) -> &[String] {
-        &self.alerts
+    pub fn alerts(&self) -> Vec<String> {
+        let line = |(target, text): &(Option<TargetName>, String)| match target {
+            Some(target) => format!("{target}: {text}"),
+            None => text.clone(),
+        };
+        self.alerts.iter().map(line).collect()
+    }
+
+    /// What was alerted about this target, or about the coordinator itself, is over.
+    pub(crate) fn alerts_over(&mut self, target: Option<&TargetName>) {
+        self.alerts.retain(|(about, _)| about.as_ref() != target);
     }
 
     /// Is this agent connected, and when did it last ask?

@@ -241,6 +241,9 @@ impl Coordinator {
     }
 
     fn enter(&mut self, now: Time, name: &TargetName, mode: Mode) {
+        if matches!(mode, Mode::Regular { .. }) {
+            self.alerts_over(Some(name));
+        }
         self.dbss(name).enter(now, mode);
     }
 

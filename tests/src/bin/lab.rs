@@ -122,6 +122,30 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run every scenario once, as tests/all does
+    Suite {
+        /// Only those whose name contains this
+        only: Option<String>,
+    },
+    /// The main job, to be watched
+    Demo {
+        /// The product's timings
+        #[arg(long, default_value = "normal")]
+        profile: Profile,
+    },
+    /// Measure for long, into docs/measurements; goes on where it was stopped
+    Campaign {
+        /// Which: lease
+        name: String,
+        /// Runs of each
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+        /// Only write the table again
+        #[arg(long)]
+        table: bool,
+    },
+    /// Where results are
+    Where,
     /// Say who spoke as an address in a capture of the lab's switch
     Analyse {
         /// The capture
@@ -293,6 +317,26 @@ fn act(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Suite { only } => {
+            if !kage_tests::lab::suite::run(only.as_deref(), &mut note)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Demo { profile } => {
+            if !kage_tests::lab::demo::run(profile, &mut print)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Campaign { name, runs, table } => {
+            if name != "lease" {
+                bail!("`{name}` is no campaign; campaigns are lease");
+            }
+            if !table {
+                kage_tests::lab::campaign::lease(runs, &mut note)?;
+            }
+            print(&kage_tests::lab::campaign::document(&name)?.to_string_lossy());
+        }
+        Command::Where => print(&kage_tests::lab::dirs::lab().join("results").to_string_lossy()),
         Command::Analyse { file, vip } => {
             print(&serde_json::to_string_pretty(&speech::analyse(&capture::load(&file)?, vip))?);
         }

@@ -1,6 +1,6 @@
 //! The product's processes in the lab: start, stop, kill, stall, and the operator's tool.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -189,10 +189,18 @@ pub fn running(part: Part) -> bool {
 /// # Errors
 /// kagectl is not built, or fails.
 pub fn kagectl(arguments: &[&str]) -> Result<String> {
+    kagectl_as(&config::pki("operator"), arguments)
+}
+
+/// The same with another's certificate.
+///
+/// # Errors
+/// kagectl is not built, or fails.
+pub fn kagectl_as(pki: &Path, arguments: &[&str]) -> Result<String> {
     let binary = dirs::binary("kagectl").context("kagectl is not built; tests/lab builds it")?;
     let controller = find("mgmt")?;
     let address = format!("{}:{COORDINATOR_PORT}", controller.ip());
-    let (binary, pki) = (text(&binary), text(&config::pki("operator")));
+    let (binary, pki) = (text(&binary), text(pki));
     let mut argv = vec![binary.as_str(), "--pki", &pki, "--coordinator", &address];
     argv.extend(arguments);
     run_in(controller, &argv)

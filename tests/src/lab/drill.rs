@@ -147,10 +147,8 @@ impl Drill {
         } else {
             let healed = healed_ns.saturating_add(nanoseconds(self.settle));
             let home = |samples: &[Sample]| {
-                good_for(samples, self.settle)
-                    && samples
-                        .last()
-                        .is_some_and(|last| last.t_ns > healed && last.server.as_deref() == Some(self.target.name))
+                served_for(samples, self.settle, self.target.name)
+                    && samples.last().is_some_and(|last| last.t_ns > healed)
             };
             if let Err(error) = poller.wait("the client is served from home", self.limit, home) {
                 problems.push(format!("{error:#}"));
@@ -260,12 +258,12 @@ fn mostly_good_at_end(samples: &[Sample], count: usize) -> bool {
     samples.len() >= count && samples[samples.len() - count..].iter().filter(|sample| sample.ok).count() * 2 > count
 }
 
-/// Whether every question of the last `length` was answered.
-fn good_for(samples: &[Sample], length: Duration) -> bool {
+/// Whether every question of the last `length` was answered by `server`.
+fn served_for(samples: &[Sample], length: Duration, server: &str) -> bool {
     let Some(last) = samples.last() else { return false };
     let from = last.t_ns.saturating_sub(nanoseconds(length));
     let enough = samples.first().is_some_and(|first| first.t_ns <= from);
-    enough && samples.iter().rev().take_while(|sample| sample.t_ns >= from).all(|sample| sample.ok)
+    enough && samples.iter().rev().take_while(|sample| sample.t_ns >= from).all(|sample| sample.server.as_deref() == Some(server))
 }
 
 fn nanoseconds(length: Duration) -> u64 {

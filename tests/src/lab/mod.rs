@@ -16,6 +16,7 @@
 //! [`hypervisor`] (domains), [`capture`] with [`speech`] (who spoke as an address),
 //! [`drill`] (all of it in order).
 
+pub mod campaign;
 pub mod capture;
 pub mod cgroup;
 pub mod client;
@@ -24,6 +25,7 @@ pub mod console;
 pub mod cpio;
 pub mod daemons;
 pub mod debian;
+pub mod demo;
 pub mod dirs;
 pub mod drill;
 pub mod hypervisor;
@@ -38,3 +40,4 @@ pub mod report;
 pub mod run;
 pub mod spawn;
 pub mod speech;
+pub mod suite;

@@ -81,10 +81,11 @@ impl RunReport {
             })
             .collect();
         let mut line = format!(
-            "run {number}: outage {:.0} ms, coming home {:.0} ms, two owners {:.1} ms; {}",
+            "run {number}: outage {:.0} ms, coming home {:.0} ms, two owners {:.3} ms ({} frames); {}",
             self.fault_outage_ms,
             self.return_outage_ms,
             self.speech.two_owner_ms,
+            self.speech.stray_count,
             owners.join(", "),
         );
         for stray in self.speech.strays.iter().take(5) {
@@ -156,7 +157,7 @@ impl Report {
         let (_, _, two) = spread(self.runs.iter().map(|run| run.speech.two_owner_ms));
         format!(
             "{} of {}: {} of {} runs good; outage median {median:.0} ms ({least:.0}..{greatest:.0}); \
-             coming home median {home:.0} ms (worst {home_worst:.0}); two owners worst {two:.1} ms\nevidence: {}",
+             coming home median {home:.0} ms (worst {home_worst:.0}); two owners worst {two:.3} ms\nevidence: {}",
             self.drill,
             self.target,
             self.runs.iter().filter(|run| run.good()).count(),

@@ -52,8 +52,11 @@ pub struct Speech {
     pub intervals: Vec<Interval>,
     /// How often the speaker changed. A drill with one takeover and one fail-back has two.
     pub changes: usize,
-    /// The longest time during which two machines spoke as the address.
+    /// The longest time during which two machines spoke as the address; 0.001 for a single frame.
     pub two_owner_ms: f64,
+    /// How long after its successor's first frame a former owner was last heard: a single frame
+    /// that sat in a frozen machine's queue makes this long and `two_owner_ms` short.
+    pub latest_stray_ms: f64,
     /// Frames of one machine inside the time of another, at most 20 of them.
     pub strays: Vec<Word>,
     /// How many such frames there are.
@@ -100,8 +103,13 @@ fn intervals(words: &[Word]) -> Vec<Interval> {
     // The same owner after a silence is still the owner, if nobody else spoke in between.
     let mut merged: Vec<Interval> = Vec::new();
     for interval in done {
+        let alone = |last: &Interval| {
+            !words
+                .iter()
+                .any(|word| word.machine != last.machine && last.end_ns < word.t_ns && word.t_ns < interval.start_ns)
+        };
         match merged.last_mut() {
-            Some(last) if last.machine == interval.machine => {
+            Some(last) if last.machine == interval.machine && alone(last) => {
                 last.end_ns = interval.end_ns;
                 last.frames += interval.frames;
             }
@@ -116,18 +124,16 @@ fn intervals(words: &[Word]) -> Vec<Interval> {
 pub fn analyse(frames: &[Frame], vip: Ipv4Addr) -> Speech {
     let words = words(frames, vip);
     let intervals = intervals(&words);
-    let mut two_owner_ns = 0;
+    let (mut two_owner_ns, mut latest_stray_ns) = (0, 0);
     for (index, first) in intervals.iter().enumerate() {
         // Sorted by start: whatever begins before `first` ends, overlaps it.
         for second in &intervals[index + 1..] {
             if second.start_ns <= first.end_ns && second.machine != first.machine {
-                // Even a single stray frame proves a belief that lasted since the other's first
-                // frame: an owner of before that speaks inside the time of the next.
-                let was_owner = intervals[..index].iter().any(|earlier| earlier.machine == second.machine);
-                let nested = second.end_ns <= first.end_ns;
                 let end = second.end_ns.min(first.end_ns);
-                let start = if nested && was_owner { first.start_ns } else { second.start_ns };
-                two_owner_ns = two_owner_ns.max(end - start).max(1_000);
+                two_owner_ns = two_owner_ns.max(end - second.start_ns).max(1_000);
+                let was_owner = intervals[..index].iter().any(|earlier| earlier.machine == second.machine);
+                let successor = if was_owner && second.end_ns <= first.end_ns { first } else { second };
+                latest_stray_ns = latest_stray_ns.max(end - successor.start_ns);
             }
         }
     }
@@ -144,6 +150,7 @@ pub fn analyse(frames: &[Frame], vip: Ipv4Addr) -> Speech {
         vip,
         changes: intervals.windows(2).filter(|pair| pair[0].machine != pair[1].machine).count(),
         two_owner_ms: ms(two_owner_ns),
+        latest_stray_ms: ms(latest_stray_ns),
         stray_count: strays.len(),
         strays: strays.into_iter().take(20).collect(),
         intervals,
@@ -193,10 +200,15 @@ mod tests {
 
     #[test]
     fn one_late_frame_counts_since_the_other_began() {
-        let frames: Vec<Frame> =
-            steady(0, 5_000, MAIL).chain(steady(7_000, 9_000, DOUBLE)).chain([ip(7_513, MAIL)]).collect();
+        let frames: Vec<Frame> = steady(0, 5_000, MAIL)
+            .chain(steady(7_000, 12_000, DOUBLE))
+            .chain([ip(7_513, MAIL)])
+            .chain(steady(12_100, 13_000, MAIL))
+            .collect();
         let speech = analyse(&frames, VIP);
-        assert!((speech.two_owner_ms - 513.0).abs() < 1e-9, "{speech:?}");
+        assert!((speech.two_owner_ms - 0.001).abs() < 1e-9, "{speech:?}");
+        assert!((speech.latest_stray_ms - 513.0).abs() < 1e-9, "{speech:?}");
+        assert_eq!(speech.stray_count, 1);
         assert_eq!(speech.strays[0].machine, "mail");
     }
 
