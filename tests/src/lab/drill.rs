@@ -263,7 +263,12 @@ fn served_for(samples: &[Sample], length: Duration, server: &str) -> bool {
     let Some(last) = samples.last() else { return false };
     let from = last.t_ns.saturating_sub(nanoseconds(length));
     let enough = samples.first().is_some_and(|first| first.t_ns <= from);
-    enough && samples.iter().rev().take_while(|sample| sample.t_ns >= from).all(|sample| sample.server.as_deref() == Some(server))
+    enough
+        && samples
+            .iter()
+            .rev()
+            .take_while(|sample| sample.t_ns >= from)
+            .all(|sample| sample.server.as_deref() == Some(server))
 }
 
 fn nanoseconds(length: Duration) -> u64 {
