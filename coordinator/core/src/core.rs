@@ -165,7 +165,7 @@ impl Coordinator {
             Event::TermRenewed { term, sent, length } => self.term_renewed(term, sent, length),
             Event::TermLost { term, reason } => self.term_lost(now, term, reason, actions),
             Event::TermFailed { reason } => self.term_failed(now, reason, actions),
-            Event::LedgerRead { rows } => self.ledger_read(&rows, actions),
+            Event::LedgerRead { rows } => self.ledger_read(now, &rows, actions),
             Event::AgentUp { agent, session, incarnation } => self.agent_up(&agent, session, incarnation, actions),
             Event::AgentDown { agent, session } => self.agent_down(now, &agent, session, actions),
             Event::Ask { agent, session, via, incarnation, nonce, heard, vips, long, long_surrendered } => {
@@ -239,6 +239,7 @@ impl Coordinator {
         for dbss in self.targets.values_mut() {
             dbss.forget_evidence(now);
         }
+            dbss.wake = now;
         self.note(
             None,
             Severity::Warning,
@@ -268,18 +269,21 @@ impl Coordinator {
         self.sif = Ok(());
         self.alerts_over(None);
         self.note(None, Severity::Info, "term", format!("acting under term {term}"), actions);
-        self.ledger_read(&rows, actions);
         let long = LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
         for (vip, state) in &mut self.vips {
             // Grants of earlier terms are unknown here: the floor outwaits them.
+            let row = rows.iter().find(|row| row.vip == *vip).cloned();
+            // What was begun under an earlier term may rest on rows that another has changed since: begun anew.
+            state.begin_term(row);
             state.granted_until = floor;
-            if rows.iter().any(|row| row.vip == *vip && row.long_lease) {
+            if state.row.as_ref().is_some_and(|row| row.long_lease) {
                 state.granted_until = floor.max(now + long);
             }
             state.wake = now;
         }
         for dbss in self.targets.values_mut() {
-            dbss.wake = now;
+        self.ledger_read(now, &rows, actions);
+            dbss.begin_again(now);
         }
     }
 
@@ -320,13 +324,15 @@ impl Coordinator {
         }
     }
 
-    fn ledger_read(&mut self, rows: &[VipRow], actions: &mut Vec<Action>) {
+    fn ledger_read(&mut self, now: Time, rows: &[VipRow], actions: &mut Vec<Action>) {
         for row in rows {
             let Some(state) = self.vips.get_mut(&row.vip) else {
                 continue;
             };
-            if state.row.as_ref().is_none_or(|known| known.epoch < row.epoch || known.long_lease != row.long_lease) {
-                state.row = Some(row.clone());
+            if state.learn(row)
+                && let Some(dbss) = self.targets.get_mut(&state.target)
+            {
+                dbss.begin_again(now);
             }
             if !self.cluster.agents.contains_key(&row.owner) {
                 let text = format!("{} belongs to {}, which is not configured any more", row.vip, row.owner);

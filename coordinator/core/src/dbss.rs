@@ -184,6 +184,11 @@ impl Dbss {
         self.rounds = 0;
     }
 
+    /// Owners are not what they were believed to be: the mode follows from the ledger, as after a restart.
+    pub fn begin_again(&mut self, now: Time) {
+        self.enter(now, Mode::Starting);
+    }
+
     fn enter(&mut self, now: Time, mode: Mode) {
         self.mode = mode;
         self.since = now;

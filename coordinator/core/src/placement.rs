@@ -182,6 +182,48 @@ impl VipState {
     }
 
     /// Is it where it should be, with nothing under way?
+    /// A new term begins with this row: nothing that was under way counts any more.
+    pub fn begin_term(&mut self, row: Option<VipRow>) {
+        let same = self.row.as_ref().map(|row| row.epoch) == row.as_ref().map(|row| row.epoch);
+        self.secured &= same && self.moving.is_none();
+        self.row = row;
+        self.moving = None;
+        self.held = false;
+        self.missing_since = None;
+    }
+
+    /// A row as read from the ledger, perhaps late. True if it ends what was under way: another changed the owner, and
+    /// bars, releases and the new owner's command were for an epoch that is over.
+    pub fn learn(&mut self, row: &VipRow) -> bool {
+        match &mut self.row {
+            Some(known) if known.epoch > row.epoch => return false,
+            Some(known) if known.epoch == row.epoch => {
+                // Read before it was noted, perhaps: only the return of a long lease clears it.
+                known.long_lease |= row.long_lease;
+                return false;
+            }
+            Some(_) | None => {}
+        }
+        self.row = Some(row.clone());
+        self.secured = false;
+        // Our own change, whose answer was lost: it is made once more.
+        let ours = self.moving.as_ref().is_some_and(|moving| {
+            matches!(moving.stage, Stage::Advancing { .. })
+                && moving.to.agent == row.owner
+                && moving.to.domain == row.domain
+        });
+        if !ours {
+            self.moving = None;
+            self.held = false;
+        }
+        !ours
+    }
+
+    /// Does this process know that no earlier owner is left, and is no later one on its way?
+    pub fn only_its_owner_is_left(&self) -> bool {
+        self.secured && self.moving.is_none()
+    }
+
     pub fn settled_on(&self, owner: &Owner) -> bool {
         self.moving.is_none()
             && self.row.as_ref().is_some_and(|row| row.owner == owner.agent && row.domain == owner.domain)
@@ -206,16 +248,21 @@ impl Coordinator {
         state.wake = now;
     }
 
-    /// Give up a move that is not durable yet. True if there is none left.
-    pub(crate) fn cancel_move(&mut self, vip: Vip) -> bool {
-        let Some(state) = self.vips.get_mut(&vip) else {
-            return true;
+    /// Give up the moves of all these VIPs, if none of them is durable yet or may become so. True if there is none left.
+    pub(crate) fn cancel_moves(&mut self, vips: &BTreeSet<Vip>) -> bool {
+        let idle = |moving: &Move| {
+            matches!(moving.stage, Stage::Advancing { step: Step(Try::Idle { .. }) })
         };
-        let idle = matches!(&state.moving, Some(Move { stage: Stage::Advancing { step: Step(Try::Idle { .. }) }, .. }));
-        if idle {
-            state.moving = None;
+        let states = || vips.iter().filter_map(|vip| self.vips.get(vip));
+        if !states().all(|state| state.moving.as_ref().is_none_or(idle)) {
+            return false;
         }
-        state.moving.is_none()
+        for vip in vips {
+            if let Some(state) = self.vips.get_mut(vip) {
+                state.moving = None;
+            }
+        }
+        true
     }
 
     /// Do what the VIP's move needs now. Called when its wake time has come; sets the next.
@@ -345,6 +392,10 @@ impl Coordinator {
         let needed = if self.ignores_bars() { 0 } else { self.cluster.bars_needed() };
         let to = moving.to.clone();
         let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
+        // Told again, and granted meanwhile: it asks under this epoch, so nobody earlier is left to be outlived.
+        if moving.from.is_none() && state.secured {
+            moving.freed = Freed::Yes;
+        }
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };

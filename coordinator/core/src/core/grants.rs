@@ -112,8 +112,10 @@ impl Coordinator {
         };
         let mut returned = Vec::new();
         for (vip, state) in &mut self.vips {
+            // It may be an earlier owner's, of which this one knows nothing, until none can be left.
+            let theirs = state.only_its_owner_is_left();
             let Some(row) = &mut state.row else { continue };
-            if row.owner == *agent && row.long_lease {
+            if row.owner == *agent && row.long_lease && theirs {
                 row.long_lease = false;
                 state.granted_until = floor.max(now + LeaseTiming::patience(timing.lease));
                 returned.push(*vip);

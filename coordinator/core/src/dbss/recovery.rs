@@ -78,9 +78,7 @@ impl Coordinator {
         let fresh = self.cluster.detection.push && self.connected(now, &target.agent) && !planned;
         let steady = self.agents.get(&target.agent).and_then(|view| view.steady_since);
         if fresh && steady.is_some_and(|since| since > self.dbss(name).since) {
-            let vips: Vec<_> = target.vips.iter().copied().collect();
-            if vips.into_iter().all(|vip| self.cancel_move(vip)) && self.all_settled_on(target, &Self::at_home(target))
-            {
+            if self.at_home_but_for_moves(target) && self.cancel_moves(&target.vips) {
                 let text = "its lease is renewed again before anything was moved: rolled back".to_owned();
                 self.note(Some(name.clone()), Severity::Info, "rolled-back", text, actions);
                 actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
@@ -88,6 +86,12 @@ impl Coordinator {
             }
         }
         self.wake_at(name, now + self.cluster.timing.renewal);
+    }
+
+    /// Does every VIP still belong to the target, whatever is being done about it?
+    fn at_home_but_for_moves(&self, target: &Target) -> bool {
+        let home = |vip| self.vips.get(vip).and_then(|state| state.row.as_ref());
+        target.vips.iter().all(|vip| home(vip).is_some_and(|row| row.owner == target.agent && row.domain.is_none()))
     }
 
     // ---- Target server recovery mode ----
