@@ -308,6 +308,8 @@ struct Held {
     state: State,
     /// The last grant: sent at, length.
     grant: Option<(Time, Duration)>,
+    /// It allows no renewal any more: only a fresher one does.
+    spent: bool,
     /// Commands that end when it is open.
     holders: Vec<CommandId>,
     /// Commands that end when it is closed.
@@ -476,6 +478,16 @@ impl Owner {
         })
     }
 
+    /// Until when the lease of a VIP that is asked for or served runs (b + L), if one was ever granted.
+    #[must_use]
+    pub fn lease_until(&self, vip: Vip) -> Option<Time> {
+        let held = self.held.get(&vip)?;
+        match held.state {
+            State::Asking { .. } | State::Opening { .. } | State::Live { .. } => held.grant.map(|(b, l)| b + l),
+            State::Arming { .. } | State::Closing { .. } | State::Stuck { .. } => None,
+        }
+    }
+
     /// When to call again, and why.
     #[must_use]
     pub fn deadline(&self) -> Option<(Time, &'static str)> {
@@ -490,7 +502,8 @@ impl Owner {
                 State::Live { renewed, life, renewing, renewed_at } => {
                     let lapse = (*renewed + *life + timing.slack, "lapse");
                     let due = *renewed_at + timing.renewal;
-                    let may = held.grant.is_some_and(|(b, length)| due <= timing.renew_until(b, length));
+                    let may =
+                        !held.spent && held.grant.is_some_and(|(b, length)| due <= timing.renew_until(b, length));
                     if renewing.is_none() && may { lapse.min((due, "renew")) } else { lapse }
                 }
                 State::Stuck { until } => (*until, "retry"),

@@ -24,7 +24,16 @@ impl Owner {
             } else {
                 State::Stuck { until: now }
             };
-            let held = Held { epoch, place, state, grant: None, holders: vec![], releasers: vec![], may_keep: live };
+            let held = Held {
+                epoch,
+                place,
+                state,
+                grant: None,
+                spent: false,
+                holders: vec![],
+                releasers: vec![],
+                may_keep: live,
+            };
             self.held.insert(vip, held);
             self.floors.insert(vip, epoch);
         }
@@ -108,6 +117,7 @@ impl Owner {
                     place,
                     state: State::Arming { op },
                     grant: None,
+                    spent: false,
                     holders: vec![command],
                     releasers: vec![],
                     may_keep: false,
@@ -219,6 +229,14 @@ impl Owner {
         at: Time,
         actions: &mut Vec<OwnerAction>,
     ) {
+        // The stop waits for each long element to be set or refused, whatever became of its VIP meanwhile.
+        if let Long::Setting { command, left } = &mut self.long
+            && left.remove(&op)
+            && left.is_empty()
+        {
+            actions.push(OwnerAction::Done { command: *command, result: Ok(()) });
+            self.long = Long::Stopping;
+        }
         let vip = self.held.iter().find_map(|(vip, held)| match &held.state {
             State::Arming { op: waiting } | State::Opening { op: waiting } | State::Closing { op: waiting, .. }
                 if *waiting == op =>
@@ -278,12 +296,7 @@ impl Owner {
                 match outcome {
                     KernelOutcome::Done => {
                         *renewed = at;
-                        if let Long::Setting { command, left } = &mut self.long {
-                            left.remove(&op);
-                            if left.is_empty() {
-                                actions.push(OwnerAction::Done { command: *command, result: Ok(()) });
-                                self.long = Long::Stopping;
-                            }
+                        if matches!(self.long, Long::Setting { .. } | Long::Stopping) {
                             return;
                         }
                         *life = self.assignment.as_ref().map_or(*life, |a| a.timing.element);

@@ -186,6 +186,7 @@ impl Owner {
         let better = held.grant.is_none_or(|(b, l)| sent + length > b + l);
         if better {
             held.grant = Some((sent, length));
+            held.spent = false;
         }
         match held.state {
             // Armed before the request was sent: what is opened from it ends by b + 2K + 2g.
@@ -229,6 +230,9 @@ impl Owner {
         };
         let not_after = timing.renew_until(sent, length);
         if now > not_after {
+            if let Some(held) = self.held.get_mut(&vip) {
+                held.spent = true;
+            }
             return;
         }
         let place = held.place.clone();
