@@ -15,6 +15,11 @@ pub const ROW_LIMIT: usize = 32_768;
 /// get there. Refused, so that one bad report can't use up the numbers, which must never repeat.
 pub const PLAUSIBLE_LIMIT: u64 = 1 << 48;
 
+/// A ledger that was lost may have given out terms and epochs that nobody in the reporting majority has seen, and
+/// whose holders are still at work. Those of its successor begin this far above what was reported, so that no number
+/// is given twice.
+pub const UNSEEN_MARGIN: u64 = 1000;
+
 /// What becomes of a request.
 pub(crate) enum Verdict {
     /// Nothing to make durable.
@@ -101,7 +106,7 @@ fn acquire(ledger: &Ledger, electorate: &Electorate, coordinator: String) -> Res
             return Err(Refusal::NeedsReports { needed });
         }
         // The reports were there already and the configuration now lists fewer agents.
-        let (term, floors) = settled(ledger, reports);
+        let (term, floors) = beyond(settled(ledger, reports));
         highest = term;
         changes.push(Change::Established { term, floors });
     }
@@ -118,6 +123,14 @@ fn settled(ledger: &Ledger, reports: &BTreeMap<AgentId, Report>) -> (Term, BTree
     }
     all.epochs.retain(|vip, epoch| *epoch > ledger.highest_epoch(vip));
     (all.highest_term, all.epochs)
+}
+
+/// Above what nobody who has reported may have seen. A cluster that never gave out anything begins at one.
+fn beyond((term, mut floors): (Term, BTreeMap<Vip, Epoch>)) -> (Term, BTreeMap<Vip, Epoch>) {
+    for epoch in floors.values_mut() {
+        epoch.0 += UNSEEN_MARGIN;
+    }
+    (if term > Term(0) { Term(term.0 + UNSEEN_MARGIN) } else { term }, floors)
 }
 
 fn report_voter(
@@ -145,7 +158,7 @@ fn report_voter(
             let needed = electorate.missing(reports.keys());
             let reply = Reply::Reported { established: needed == 0, needed };
             if needed == 0 {
-                let (term, floors) = settled(ledger, &reports);
+                let (term, floors) = beyond(settled(ledger, &reports));
                 Ok(Verdict::change(Change::Established { term, floors }, reply))
             } else if known.as_ref() == Some(&merged) {
                 Ok(Verdict::answer(reply))

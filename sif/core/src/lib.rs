@@ -15,7 +15,7 @@ mod request;
 #[cfg(feature = "sabotage")]
 pub use crate::core::Sabotage;
 pub use crate::core::{Action, BATCH_LIMIT, CommitId, Core, Event, QUEUE_LIMIT, RequestId};
-pub use decide::{DETAIL_LIMIT, PLAUSIBLE_LIMIT, ROW_LIMIT};
+pub use decide::{DETAIL_LIMIT, PLAUSIBLE_LIMIT, ROW_LIMIT, UNSEEN_MARGIN};
 pub use electorate::{Electorate, VOTERS_FOR_MAJORITY};
 pub use ledger::{Cause, Change, Established, Ledger, Report, Stage, Stamped, TroubleRow, UnknownWord, VipRow};
 pub use request::{Alert, Refusal, Reply, Request};

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
 
 use kage_sif_core::{
-    Action, Alert, BATCH_LIMIT, Cause, Core, Electorate, Event, Ledger, PLAUSIBLE_LIMIT, QUEUE_LIMIT, Refusal, Reply,
-    Report, Request, RequestId, Stage,
+    Action, Alert, BATCH_LIMIT, Cause, Core, Electorate, Event, Ledger, PLAUSIBLE_LIMIT, QUEUE_LIMIT, Refusal,
+    Reply, Report, Request, RequestId, Stage, UNSEEN_MARGIN,
 };
 use kage_types::{AgentId, Epoch, Revision, TargetName, Term, Vip};
 
@@ -119,8 +119,9 @@ fn a_fresh_ledger_gives_nothing_before_a_majority_has_reported() {
     let damaged = Refusal::Implausible { reporter: agent("b"), number: u64::MAX };
     assert_eq!(desk.report("b", report(u64::MAX, PLAUSIBLE_LIMIT)), Err(damaged));
     assert_eq!(desk.report("b", report(0, 0)), Ok(Reply::Reported { established: true, needed: 0 }));
-    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(10) }));
-    assert_eq!(epoch(desk.advance(10, 0, "rs1")), 5);
+    // Above what nobody who reported may have seen.
+    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(UNSEEN_MARGIN + 10) }));
+    assert_eq!(epoch(desk.advance(UNSEEN_MARGIN + 10, 0, "rs1")), UNSEEN_MARGIN + 5);
     assert!(desk.core.ledger().vips[&mail()].long_lease, "the unknown owner before may have had one");
 }
 
@@ -130,7 +131,7 @@ fn reports_outlive_a_smaller_configuration() {
     desk.report("a", report(3, 0)).unwrap();
     let alone = Electorate::new([(agent("a"), true)]);
     desk.core = Core::new(desk.core.ledger().clone(), alone);
-    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(4) }));
+    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(UNSEEN_MARGIN + 4) }));
     assert!(desk.core.ledger().is_established());
 }
 
@@ -201,8 +202,8 @@ fn a_report_above_an_established_ledger_uncovers_an_old_backup() {
     assert!(desk.core.ledger().vips.is_empty(), "nor may it be granted to the old owner");
     assert_eq!(desk.ask(Request::RenewTerm { term: Term(1) }), Err(Refusal::NeedsReports { needed: 1 }));
     desk.report("c", report(8, 5)).unwrap();
-    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(9) }));
-    assert_eq!(epoch(desk.advance(9, 0, "rs2")), 7);
+    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(UNSEEN_MARGIN + 9) }));
+    assert_eq!(epoch(desk.advance(UNSEEN_MARGIN + 9, 0, "rs2")), 7);
 }
 
 #[test]
