@@ -1,0 +1,165 @@
+//! What must hold after every event.
+
+use super::clock::{MS, Ns, SEC};
+use kage_agent_core::LossReason;
+use kage_sif_core::{Change, Stamped};
+use kage_types::{Epoch, Term, Vip};
+use std::collections::BTreeMap;
+
+/// Which promise was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Broken {
+    /// Two machines' packets pass for one VIP.
+    TwoOwners,
+    /// Opened while the old owner's lease was valid.
+    WrongTakeover,
+    /// An epoch or term went back, or was given twice.
+    Monotone,
+    /// Not served again though nothing is broken any more.
+    NotHealed,
+    /// Lost though nothing was broken.
+    Lapse,
+    /// Believed renewed, but the element is as old as before.
+    NotRefreshed,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which.
+    pub broken: Broken,
+    /// When.
+    pub at: Ns,
+    /// For people.
+    pub text: String,
+}
+
+/// Watches.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    /// The first thing that went wrong.
+    pub failure: Option<Failure>,
+    /// Only what endangers data counts: a rule was broken on purpose, and it must show there.
+    pub safety_only: bool,
+    /// Highest epoch ever opened, and where.
+    opened: BTreeMap<Vip, (Epoch, usize)>,
+    /// Who acts or acted under a term.
+    terms: BTreeMap<Term, u64>,
+    /// Highest durable epoch, until the ledger is lost.
+    durable: BTreeMap<Vip, Epoch>,
+    /// Until when a VIP is served.
+    covered: BTreeMap<Vip, Ns>,
+    /// How long VIPs were served, together.
+    pub served: Ns,
+    /// A VIP went from one machine to another.
+    pub takeovers: u64,
+    /// The kernel stopped serving by itself.
+    pub lapses: u64,
+}
+
+impl Checks {
+    /// That nothing has happened yet.
+    #[must_use]
+    pub fn new(safety_only: bool) -> Self {
+        Self { safety_only, ..Self::default() }
+    }
+
+    fn fail(&mut self, broken: Broken, at: Ns, text: String) {
+        if !self.safety_only || !matches!(broken, Broken::NotHealed | Broken::Lapse) {
+            self.failure.get_or_insert(Failure { broken, at, text });
+        }
+    }
+
+    /// Check 1.
+    pub fn two_owners(&mut self, at: Ns, vip: Vip, one: &str, other: &str) {
+        self.fail(Broken::TwoOwners, at, format!("{vip}: packets of {one} and of {other} pass"));
+    }
+
+    /// Check 2.
+    pub fn wrong_takeover(&mut self, at: Ns, vip: Vip, new: &str, old: &str) {
+        self.fail(Broken::WrongTakeover, at, format!("{vip}: {new} opens while the lease of {old} is valid"));
+    }
+
+    /// Check 3: an element of this epoch opens.
+    pub fn opened(&mut self, at: Ns, vip: Vip, epoch: Epoch, machine: usize) {
+        let before = self.opened.insert(vip, (epoch, machine));
+        let Some((highest, holder)) = before else { return };
+        if epoch < highest {
+            self.fail(Broken::Monotone, at, format!("{vip} opens at epoch {epoch} after {highest}"));
+        } else if epoch == highest && holder != machine {
+            self.fail(Broken::Monotone, at, format!("{vip} opens at epoch {epoch} on a second machine"));
+        } else if holder != machine {
+            self.takeovers += 1;
+        }
+    }
+
+    /// Check 3: a process begins to act under a term.
+    pub fn acting(&mut self, at: Ns, term: Term, process: u64) {
+        if self.terms.insert(term, process).is_some_and(|before| before != process) {
+            self.fail(Broken::Monotone, at, format!("term {term} was given twice"));
+        }
+    }
+
+    /// Check 3: a change is durable.
+    pub fn durable(&mut self, change: &Stamped) {
+        if let Change::Vip { vip, row } = &change.change {
+            let highest = self.durable.entry(*vip).or_default();
+            if row.epoch < *highest {
+                let text = format!("{vip}: epoch {} is made durable after {highest}", row.epoch);
+                self.fail(Broken::Monotone, 0, text);
+            } else {
+                *highest = row.epoch;
+            }
+        }
+    }
+
+    /// The ledger is lost: what only it knew may come again.
+    pub fn ledger_lost(&mut self) {
+        self.durable.clear();
+    }
+
+    /// Check 5: an owner lost a VIP.
+    pub fn lost(&mut self, at: Ns, machine: &str, vip: Vip, reason: &LossReason, calm: bool) {
+        if *reason == LossReason::Lapsed {
+            self.lapses += 1;
+            if calm {
+                self.fail(Broken::Lapse, at, format!("{vip} lapses on {machine} though nothing is broken"));
+            }
+        }
+    }
+
+    /// Check 6: a renewal that was reported done.
+    pub fn refreshed(&mut self, at: Ns, machine: &str, vip: Vip, end: Option<Ns>, wanted: Ns) {
+        if end.is_none_or(|end| end + MS < wanted) {
+            let text = format!("{vip} on {machine}: renewed, but its element ends at {end:?} instead of {wanted}");
+            self.fail(Broken::NotRefreshed, at, text);
+        }
+    }
+
+    /// Check 4.
+    pub fn not_healed(&mut self, at: Ns, why: String) {
+        self.fail(Broken::NotHealed, at, why);
+    }
+
+    /// An element of this VIP changed: what that means for its clients.
+    pub fn element(&mut self, now: Ns, vip: Vip, before: Option<Ns>, after: Option<Ns>) {
+        let covered = self.covered.entry(vip).or_default();
+        match (before, after) {
+            (Some(end), None) if end >= *covered && *covered > now => {
+                self.served -= *covered - now;
+                *covered = now;
+            }
+            (_, Some(end)) if end > *covered => {
+                self.served += end - now.max(*covered);
+                *covered = end;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {}.{:06}: {}", self.broken, self.at / SEC, self.at % SEC / 1000, self.text)
+    }
+}

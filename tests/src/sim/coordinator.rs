@@ -1,0 +1,377 @@
+//! The coordinator's shell: carries out what the core wants, brings back how it ended.
+
+use super::agent::Input;
+use super::clock::{MS, Ns, SEC, ns};
+use super::net::{Ask, COORDINATOR, Down, SIF, Up};
+use super::sif::{Call, Purpose, rows};
+use super::world::{Ev, MAIL, Sabotage, World};
+use kage_agent_core::VoterStore;
+use kage_coordinator_core::{Action, CheckOutcome, Coordinator, Event, JobId, JobResult, SessionId, VipRow};
+use kage_sif_core::{Cause, Refusal, Report, Request};
+use kage_types::{Term, Time};
+use std::time::Duration;
+
+/// Where the end of a command goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    /// Which coordinator.
+    pub slot: usize,
+    /// Which process of it.
+    pub process: u64,
+    /// Which job.
+    pub job: JobId,
+}
+
+/// What a coordinator's process is handed.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// For the core.
+    Core(Event),
+    /// On a stream.
+    Stream(u64, Up),
+    /// SIF answered.
+    Sif(Purpose, Box<Result<kage_sif_core::Reply, Refusal>>),
+    /// The ledger was read: for a new term (which, asked for when, which try), or for its own sake.
+    Rows(Option<(Term, Time, u64)>, Vec<VipRow>),
+    /// What an agent has stored.
+    State(usize, VoterStore),
+    /// No answer to this try for a term.
+    TermTimeout(u64),
+}
+
+/// Actions that wait for a stalled process.
+pub type Step = Vec<Action>;
+
+/// A coordinator's process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its number.
+    pub process: u64,
+    /// Core.
+    pub core: Coordinator,
+    busy: Ns,
+    /// It gets no time before.
+    pub stalled_until: Ns,
+    /// The next step waits so long between reading the clock and acting.
+    pub stall_step: Ns,
+    tick: Ns,
+    tries: u64,
+    waiting: Option<u64>,
+}
+
+impl World {
+    /// A process starts.
+    pub fn start_coordinator(&mut self, slot: usize) {
+        let other = self.repaired && self.coordinators.iter().any(Option::is_some);
+        if self.coordinators[slot].is_some() || other {
+            return;
+        }
+        let process = self.fresh();
+        let mut core = Coordinator::new(self.coordinator_clocks[slot].at(self.now), self.cluster.clone());
+        if let Some(Sabotage::Coordinator(sabotage)) = self.sabotage {
+            core.sabotage(sabotage);
+        }
+        let process =
+            Process { process, core, busy: 0, stalled_until: 0, stall_step: 0, tick: Ns::MAX, tries: 0, waiting: None };
+        self.coordinators[slot] = Some(process);
+        self.say(|| format!("C{slot} starts"));
+        self.step_coordinator(slot, Event::Tick);
+    }
+
+    /// A process ends.
+    pub fn crash_coordinator(&mut self, slot: usize, silently: bool) {
+        let Some(gone) = self.coordinators[slot].take() else { return };
+        self.say(|| format!("C{slot} crashes"));
+        let ids: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.coordinator_process == gone.process)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.coordinator_open = false;
+            if !stream.agent_open {
+                self.streams.remove(&id);
+            } else if !silently {
+                self.send_down(id, Down::End);
+            }
+        }
+    }
+
+    fn slot_of(&mut self, slot: usize, process: u64) -> Option<&mut Process> {
+        self.coordinators[slot].as_mut().filter(|coordinator| coordinator.process == process)
+    }
+
+    /// Hand something to a process: when it has time for it, if it still runs.
+    pub fn coordinator_notice(&mut self, slot: usize, process: u64, notice: Notice) {
+        let now = self.now;
+        let Some(coordinator) = self.slot_of(slot, process) else { return };
+        let free = coordinator.busy.max(coordinator.stalled_until);
+        if free > now {
+            return self.at(free, Ev::Coordinator(slot, process, Box::new(notice)));
+        }
+        match notice {
+            Notice::Core(event) => {
+                let up = match &event {
+                    Event::AgentUp { session, .. } => Some(session.0),
+                    _ => None,
+                };
+                self.step_coordinator(slot, event);
+                if let Some(id) = up {
+                    let term = self.term_of(slot);
+                    self.send_down(id, Down::Assigned(term));
+                }
+            }
+            Notice::Stream(id, message) => self.from_agent(slot, id, message),
+            Notice::Sif(purpose, result) => self.from_sif(slot, purpose, *result),
+            Notice::Rows(None, rows) => self.step_coordinator(slot, Event::LedgerRead { rows }),
+            Notice::Rows(Some((term, sent, token)), rows) => {
+                if coordinator.waiting.take_if(|waiting| *waiting == token).is_some() {
+                    self.checks.acting(now, term, process);
+                    let length = self.cluster.term;
+                    self.say(|| format!("C{slot} acts under term {term}: {rows:?}"));
+                    self.step_coordinator(slot, Event::TermAcquired { term, sent, length, rows });
+                }
+            }
+            Notice::State(agent, store) => {
+                let report = Report { highest_term: store.highest_term, epochs: store.epochs };
+                let reporter = self.names[agent].clone();
+                self.ask_sif(slot, Purpose::Report, Request::ReportVoter { reporter, report });
+            }
+            Notice::TermTimeout(token) => {
+                if coordinator.waiting.take_if(|waiting| *waiting == token).is_some() {
+                    self.step_coordinator(slot, Event::TermFailed { reason: "no answer".into() });
+                }
+            }
+        }
+    }
+
+    fn term_of(&self, slot: usize) -> Term {
+        let time = self.coordinator_clocks[slot].at(self.now);
+        self.coordinators[slot].as_ref().map_or(Term(0), |coordinator| coordinator.core.authority(time).0)
+    }
+
+    fn from_agent(&mut self, slot: usize, id: u64, message: Up) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let agent = self.names[stream.agent].clone();
+        let asks = |agent, via, ask: Ask| Event::Ask {
+            agent,
+            session: SessionId(id),
+            via,
+            incarnation: ask.incarnation,
+            nonce: ask.nonce,
+            heard: ask.heard,
+            vips: ask.vips,
+            long: ask.long,
+            long_surrendered: ask.long_surrendered,
+        };
+        let event = match message {
+            Up::Ask(ask) => asks(agent, None, ask),
+            Up::Relayed(origin, ask) => asks(self.names[origin].clone(), Some(agent), ask),
+            Up::Report(report) => Event::Report { agent, report },
+            Up::End => return,
+        };
+        self.step_coordinator(slot, event);
+    }
+
+    fn from_sif(&mut self, slot: usize, purpose: Purpose, result: Result<kage_sif_core::Reply, Refusal>) {
+        let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
+        match purpose {
+            Purpose::Acquire { sent, token } => match result {
+                Ok(kage_sif_core::Reply::Term { term }) => self.read_ledger(slot, Some((term, sent, token))),
+                Err(Refusal::NeedsReports { .. }) => {
+                    for agent in 0..self.machines.len() {
+                        let reply = Reply { slot, process, job: JobId(0) };
+                        self.call(COORDINATOR + slot, agent, Ev::Agent(agent, 0, Box::new(Input::State(reply))));
+                    }
+                }
+                Ok(_) | Err(_) => {}
+            },
+            Purpose::Renew { term, sent } => {
+                let length = self.cluster.term;
+                let event = match result {
+                    Ok(_) => Event::TermRenewed { term, sent, length },
+                    // A ledger that wants reports knows of no term: this one is over, and asking for a new one is what
+                    // makes the shell collect them.
+                    Err(
+                        refusal @ (Refusal::StaleTerm { .. }
+                        | Refusal::UnknownTerm { .. }
+                        | Refusal::NeedsReports { .. }),
+                    ) => Event::TermLost { term, reason: refusal.to_string() },
+                    Err(refusal) => Event::TermFailed { reason: refusal.to_string() },
+                };
+                self.step_coordinator(slot, event);
+            }
+            Purpose::Job(job) => {
+                let result = match result {
+                    Ok(kage_sif_core::Reply::Epoch { epoch, .. }) => JobResult::Epoch(epoch),
+                    Ok(_) => JobResult::Done,
+                    Err(refusal) => JobResult::Failed(refusal.to_string()),
+                };
+                self.step_coordinator(slot, Event::Job { job, result });
+            }
+            Purpose::Report => {}
+        }
+    }
+
+    /// A read of the ledger takes one round trip; it sees what is durable when it arrives.
+    fn read_ledger(&mut self, slot: usize, then: Option<(Term, Time, u64)>) {
+        let node = COORDINATOR + slot;
+        let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
+        if !self.net.open(node, SIF) {
+            return;
+        }
+        let Some(core) = &self.sif.core else { return };
+        let rows = rows(core.ledger());
+        self.call(SIF, node, Ev::Coordinator(slot, process, Box::new(Notice::Rows(then, rows))));
+    }
+
+    fn ask_sif(&mut self, slot: usize, what: Purpose, request: Request) {
+        let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
+        let call = Call { slot, process, what };
+        self.call(COORDINATOR + slot, SIF, Ev::Sif(call, Box::new(request)));
+    }
+
+    /// A coordinator's deadline is reached.
+    pub fn coordinator_tick(&mut self, slot: usize, process: u64) {
+        let now = self.now;
+        let Some(coordinator) = self.slot_of(slot, process) else { return };
+        if coordinator.tick > now {
+            return;
+        }
+        coordinator.tick = Ns::MAX;
+        let free = coordinator.busy.max(coordinator.stalled_until);
+        if free > now {
+            return self.coordinator_tick_at(slot, free);
+        }
+        self.step_coordinator(slot, Event::Tick);
+    }
+
+    fn coordinator_tick_at(&mut self, slot: usize, time: Ns) {
+        if let Some(coordinator) = &mut self.coordinators[slot]
+            && coordinator.tick > time
+        {
+            coordinator.tick = time;
+            let process = coordinator.process;
+            self.at(time, Ev::CoordinatorTick(slot, process));
+        }
+    }
+
+    /// One event for the core, and what it wants done: now, or after a stall.
+    pub fn step_coordinator(&mut self, slot: usize, event: Event) {
+        let now = self.now;
+        let clock = self.coordinator_clocks[slot];
+        let Some(coordinator) = &mut self.coordinators[slot] else { return };
+        let mut actions = Vec::new();
+        coordinator.core.step(clock.at(now), event, &mut actions);
+        let (process, deadline) = (coordinator.process, coordinator.core.deadline());
+        let stall = std::mem::take(&mut coordinator.stall_step);
+        if stall > 0 {
+            coordinator.busy = now + stall;
+            self.after(stall, Ev::CoordinatorAct(slot, process, Box::new(actions)));
+        } else {
+            self.coordinator_acts(slot, actions);
+        }
+        if let Some((deadline, _)) = deadline {
+            self.coordinator_tick_at(slot, clock.when(deadline).max(now + 1));
+        }
+    }
+
+    /// A stalled step goes on.
+    pub fn coordinator_act(&mut self, slot: usize, process: u64, step: Step) {
+        if self.slot_of(slot, process).is_some() {
+            self.coordinator_acts(slot, step);
+        }
+    }
+
+    fn job_ends(&mut self, slot: usize, after: Ns, job: JobId, result: JobResult) {
+        let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
+        let notice = Notice::Core(Event::Job { job, result });
+        self.after(after, Ev::Coordinator(slot, process, Box::new(notice)));
+    }
+
+    fn coordinator_acts(&mut self, slot: usize, actions: Step) {
+        let node = COORDINATOR + slot;
+        let clock = self.coordinator_clocks[slot];
+        for action in actions {
+            let Some(coordinator) = &mut self.coordinators[slot] else { return };
+            let process = coordinator.process;
+            let (term, sent) = (coordinator.core.authority(clock.at(self.now)).0, clock.at(self.now));
+            let unknown = || JobResult::Unknown("no answer in time".into());
+            match action {
+                Action::Reply { session, origin, grant } => {
+                    let message = match origin {
+                        Some(origin) => Down::Relayed(self.index(&origin), grant),
+                        None => Down::Grant(grant),
+                    };
+                    self.send_down(session.0, message);
+                }
+                Action::AcquireTerm => {
+                    coordinator.tries += 1;
+                    let token = coordinator.tries;
+                    coordinator.waiting = Some(token);
+                    let request = Request::AcquireTerm { coordinator: format!("C{slot}-{process}") };
+                    self.ask_sif(slot, Purpose::Acquire { sent, token }, request);
+                    self.after(SEC, Ev::Coordinator(slot, process, Box::new(Notice::TermTimeout(token))));
+                }
+                Action::RenewTerm { term } => {
+                    self.ask_sif(slot, Purpose::Renew { term, sent }, Request::RenewTerm { term });
+                }
+                Action::ReadLedger => self.read_ledger(slot, None),
+                Action::AdvanceEpoch { job, vip, expected, owner, domain, target, cause } => {
+                    let cause = cause.as_str().parse().unwrap_or(Cause::Takeover);
+                    let request = Request::AdvanceEpoch { term, vip, expected, owner, domain, target, cause };
+                    self.say(|| format!("C{slot} {request:?}"));
+                    self.ask_sif(slot, Purpose::Job(job), request);
+                    self.job_ends(slot, 2 * SEC, job, unknown());
+                }
+                Action::SetLongLease { job, vip, outstanding } => {
+                    self.ask_sif(slot, Purpose::Job(job), Request::SetLongLease { term, vip, outstanding });
+                    self.job_ends(slot, 2 * SEC, job, unknown());
+                }
+                Action::Bar { job, voter, vip, floor } => {
+                    let voter = self.index(&voter);
+                    let input = Input::Bar(Reply { slot, process, job }, term, vip, floor);
+                    self.call(node, voter, Ev::Agent(voter, 0, Box::new(input)));
+                    self.job_ends(slot, 500 * MS, job, unknown());
+                }
+                Action::Command { job, agent, command, timeout } => {
+                    let agent = self.index(&agent);
+                    self.say(|| format!("C{slot} to {}: {command:?} under {term}", super::world::NAMES[agent]));
+                    let input = Input::Command(Reply { slot, process, job }, term, command);
+                    self.call(node, agent, Ev::Agent(agent, 0, Box::new(input)));
+                    self.job_ends(slot, ns(timeout), job, unknown());
+                }
+                Action::Ping { job, timeout, .. } => self.check(slot, job, MAIL, timeout),
+                Action::Probe { job, address, timeout, .. } => {
+                    let vip = self.vips.iter().copied().find(|vip| vip.address() == address);
+                    let serves = |vip| self.machines.iter().position(|m| m.kernel.live_until(self.now, vip).is_some());
+                    match vip.map_or(Some(MAIL), serves) {
+                        Some(machine) => self.check(slot, job, machine, timeout),
+                        None => {
+                            let silence = JobResult::Check(CheckOutcome::Ng("no answer".into()));
+                            self.job_ends(slot, ns(timeout), job, silence);
+                        }
+                    }
+                }
+                Action::Note(note) => self.say(|| format!("C{slot} {}: {}", note.kind, note.text)),
+                Action::PutTrouble { .. } => {}
+                Action::Moved { result, .. } => self.say(|| format!("C{slot} operator's move: {result:?}")),
+            }
+        }
+    }
+
+    /// A ping or probe of a machine: answered at once, or silence.
+    fn check(&mut self, slot: usize, job: JobId, machine: usize, timeout: Duration) {
+        let node = COORDINATOR + slot;
+        let there = &self.machines[machine];
+        let answers = there.up() && self.net.open(node, machine) && self.net.open(machine, node);
+        let delay = self.net.delay(&mut self.rng) + self.net.delay(&mut self.rng);
+        if answers && delay < ns(timeout) {
+            self.job_ends(slot, delay, job, JobResult::Check(CheckOutcome::Ok));
+        } else {
+            self.job_ends(slot, ns(timeout), job, JobResult::Check(CheckOutcome::Ng("no answer".into())));
+        }
+    }
+}

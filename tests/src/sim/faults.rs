@@ -1,0 +1,332 @@
+//! What can go wrong, alone and together, and its repair.
+
+use super::agent::Ending;
+use super::clock::{MS, Ns, SEC};
+use super::net::{NODES, SIF};
+use super::rng::Rng;
+use super::world::{Ev, MAIL, MGMT, NAMES, World};
+use kage_coordinator_core::Event;
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing from these nodes reaches those; and back, if both ways.
+    Cut(u8, u8, bool),
+    /// Loss, of a million.
+    Loss(u32),
+    /// Up to so much more on every way.
+    Slow(Ns),
+    /// Commands that arrive late, and twice, of a million.
+    Late(u32),
+    /// The agent's process gets no time.
+    StallAgent(usize),
+    /// Its kernel thread gets none.
+    StallKernel(usize),
+    /// One operation (only an opening?) waits between check and effect.
+    StallOp(usize, bool, Ns),
+    /// One step waits between reading the clock and acting.
+    StallStep(usize, Ns),
+    /// The coordinator's process gets no time.
+    StallCoordinator,
+    /// One step of it waits between reading the clock and acting.
+    StallCoordinatorStep(Ns),
+    /// The agent's process dies, and is started again.
+    CrashAgent(usize, Ns),
+    /// The machine loses its power.
+    Power(usize, Ns),
+    /// A clean reboot.
+    Reboot(usize, Ns),
+    /// The agent is stopped and started as planned.
+    Stop(usize, Ns),
+    /// The machine sleeps.
+    Suspend(usize, Ns),
+    /// The coordinator dies (silently, with its machine), and is started again.
+    CrashCoordinator(bool, Ns),
+    /// A second coordinator is started; at the end this one remains, or the old one.
+    SecondCoordinator(bool),
+    /// SIF dies; its ledger is lost.
+    CrashSif(Ns, bool),
+    /// SIF dies while it writes.
+    CrashSifAtWrite(Ns),
+    /// SIF's next write takes longer.
+    SlowWrite(Ns),
+    /// The operator moves the target's VIPs: back?
+    Move(bool),
+}
+
+/// A fault with its time.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    begins: Ns,
+    ends: Ns,
+    fault: Fault,
+}
+
+const COORDINATORS: u8 = 0b1100_0000;
+const ALL: u8 = 0xff;
+
+fn cut(rng: &mut Rng) -> Fault {
+    let one = 1u8 << rng.index(NAMES.len());
+    let owner = 1u8 << rng.index(2);
+    match rng.range(0, 12) {
+        0 => Fault::Cut(owner, ALL & !owner, true),
+        1 => Fault::Cut(owner, ALL & !owner, false),
+        2 => Fault::Cut(ALL & !owner, owner, false),
+        3 => Fault::Cut(COORDINATORS, 0b1_1111, true),
+        4 => Fault::Cut(COORDINATORS, owner, rng.percent(60)),
+        5 => Fault::Cut(owner, COORDINATORS, false),
+        6 => Fault::Cut(COORDINATORS, 1 << SIF, true),
+        7 => Fault::Cut(one, ALL & !one, rng.percent(60)),
+        8 => {
+            // One coordinator without SIF: its term runs out, unknown to those it grants.
+            let slot = 1u8 << (6 + rng.index(2));
+            Fault::Cut(slot, 1 << SIF, true)
+        }
+        9 => Fault::Cut(one, 1 << rng.index(NODES), rng.percent(50)),
+        _ => {
+            let side = u8::try_from(rng.range(1, 255)).unwrap_or(1);
+            Fault::Cut(side, !side, rng.percent(80))
+        }
+    }
+}
+
+fn stall(rng: &mut Rng) -> Fault {
+    let machine = rng.index(2);
+    let long = rng.scale(100 * MS, 20 * SEC);
+    match rng.range(0, 8) {
+        0 | 1 => Fault::StallAgent(machine),
+        2 => Fault::StallKernel(machine),
+        3 => Fault::StallOp(machine, rng.percent(50), long),
+        4 => Fault::StallStep(machine, long),
+        5 => Fault::StallCoordinator,
+        6 => Fault::StallCoordinatorStep(long),
+        _ => Fault::StallAgent(rng.index(NAMES.len())),
+    }
+}
+
+fn crash(rng: &mut Rng) -> Fault {
+    let machine = if rng.percent(70) { rng.index(2) } else { rng.index(NAMES.len()) };
+    let down = rng.scale(20 * MS, 12 * SEC);
+    match rng.range(0, 14) {
+        0 | 1 => Fault::CrashAgent(machine, down),
+        2 | 3 => Fault::Power(machine, down),
+        4 => Fault::Reboot(machine, down),
+        5 => Fault::Stop(machine, down),
+        6 => Fault::Suspend(machine, down),
+        7 | 8 => Fault::CrashCoordinator(rng.percent(50), down),
+        9 | 10 => Fault::SecondCoordinator(rng.percent(50)),
+        11 => Fault::CrashSif(down, false),
+        12 => Fault::CrashSif(down, true),
+        _ => Fault::CrashSifAtWrite(down),
+    }
+}
+
+fn any(rng: &mut Rng) -> Fault {
+    match rng.range(0, 16) {
+        0..=4 => cut(rng),
+        5..=7 => stall(rng),
+        8..=11 => crash(rng),
+        12 | 13 => Fault::Move(rng.percent(50)),
+        14 => match rng.range(0, 3) {
+            0 => Fault::Loss(u32::try_from(rng.scale(1_000, 300_000)).unwrap_or(1_000)),
+            1 => Fault::Slow(rng.scale(5 * MS, 3 * SEC)),
+            _ => Fault::SlowWrite(rng.scale(10 * MS, 5 * SEC)),
+        },
+        _ => Fault::Late(200_000),
+    }
+}
+
+/// Faults that belong together: each pair of them is where one rule alone stands between two owners.
+fn directed(rng: &mut Rng) -> Vec<Fault> {
+    let long = rng.scale(SEC, 16 * SEC);
+    let voter = 1u8 << (2 + rng.index(3));
+    match rng.range(0, 8) {
+        // The owner keeps one voter, the coordinator two.
+        0 => vec![Fault::Cut(1 | voter, ALL & !(1 | voter), true)],
+        // The owner keeps two voters; a new coordinator, or an operator, sees it as lost.
+        1 => {
+            let away = 0b1_1101 & !voter;
+            let other = if rng.percent(50) { Fault::CrashCoordinator(false, 50 * MS) } else { Fault::Move(false) };
+            vec![Fault::Cut(away, ALL & !away, true), other]
+        }
+        // A false restart; each coordinator reaches another owner.
+        2 => vec![Fault::SecondCoordinator(rng.percent(50)), Fault::Cut(1 << 7, 0b1, true), cut(rng)],
+        // An opening or renewal that stalls while the other takes over.
+        3 => vec![Fault::StallOp(rng.index(2), rng.percent(60), long), cut(rng), Fault::Move(rng.percent(50))],
+        // Back and forth by the operator, with a stall of who opens.
+        4 => vec![Fault::Move(false), Fault::Move(true), Fault::StallOp(rng.index(2), true, long)],
+        // SIF is lost while it writes a new epoch.
+        5 => vec![Fault::CrashSifAtWrite(50 * MS), Fault::Move(rng.percent(50)), Fault::CrashCoordinator(false, MS)],
+        // An answer arrives late, then nothing gets out any more: see `late_answer`.
+        6 => vec![],
+        // The new coordinator does not see the owner that the old one granted.
+        _ => vec![Fault::CrashCoordinator(rng.percent(50), 50 * MS), Fault::Cut(1, ALL & !1, true), Fault::Move(false)],
+    }
+}
+
+/// The answers to an owner come all together about a lease later, when what it says is not heard any more.
+fn late_answer(rng: &mut Rng, now: Ns, faults: &[Fault]) -> Vec<Planned> {
+    if !faults.is_empty() {
+        return Vec::new();
+    }
+    let turn = now + rng.range(600 * MS, 2_400 * MS);
+    let early = rng.range(0, 20 * MS);
+    let (owner, others) = (1 << MAIL, ALL & !(1 << MAIL));
+    vec![
+        Planned { begins: now, ends: turn, fault: Fault::Cut(others, owner, false) },
+        Planned { begins: turn - early, ends: turn + 6 * SEC, fault: Fault::Cut(owner, others, false) },
+    ]
+}
+
+/// A stall, short enough to cost nothing (safety: wrong takeovers and lapses).
+fn harmless(rng: &mut Rng, tolerance: Ns) -> Vec<(Fault, Ns)> {
+    let machine = rng.index(2);
+    let length = rng.range(MS, tolerance);
+    match rng.range(0, 5) {
+        0 => vec![(Fault::StallAgent(machine), length)],
+        1 => vec![(Fault::StallKernel(machine), length)],
+        2 => vec![(Fault::StallStep(machine, length), 0)],
+        3 => vec![(Fault::Stop(machine, rng.scale(20 * MS, 8 * SEC)), 0)],
+        _ => vec![(Fault::CrashCoordinator(false, rng.scale(MS, 3 * SEC)), 0)],
+    }
+}
+
+/// The faults of one episode, from now on; true if they may cost nothing.
+pub fn episode(rng: &mut Rng, now: Ns, tolerance: Ns, intensity: u32) -> (Vec<Planned>, bool) {
+    if rng.percent(10) {
+        let plan = |(fault, length)| Planned { begins: now, ends: now + length, fault };
+        return (harmless(rng, tolerance).into_iter().map(plan).collect(), true);
+    }
+    let faults = if rng.percent(40) {
+        directed(rng)
+    } else {
+        let count = 1 + rng.index(usize::try_from(intensity).unwrap_or(1).max(1));
+        (0..count).map(|_| any(rng)).collect()
+    };
+    let mut planned = late_answer(rng, now, &faults);
+    for fault in faults {
+        let begins = now + if rng.percent(50) { rng.range(0, 300 * MS) } else { rng.range(0, 6 * SEC) };
+        // Half of them about as long as a lease: long enough to be believed dead, and then to speak.
+        let length = if rng.percent(50) { rng.range(700 * MS, 4 * SEC) } else { rng.scale(100 * MS, 16 * SEC) };
+        planned.push(Planned { begins, ends: begins + length, fault });
+    }
+    (planned, false)
+}
+
+impl World {
+    /// Have these faults begin and end in their time. The time by which all have ended.
+    pub fn arrange(&mut self, faults: Vec<Planned>) -> Ns {
+        let mut end = self.now;
+        for (index, planned) in faults.iter().enumerate() {
+            self.at(planned.begins, Ev::Fault(index, true));
+            self.at(planned.ends, Ev::Fault(index, false));
+            end = end.max(planned.ends + 1);
+        }
+        self.faults = faults;
+        self.repaired = false;
+        end
+    }
+
+    fn cut(&mut self, from: u8, to: u8, both: bool, begins: bool) {
+        for (one, other) in (0..NODES).flat_map(|one| (0..NODES).map(move |other| (one, other))) {
+            let there = from & (1 << one) != 0 && to & (1 << other) != 0;
+            let back = both && from & (1 << other) != 0 && to & (1 << one) != 0;
+            for _ in 0..u8::from(there) + u8::from(back) {
+                let cut = &mut self.net.cut[one][other];
+                *cut = if begins { cut.saturating_add(1) } else { cut.saturating_sub(1) };
+            }
+        }
+    }
+
+    /// A fault begins or ends.
+    pub fn fault(&mut self, index: usize, begins: bool) {
+        let Some(Planned { ends, fault, .. }) = self.faults.get(index).cloned() else { return };
+        self.say(|| format!("---- {fault:?} {}", if begins { "begins" } else { "ends" }));
+        match fault {
+            Fault::Cut(from, to, both) => self.cut(from, to, both, begins),
+            Fault::Loss(ppm) => self.net.loss_ppm = if begins { ppm } else { 0 },
+            Fault::Slow(slow) => self.net.slow = if begins { slow } else { 0 },
+            Fault::Late(ppm) => self.net.late_ppm = if begins { ppm } else { 0 },
+            Fault::SecondCoordinator(new_remains) if !begins => {
+                let slot = usize::from(!new_remains);
+                if self.coordinators.iter().flatten().count() == 2 {
+                    self.crash_coordinator(slot, false);
+                }
+            }
+            _ if !begins => {}
+            Fault::StallAgent(machine) => self.machines[machine].stalled_until = ends,
+            Fault::StallKernel(machine) => self.machines[machine].kernel_stalled_until = ends,
+            Fault::StallOp(machine, open, length) => self.machines[machine].stall_op = Some((open, length)),
+            Fault::StallStep(machine, length) => self.machines[machine].stall_step = length,
+            Fault::StallCoordinator => {
+                for coordinator in self.coordinators.iter_mut().flatten() {
+                    coordinator.stalled_until = ends;
+                }
+            }
+            Fault::StallCoordinatorStep(length) => {
+                for coordinator in self.coordinators.iter_mut().flatten() {
+                    coordinator.stall_step = length;
+                }
+            }
+            Fault::CrashAgent(machine, down) => self.crash_agent(machine, down),
+            Fault::Power(machine, down) => self.power_off(machine, down),
+            Fault::Reboot(machine, down) => self.plan(machine, Ending::Down(down)),
+            Fault::Stop(machine, down) => self.plan(machine, Ending::Stop(down)),
+            Fault::Suspend(machine, down) => self.plan(machine, Ending::Sleep(down)),
+            Fault::CrashCoordinator(silently, down) => {
+                for slot in [0, 1] {
+                    if self.coordinators[slot].is_some() {
+                        self.crash_coordinator(slot, silently);
+                        self.after(down, Ev::StartCoordinator(slot));
+                    }
+                }
+            }
+            Fault::SecondCoordinator(_) => {
+                for slot in [0, 1] {
+                    self.start_coordinator(slot);
+                }
+            }
+            Fault::CrashSif(down, lose) => {
+                self.crash_sif(lose);
+                if lose {
+                    self.checks.ledger_lost();
+                }
+                self.after(down, Ev::StartSif);
+            }
+            Fault::CrashSifAtWrite(down) => self.sif.crash_at_write = Some(down),
+            Fault::SlowWrite(length) => self.sif.slow_write = length,
+            Fault::Move(back) => {
+                for slot in [0, 1] {
+                    let target = self.cluster.targets.keys().next().cloned();
+                    if let (true, Some(target)) = (self.coordinators[slot].is_some(), target) {
+                        self.step_coordinator(slot, Event::Move { command: 0, target, back, force: true });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing is broken any more: what is down starts, what is cut is joined.
+    pub fn repair(&mut self) {
+        self.say(|| "---- repaired".into());
+        self.net = super::net::Net::default();
+        self.repaired = true;
+        self.sif.crash_at_write = None;
+        self.sif.slow_write = 0;
+        for machine in [MAIL, MGMT, 2, 3, 4] {
+            let here = &mut self.machines[machine];
+            here.stalled_until = self.now;
+            here.kernel_stalled_until = self.now;
+            here.stall_op = None;
+            here.stall_step = 0;
+        }
+        for coordinator in self.coordinators.iter_mut().flatten() {
+            coordinator.stalled_until = self.now;
+            coordinator.stall_step = 0;
+        }
+        if self.coordinators.iter().flatten().count() == 2 {
+            let slot = self.rng.index(2);
+            self.crash_coordinator(slot, false);
+        }
+    }
+}

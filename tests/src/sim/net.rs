@@ -1,0 +1,113 @@
+//! Who can reach whom, how long it takes, and the agents' streams.
+
+use super::clock::{MS, Ns, SEC};
+use super::rng::Rng;
+use kage_coordinator_core::AgentReport;
+use kage_types::{AskVip, Grant, Nonce, Term};
+use std::collections::VecDeque;
+
+/// Number of nodes: five agents, SIF, two coordinators.
+pub const NODES: usize = 8;
+/// SIF's node.
+pub const SIF: usize = 5;
+/// The first coordinator's node.
+pub const COORDINATOR: usize = 6;
+
+/// The network.
+#[derive(Clone, Debug, Default)]
+pub struct Net {
+    /// How many faults block this direction.
+    pub cut: [[u8; NODES]; NODES],
+    /// Loss, of a million. TCP: a lost segment is a late one.
+    pub loss_ppm: u32,
+    /// Up to this much more on every way.
+    pub slow: Ns,
+    /// Commands that take very long, of a million.
+    pub late_ppm: u32,
+}
+
+impl Net {
+    /// Does anything get through?
+    #[must_use]
+    pub fn open(&self, from: usize, to: usize) -> bool {
+        from == to || self.cut[from][to] == 0
+    }
+
+    /// Time of one way.
+    pub fn delay(&self, rng: &mut Rng) -> Ns {
+        let mut delay = rng.range(80_000, 400_000);
+        let mut timeout = 200 * MS;
+        while self.loss_ppm > 0 && timeout < 4 * SEC && rng.ppm(self.loss_ppm) {
+            delay += timeout;
+            timeout *= 2;
+        }
+        if self.slow > 0 {
+            delay += rng.range(0, self.slow);
+        }
+        delay
+    }
+}
+
+/// An owner's request on the wire.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Of the request.
+    pub nonce: Nonce,
+    /// Last answer that arrived.
+    pub heard: Nonce,
+    /// What for.
+    pub vips: Vec<AskVip>,
+    /// A long lease.
+    pub long: bool,
+    /// None is left.
+    pub long_surrendered: bool,
+    /// Which process asks.
+    pub incarnation: u64,
+}
+
+/// Agent to coordinator.
+#[derive(Clone, Debug)]
+pub enum Up {
+    /// Its own request.
+    Ask(Ask),
+    /// Another's.
+    Relayed(usize, Ask),
+    /// An event.
+    Report(AgentReport),
+    /// The agent closed the stream.
+    End,
+}
+
+/// Coordinator to agent.
+#[derive(Clone, Debug)]
+pub enum Down {
+    /// First of all.
+    Assigned(Term),
+    /// An answer.
+    Grant(Grant),
+    /// An answer to be passed on.
+    Relayed(usize, Grant),
+    /// The coordinator closed the stream.
+    End,
+}
+
+/// One session: two queues in order.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Whose.
+    pub agent: usize,
+    /// Which process of it.
+    pub agent_process: u64,
+    /// Where to.
+    pub coordinator: usize,
+    /// Which process there.
+    pub coordinator_process: u64,
+    /// Does the agent still use it?
+    pub agent_open: bool,
+    /// Does the coordinator still read it?
+    pub coordinator_open: bool,
+    /// With the time each arrives at the earliest.
+    pub up: VecDeque<(Ns, Up)>,
+    /// With the time each arrives at the earliest.
+    pub down: VecDeque<(Ns, Down)>,
+}
