@@ -120,6 +120,8 @@ pub enum Input {
     Admit(Term, oneshot::Sender<Result<(), Term>>),
     /// This domain's VIPs are at this port from now on; false: it has VIPs at another.
     BindTap(DomainName, TapPort, oneshot::Sender<bool>),
+    /// This VIP is about to come to this place.
+    Prepare(Vip, Place),
     /// Status.
     Leases(oneshot::Sender<Leases>),
     /// An owner asks this voter.
@@ -212,6 +214,12 @@ impl Handle {
     /// FAILED_PRECONDITION as the core refuses.
     pub async fn hold(&self, term: Term, ask: AskVip, place: Place) -> Result<Opened, Status> {
         self.ask(|reply| Input::Hold { term, ask, place, reply }).await?.map_err(refused)
+    }
+
+    /// This VIP is about to come here: its address may be put on already, the guard keeps it shut. It runs out by
+    /// itself if nothing follows.
+    pub async fn prepare(&self, vip: Vip, place: Place) {
+        let _ = self.0.send(Input::Prepare(vip, place)).await;
     }
 
     /// A command; returns when it is done.

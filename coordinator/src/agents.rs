@@ -109,6 +109,21 @@ impl Agents {
                         epoch: ask.epoch.0,
                         domain: domain.map(String::from).unwrap_or_default(),
                         timeout_ms,
+                        prepare: false,
+                    };
+                    let vip = request.vip.clone();
+                    let held = client.hold_vip(with_deadline(request, deadline)).await?.into_inner();
+                    let (opened, announced) = (held.opened_after_ms, held.announced_after_ms);
+                    tracing::info!(vip, opened_after_ms = opened, announced_after_ms = announced, "held");
+                }
+                AgentCommand::Prepare { vip, domain } => {
+                    let request = HoldVipRequest {
+                        term: term.0,
+                        vip: vip.to_string(),
+                        epoch: 0,
+                        domain: domain.map(String::from).unwrap_or_default(),
+                        timeout_ms,
+                        prepare: true,
                     };
                     client.hold_vip(with_deadline(request, deadline)).await?;
                 }

@@ -61,6 +61,11 @@ impl Driver {
                 }
                 let _ = reply.send(free);
             }
+            Input::Prepare(vip, place) => {
+                if place == Place::Host && self.owner.vips().all(|view| view.vip != vip) {
+                    self.hands.order(Order::Put(vip, self.address_life()));
+                }
+            }
             Input::Leases(reply) => {
                 let at = now();
                 let _ = reply.send(Leases {

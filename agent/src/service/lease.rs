@@ -28,6 +28,10 @@ impl Shared {
         let ask = AskVip { vip: wire::vip(&request.vip).map_err(invalid)?, epoch: Epoch(request.epoch) };
         self.handle.admit(term).await?;
         let place = self.place(&request.domain).await?;
+        if request.prepare {
+            self.handle.prepare(ask.vip, place).await;
+            return Ok(HoldVipReply { opened_after_ms: 0, announced_after_ms: 0 });
+        }
         let deadline = limit(request.timeout_ms, HOLD);
         let opened = match tokio::time::timeout(deadline, self.handle.hold(term, ask, place)).await {
             Ok(opened) => opened?,

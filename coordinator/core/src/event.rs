@@ -247,6 +247,13 @@ pub enum AgentCommand {
         /// In which VM.
         domain: Option<DomainName>,
     },
+    /// Make ready to hold, without asking for anything.
+    Prepare {
+        /// What.
+        vip: Vip,
+        /// In which VM.
+        domain: Option<DomainName>,
+    },
     /// Let go; done when the kernel's element is gone.
     Release {
         /// What.

@@ -56,7 +56,6 @@ const LEASE: &[(&str, Fault, &str)] = &[
     ("crash", Fault::Crash, "host lost, frozen or cut off"),
     ("hang", Fault::Hang, "host lost, frozen or cut off"),
     ("cut", Fault::Cut(Cut::Full), "host lost, frozen or cut off"),
-    ("cut-from", Fault::Cut(Cut::FromTarget), "host lost, frozen or cut off"),
     ("cut-to", Fault::Cut(Cut::ToTarget), "one-way cut"),
     ("cut-coordinator", Fault::Cut(Cut::Coordinator), "coordinator or SIF away"),
     ("stall-8s", Fault::Stall(Duration::from_secs(8)), "host lost, frozen or cut off"),
@@ -114,6 +113,11 @@ pub fn lease(runs: u32, say: &mut dyn FnMut(&str)) -> Result<()> {
         prepare(profile, say)?;
         for number in 1..=runs {
             for (name, fault, trouble) in LEASE {
+                // The faults that the lease is for, each `runs` times; the others to see that they stay good.
+                let lost = matches!(fault, Fault::Crash | Fault::Hang | Fault::Cut(_));
+                if !lost && number > runs.min(3) {
+                    continue;
+                }
                 let done = |run: &Run| run.profile == profile.name() && run.drill == *name && run.number == number;
                 if measurement.runs.iter().any(done) {
                     continue;
@@ -153,7 +157,9 @@ fn one(
         promised_ms: promised,
         problems: Vec::new(),
     };
-    match Drill::new(name, fault, machine_node("mail")?).run(say) {
+    let mut drill = Drill::new(name, fault, machine_node("mail")?);
+    drill.hold = Duration::from_millis(500);
+    match drill.run(say) {
         Ok(report) => {
             let seen = report.runs.first().context("one run")?;
             run.outage_ms = seen.fault_outage_ms;
@@ -178,7 +184,7 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
         let order = LEASE.iter().position(|(name, ..)| *name == run.drill).unwrap_or(LEASE.len());
         groups.entry((run.profile.clone(), order)).or_default().push(run);
     }
-    for ((profile, _), runs) in groups.iter().rev().collect::<Vec<_>>().into_iter().rev() {
+    for ((profile, _), runs) in &groups {
         let Some(first) = runs.first() else { continue };
         let good: Vec<&&Run> = runs.iter().filter(|run| run.problems.is_empty()).collect();
         let (outage, _, worst) = spread(good.iter().map(|run| run.outage_ms));

@@ -123,7 +123,7 @@ pub fn agent_toml(node: &Spec) -> String {
     match node.kind {
         Kind::Machine => toml.push_str(
             "\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n[services.http]\ncheck = [\"pidof\", \"httpd\"]\n\
-             restart = [\"httpd\", \"-p\", \"80\", \"-h\", \"/www\"]\nprocess = \"httpd\"\n",
+             restart = [\"sh\", \"-c\", \"killall httpd 2> /dev/null; httpd -p 80 -h /www\"]\nprocess = \"httpd\"\n",
         ),
         Kind::Hypervisor => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
         Kind::Switch | Kind::Voter | Kind::Client | Kind::Domain => {}
