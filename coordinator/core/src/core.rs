@@ -50,6 +50,7 @@ pub(crate) enum VipJob {
     Advance,
     Bar(AgentId),
     Release,
+    Prepare,
     Resume,
     Conflict,
     Hold,
@@ -238,8 +239,8 @@ impl Coordinator {
         }
         for dbss in self.targets.values_mut() {
             dbss.forget_evidence(now);
-        }
             dbss.wake = now;
+        }
         self.note(
             None,
             Severity::Warning,
@@ -271,18 +272,18 @@ impl Coordinator {
         self.note(None, Severity::Info, "term", format!("acting under term {term}"), actions);
         let long = LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
         for (vip, state) in &mut self.vips {
-            // Grants of earlier terms are unknown here: the floor outwaits them.
             let row = rows.iter().find(|row| row.vip == *vip).cloned();
             // What was begun under an earlier term may rest on rows that another has changed since: begun anew.
             state.begin_term(row);
+            // Grants of earlier terms are unknown here: the floor outwaits them.
             state.granted_until = floor;
             if state.row.as_ref().is_some_and(|row| row.long_lease) {
                 state.granted_until = floor.max(now + long);
             }
             state.wake = now;
         }
-        for dbss in self.targets.values_mut() {
         self.ledger_read(now, &rows, actions);
+        for dbss in self.targets.values_mut() {
             dbss.begin_again(now);
         }
     }

@@ -77,6 +77,7 @@ pub(crate) struct Securing {
     /// Consents given before the bars end by then.
     consents_until: Time,
     release: Try,
+    prepared: Try,
     vm: Try,
     conflict: Try,
 }
@@ -181,7 +182,6 @@ impl VipState {
         Verdict::Granted
     }
 
-    /// Is it where it should be, with nothing under way?
     /// A new term begins with this row: nothing that was under way counts any more.
     pub fn begin_term(&mut self, row: Option<VipRow>) {
         let same = self.row.as_ref().map(|row| row.epoch) == row.as_ref().map(|row| row.epoch);
@@ -224,6 +224,7 @@ impl VipState {
         self.secured && self.moving.is_none()
     }
 
+    /// Is it where it should be, with nothing under way?
     pub fn settled_on(&self, owner: &Owner) -> bool {
         self.moving.is_none()
             && self.row.as_ref().is_some_and(|row| row.owner == owner.agent && row.domain == owner.domain)
@@ -391,11 +392,11 @@ impl Coordinator {
         let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
         let needed = if self.ignores_bars() { 0 } else { self.cluster.bars_needed() };
         let to = moving.to.clone();
-        let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
         // Told again, and granted meanwhile: it asks under this epoch, so nobody earlier is left to be outlived.
         if moving.from.is_none() && state.secured {
             moving.freed = Freed::Yes;
         }
+        let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };
@@ -420,11 +421,18 @@ impl Coordinator {
         }
         let vm_ready = to.domain.is_none() || securing.vm == Try::Done;
 
+        // A planned move costs its clients only what happens after the release: the rest is made ready before.
+        if moving.planned && vm_ready && securing.prepared.due(now) {
+            let command = AgentCommand::Prepare { vip, domain: to.domain.clone() };
+            let job = self.command(vip, VipJob::Prepare, &to.agent, command, PREPARE, actions);
+            securing.prepared = Try::Running(job);
+        }
         let ready = barred && vm_ready;
+        let prepared = !moving.planned || securing.prepared == Try::Done;
         if let Some((from, old)) = &moving.from
             && moving.freed == Freed::No
             && securing.release.due(now)
-            && (!moving.planned || ready || now >= securing.since + PREPARE)
+            && (!moving.planned || (ready && prepared) || now >= securing.since + PREPARE)
         {
             let command = AgentCommand::Release { ask: AskVip { vip, epoch: *old } };
             let from = from.agent.clone();
@@ -546,6 +554,8 @@ impl Coordinator {
                 | JobResult::Check(_)
                 | JobResult::Answered(_) => securing.release = again,
             },
+            // Made ready or not: it is a courtesy.
+            (Stage::Securing(securing), VipJob::Prepare) => securing.prepared = Try::Done,
             (Stage::Securing(securing), VipJob::Resume) if securing.vm == Try::Running(job) => {
                 if result == JobResult::Done {
                     securing.vm = Try::Done;
@@ -630,6 +640,7 @@ impl Securing {
             asking: BTreeMap::new(),
             consents_until: now,
             release: idle.clone(),
+            prepared: idle.clone(),
             vm: idle.clone(),
             conflict: idle,
         }
