@@ -149,13 +149,23 @@ impl Config {
 
     fn check(&self, text: &str) -> Result<(), (usize, String)> {
         let at = |start: &str, fault: String| Err((line_of(text, start), fault));
-        if self.coordinator.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-            return at("coordinator", format!("coordinator = {:?} is no address: give HOST:PORT, e.g. \"10.0.0.2:7700\"", self.coordinator));
+        if self.coordinator.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        {
+            return at(
+                "coordinator",
+                format!("coordinator = {:?} is no address: give HOST:PORT, e.g. \"10.0.0.2:7700\"", self.coordinator),
+            );
         }
         match (&self.guard, self.witness) {
-            (Some(_), true) => return at("[guard]", "a witness has no guard: remove [guard], or set witness = false".into()),
+            (Some(_), true) => {
+                return at("[guard]", "a witness has no guard: remove [guard], or set witness = false".into());
+            }
             (None, false) => {
-                return at("witness", "no [guard]: add one (kind, interface or bridge), or set witness = true for a voter without VIPs".into());
+                return at(
+                    "witness",
+                    "no [guard]: add one (kind, interface or bridge), or set witness = true for a voter without VIPs"
+                        .into(),
+                );
             }
             (Some(guard), false) => {
                 if let Err(fault) = guard.kind() {
@@ -168,7 +178,9 @@ impl Config {
             let commands = service.check.is_some() || service.restart.is_some() || service.process.is_some();
             let fault = match (&service.unit, commands) {
                 (Some(_), true) => "give either unit, or check, restart and process",
-                (None, _) if service.restart.is_none() => "no way to restart it: give unit = \"NAME.service\" or restart = [\"PROGRAM\", …]",
+                (None, _) if service.restart.is_none() => {
+                    "no way to restart it: give unit = \"NAME.service\" or restart = [\"PROGRAM\", …]"
+                }
                 (Some(_), false) | (None, _) => continue,
             };
             return at(&format!("[services.{name}]"), format!("service {name}: {fault}"));
@@ -188,7 +200,9 @@ impl GuardConfig {
                 let uplinks = self.uplinks.iter().map(|uplink| name(uplink)).collect::<Result<_, _>>()?;
                 Ok(GuardKind::Tap { bridge: name(bridge)?, uplinks })
             }
-            (GuardPlace::Host, ..) => Err("a host guard has interface = \"NAME\" and neither bridge nor uplinks".into()),
+            (GuardPlace::Host, ..) => {
+                Err("a host guard has interface = \"NAME\" and neither bridge nor uplinks".into())
+            }
             (GuardPlace::Tap, ..) => {
                 Err("a tap guard has bridge = \"NAME\" and uplinks = [\"NAME\", …], and no interface".into())
             }

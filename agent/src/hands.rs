@@ -77,7 +77,8 @@ impl Hands {
     pub fn spawn(interface: Option<IfName>, live: LiveVips) -> io::Result<Self> {
         let Some(interface) = interface else { return Ok(Self(None)) };
         let (orders, queue) = sync_channel(QUEUE);
-        let thread = Worker { interface, live, announced: BTreeMap::new(), spent: Vec::new(), runtime: Handle::current() };
+        let thread =
+            Worker { interface, live, announced: BTreeMap::new(), spent: Vec::new(), runtime: Handle::current() };
         thread::Builder::new().name("hands".into()).stack_size(256 << 10).spawn(move || thread.run(&queue))?;
         Ok(Self(Some(orders)))
     }
@@ -88,7 +89,10 @@ impl Hands {
         match orders.try_send(order) {
             Ok(()) => {}
             Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => {
-                tracing::error!(?order, "not done: the thread for addresses is stalled; restart the agent if this goes on");
+                tracing::error!(
+                    ?order,
+                    "not done: the thread for addresses is stalled; restart the agent if this goes on"
+                );
             }
         }
     }
@@ -173,7 +177,8 @@ impl Worker {
                     return;
                 }
                 // Closing the socket blocks for some 10 ms.
-                let again = tokio::task::spawn_blocking(move || announce::announce_once(&link, mac, vip).map(drop)).await;
+                let again =
+                    tokio::task::spawn_blocking(move || announce::announce_once(&link, mac, vip).map(drop)).await;
                 if let Ok(Err(error)) = again {
                     tracing::debug!(%vip, %error, "announcement not repeated");
                 }

@@ -80,13 +80,16 @@ fn log() {
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
     let filter: Targets = wanted.parse().unwrap_or_default();
     let filter = if wanted.is_empty() { filter.with_default(LevelFilter::INFO) } else { filter };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 fn run(action: Action) -> anyhow::Result<()> {
     match action {
-        Action::Run { config, plaintext_loopback } => runtime()?.block_on(daemon::run(Config::load(&config)?, plaintext_loopback)),
+        Action::Run { config, plaintext_loopback } => {
+            runtime()?.block_on(daemon::run(Config::load(&config)?, plaintext_loopback))
+        }
         Action::Enrol { token, pki } => {
             let token: Token = token.parse().map_err(|error| Refused(format!("{error}")))?;
             let pki = runtime()?.block_on(enrol::enrol(&token, &pki))?;

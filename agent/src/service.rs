@@ -10,14 +10,7 @@ pub use machine::Services;
 pub use vms::Vms;
 pub use voter::VoterService;
 
-use crate::{
-    config::Config,
-    driver::Handle,
-    events::Events,
-    guard::IfName,
-    host::power::Power,
-    keeper::GuardStatus,
-};
+use crate::{config::Config, driver::Handle, events::Events, guard::IfName, host::power::Power, keeper::GuardStatus};
 use kage_proto::{
     agent::v1::{self as v1, Authority, agent_server::Agent},
     roles::{Peer, Role},
@@ -66,7 +59,9 @@ impl Shared {
         }
         match Peer::of(request)?.role() {
             Some(Role::Operator) => Ok(()),
-            Some(_) | None => Err(Status::failed_precondition("a coordinator's command must carry its term (authority.term)")),
+            Some(_) | None => {
+                Err(Status::failed_precondition("a coordinator's command must carry its term (authority.term)"))
+            }
         }
     }
 
@@ -122,7 +117,11 @@ impl Agent for AgentService {
     }
 
     async fn list_vms(&self, _: Request<v1::ListVmsRequest>) -> Reply<v1::ListVmsReply> {
-        self.0.vms.list().await.map(|vms| Response::new(v1::ListVmsReply { vms: vms.iter().map(vms::to_wire).collect() }))
+        self.0
+            .vms
+            .list()
+            .await
+            .map(|vms| Response::new(v1::ListVmsReply { vms: vms.iter().map(vms::to_wire).collect() }))
     }
 
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Reply<v1::VmReply> {

@@ -167,7 +167,9 @@ impl Session {
                     wire::assignment(&assignment).map_err(|error| Status::invalid_argument(error.to_string()))?;
                 self.handle.admit(term).await?;
                 let told = Told { stream: id, term, assignment };
-                self.keeper.try_send(told).map_err(|_| Status::resource_exhausted("assignments come faster than the guard changes"))
+                self.keeper
+                    .try_send(told)
+                    .map_err(|_| Status::resource_exhausted("assignments come faster than the guard changes"))
             }
             coordinator_message::Message::Grant(grant) => self.handle.tell(Input::Answer { stream: id, grant }).await,
             coordinator_message::Message::RelayedGrant(relayed) => match relayed.grant {

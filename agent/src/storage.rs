@@ -35,7 +35,10 @@ impl Storage {
     /// No thread to be had.
     pub fn spawn(state: StateDir, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
         let (writes, queue) = sync_channel(QUEUE);
-        thread::Builder::new().name("storage".into()).stack_size(256 << 10).spawn(move || run(&state, &queue, &inputs))?;
+        thread::Builder::new()
+            .name("storage".into())
+            .stack_size(256 << 10)
+            .spawn(move || run(&state, &queue, &inputs))?;
         Ok(Self(writes))
     }
 

@@ -1,6 +1,6 @@
 //! Between the contract's messages and the cores' values. What comes from outside is checked here.
 
-use kage_agent_core::{Assignment, AskVip, Grant, GrantItem, LossReason, OnCoordinatorLoss, RenewedBy, Verdict};
+use kage_agent_core::{AskVip, Assignment, Grant, GrantItem, LossReason, OnCoordinatorLoss, RenewedBy, Verdict};
 use kage_proto::{
     agent::v1 as agent,
     coordinator::v1::{self as coordinator, VoterAddress},

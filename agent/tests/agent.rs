@@ -87,12 +87,16 @@ impl Agent {
     }
 
     async fn hold(&self, epoch: u64) -> Result<HoldVipReply, Status> {
-        let hold = HoldVipRequest { term: 1, vip: VIP.to_owned(), epoch, domain: String::new(), timeout_ms: 5000 };
+        let hold = HoldVipRequest { term: 1, vip: VIP.to_owned(), epoch, domain: String::new(), timeout_ms: 5000, prepare: false };
         AgentClient::new(self.client.clone()).hold_vip(hold).await.map(tonic::Response::into_inner)
     }
 
     async fn leases(&self) -> Option<ListLeasesReply> {
-        AgentClient::new(self.client.clone()).list_leases(ListLeasesRequest {}).await.ok().map(tonic::Response::into_inner)
+        AgentClient::new(self.client.clone())
+            .list_leases(ListLeasesRequest {})
+            .await
+            .ok()
+            .map(tonic::Response::into_inner)
     }
 
     async fn held(&self) -> Option<HeldVip> {
@@ -140,8 +144,11 @@ impl Cluster {
 
     fn agent(&mut self, name: &str, last: u8, witness: bool) -> Agent {
         let namespace = self.net.machine(name, last);
-        let (pki, state, config) =
-            (self.dir.path().join(format!("{name}-pki")), self.dir.path().join(format!("{name}-state")), self.dir.path().join(format!("{name}.toml")));
+        let (pki, state, config) = (
+            self.dir.path().join(format!("{name}-pki")),
+            self.dir.path().join(format!("{name}-state")),
+            self.dir.path().join(format!("{name}.toml")),
+        );
         self.authority.issue_into(&Subject::new(Identity::new(Role::Agent, name).unwrap()), &pki).expect("issue");
         let guard = if witness { "" } else { "[guard]\nkind = \"host\"\ninterface = \"eth0\"\n" };
         let text = format!(
@@ -149,9 +156,22 @@ impl Cluster {
         );
         fs::write(&config, text).expect("config");
         let expected = Expected::role(Role::Agent);
-        let client = channel(&format!("10.79.0.{last}:7702"), &self.credentials, expected, &Options::noticing_within(Duration::from_millis(500)));
+        let client = channel(
+            &format!("10.79.0.{last}:7702"),
+            &self.credentials,
+            expected,
+            &Options::noticing_within(Duration::from_millis(500)),
+        );
         let log = self.dir.path().join(format!("{name}.log"));
-        let mut agent = Agent { name: name.to_owned(), namespace, last, config, log, child: None, client: client.expect("channel") };
+        let mut agent = Agent {
+            name: name.to_owned(),
+            namespace,
+            last,
+            config,
+            log,
+            child: None,
+            client: client.expect("channel"),
+        };
         agent.start();
         agent
     }
@@ -199,7 +219,8 @@ fn held_then_silent_within_the_lease_when_grants_stop() {
         pass(Duration::from_millis(300)).await;
         assert_eq!(pings.count(), 0, "closed before it is held");
         let refused = agent.client.clone();
-        let stranger = HoldVipRequest { term: 1, vip: "10.79.0.200".to_owned(), epoch: 1, domain: String::new(), timeout_ms: 0 };
+        let stranger =
+            HoldVipRequest { term: 1, vip: "10.79.0.200".to_owned(), epoch: 1, domain: String::new(), timeout_ms: 0, prepare: false };
         assert_eq!(AgentClient::new(refused).hold_vip(stranger).await.unwrap_err().code(), Code::FailedPrecondition);
 
         let begun = Instant::now();
@@ -274,7 +295,10 @@ fn restarts_cost_no_ping() {
         pass(LEASE + Duration::from_secs(1)).await;
         agent.start();
         agent.up().await;
-        wait_until("live again", async || agent.held().await.is_some_and(|held| held.state == "live" && held.epoch == 1)).await;
+        wait_until("live again", async || {
+            agent.held().await.is_some_and(|held| held.state == "live" && held.epoch == 1)
+        })
+        .await;
         pass(Duration::from_secs(1)).await;
         assert_eq!(pings.lost(from), 0, "SIGTERM");
 
@@ -361,7 +385,9 @@ fn an_owner_cut_from_the_coordinator_is_granted_by_way_of_the_voters() {
             assert!(done.expect("nft").success(), "{script}");
         };
         // Silence, not a refusal: TCP goes on trying.
-        nft("add table inet cut; add chain inet cut out { type filter hook output priority 0; }; add rule inet cut out tcp dport 7700 drop");
+        nft(
+            "add table inet cut; add chain inet cut out { type filter hook output priority 0; }; add rule inet cut out tcp dport 7700 drop",
+        );
         pass(2 * LEASE).await;
         let leases = agent.leases().await.expect("leases");
         assert_eq!((leases.renewed_by.as_str(), leases.coordinator_reachable), ("relay", false));
@@ -415,13 +441,17 @@ fn voters_keep_an_owner_until_they_are_barred() {
                 let state = VoterClient::new(witness.client.clone()).get_voter_state(GetVoterStateRequest {}).await;
                 state.is_ok_and(|state| {
                     let state = state.into_inner();
-                    state.is_voter && state.highest_term == 2 && state.highest_epochs.iter().any(|epoch| epoch.epoch == 2)
+                    state.is_voter
+                        && state.highest_term == 2
+                        && state.highest_epochs.iter().any(|epoch| epoch.epoch == 2)
                 })
             })
             .await;
         }
         wait_until("silence", async || wall() > pings.last().unwrap() + LEASE).await;
-        let stale = VoterClient::new(witnesses[0].client.clone()).bar(BarRequest { term: 1, vip: VIP.to_owned(), floor: 9 }).await;
+        let stale = VoterClient::new(witnesses[0].client.clone())
+            .bar(BarRequest { term: 1, vip: VIP.to_owned(), floor: 9 })
+            .await;
         assert_eq!(stale.unwrap_err().code(), Code::FailedPrecondition);
     });
 }

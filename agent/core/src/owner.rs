@@ -502,8 +502,7 @@ impl Owner {
                 State::Live { renewed, life, renewing, renewed_at } => {
                     let lapse = (*renewed + *life + timing.slack, "lapse");
                     let due = *renewed_at + timing.renewal;
-                    let may =
-                        !held.spent && held.grant.is_some_and(|(b, length)| due <= timing.renew_until(b, length));
+                    let may = !held.spent && held.grant.is_some_and(|(b, length)| due <= timing.renew_until(b, length));
                     if renewing.is_none() && may { lapse.min((due, "renew")) } else { lapse }
                 }
                 State::Stuck { until } => (*until, "retry"),

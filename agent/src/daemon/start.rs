@@ -9,7 +9,7 @@ use crate::{
     hands::{Hands, LiveVips},
     host::power::Power,
     keeper::{self, Keeper},
-    service::{AgentService, Services, Shared, VoterService, Vms},
+    service::{AgentService, Services, Shared, Vms, VoterService},
     session::Session,
     state::{AssignmentState, HeldEntry, OwnerState, StateDir, boot_id},
     storage::Storage,
@@ -67,7 +67,8 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let voter_store = dir.voter()?;
     // A damaged one costs a lapse, no more.
     let owner_state = dir.owner().inspect_err(|error| tracing::error!(%error, "adopting nothing")).unwrap_or_default();
-    let stored = dir.assignment().inspect_err(|error| tracing::error!(%error, "no VIP is guarded yet")).unwrap_or_default();
+    let stored =
+        dir.assignment().inspect_err(|error| tracing::error!(%error, "no VIP is guarded yet")).unwrap_or_default();
 
     let (reports, report_queue) = mpsc::unbounded_channel();
     let mut keeper = Keeper::new(config.guard_kind(), reports, dir.clone(), stored.clone());
@@ -83,7 +84,10 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let mut taps = BTreeMap::new();
     if let Some(stored) = &stored {
         let host_guard = matches!(config.guard_kind(), Some(guard::GuardKind::Host { .. }));
-        let adopted = kernel.as_ref().map(|kernel| adopt(kernel, live, owner_state, stored, &boot_id, host_guard)).unwrap_or_default();
+        let adopted = kernel
+            .as_ref()
+            .map(|kernel| adopt(kernel, live, owner_state, stored, &boot_id, host_guard))
+            .unwrap_or_default();
         taps = adopted.taps;
         if let Some(interface) = interface.filter(|_| host_guard) {
             sweep(interface, stored, &adopted.held);
@@ -144,8 +148,17 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let listen = config.listen;
     let power = Power::new(config.power.clone());
     let name = config.name.clone();
-    let shared =
-        Shared { config, handle: handle.clone(), events: events.clone(), guard, interface, vms, services, power, boot_id };
+    let shared = Shared {
+        config,
+        handle: handle.clone(),
+        events: events.clone(),
+        guard,
+        interface,
+        vms,
+        services,
+        power,
+        boot_id,
+    };
     let serving = serve(server::Config::new(listen, security), Arc::new(shared), handle.clone(), stop.clone());
     let serving = tokio::spawn(serving);
 
@@ -158,12 +171,19 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
 }
 
 /// Listens as soon as the address is there: leases do not wait for it.
-async fn serve(config: server::Config, shared: Arc<Shared>, handle: driver::Handle, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve(
+    config: server::Config,
+    shared: Arc<Shared>,
+    handle: driver::Handle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut told = false;
     let server = loop {
         match Server::bind(&config).await {
             Ok(server) => break server,
-            Err(server::ServerError::Bind { address, reason }) if reason.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            Err(server::ServerError::Bind { address, reason })
+                if reason.kind() == std::io::ErrorKind::AddrNotAvailable =>
+            {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%address, %reason, "the address to listen on is not there yet; trying on (`listen` of the configuration)");
                 }
@@ -202,7 +222,8 @@ fn adopt(
     boot_id: &str,
     host_guard: bool,
 ) -> Adoption {
-    let mut live: BTreeMap<_, _> = live.into_iter().map(|element| ((element.vip, element.place), element.remaining)).collect();
+    let mut live: BTreeMap<_, _> =
+        live.into_iter().map(|element| ((element.vip, element.place), element.remaining)).collect();
     let mut adoption = Adoption::default();
     for entry in owner.held.into_iter().filter(|entry| stored.vips.contains(&entry.vip)) {
         let HeldEntry { vip, epoch, place, tap } = entry;

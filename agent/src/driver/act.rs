@@ -38,8 +38,12 @@ impl Driver {
                 self.send(Message::Ask(Ask { nonce, heard, vips, long, incarnation, long_surrendered }));
             }
             OwnerAction::AskVoters { nonce, heard, vips } => {
-                let question =
-                    VoteRequest { nonce: nonce.0, heard: heard.0, vips: wire::to_asks(&vips), incarnation: self.incarnation };
+                let question = VoteRequest {
+                    nonce: nonce.0,
+                    heard: heard.0,
+                    vips: wire::to_asks(&vips),
+                    incarnation: self.incarnation,
+                };
                 self.voters.ask(&question);
                 if self.is_voter() && !self.owner.reaches_coordinator(now()) {
                     let id = self.next_question(Question::Own { nonce });
@@ -70,7 +74,10 @@ impl Driver {
                 self.events.publish(Event::LeaseLost(LeaseLost { vip, epoch, reason: reason.to_owned() }));
             }
             OwnerAction::Store(held) => {
-                let state = OwnerState { boot_id: self.boot_id.clone(), held: held.iter().map(|one| self.entry(one)).collect() };
+                let state = OwnerState {
+                    boot_id: self.boot_id.clone(),
+                    held: held.iter().map(|one| self.entry(one)).collect(),
+                };
                 if !self.storage.write(Write::Owner(state)) {
                     tracing::warn!("not stored: a restart would not know what this agent holds");
                 }
@@ -199,7 +206,11 @@ impl Driver {
 
     /// The live VIPs of this machine itself.
     pub(super) fn live_addresses(&self) -> Vec<Vip> {
-        self.owner.vips().filter(|view| view.state == "live" && view.place == Place::Host).map(|view| view.vip).collect()
+        self.owner
+            .vips()
+            .filter(|view| view.state == "live" && view.place == Place::Host)
+            .map(|view| view.vip)
+            .collect()
     }
 
     /// Longer than any lease, in whole seconds: a second line of defence only (rule 4).
@@ -235,9 +246,9 @@ impl Driver {
         }
         self.seen = seen;
         if changed {
-            let live: BTreeSet<Vip> = self.seen.iter().filter(|(_, (_, state))| *state == "live").map(|(vip, _)| *vip).collect();
+            let live: BTreeSet<Vip> =
+                self.seen.iter().filter(|(_, (_, state))| *state == "live").map(|(vip, _)| *vip).collect();
             self.live.set(live);
         }
     }
 }
-

@@ -72,10 +72,19 @@ pub(super) enum Reply {
 /// A question to this voter that waits for its core, or for the coordinator.
 pub(super) enum Question {
     /// From another agent.
-    Vote { from: AgentId, question: VoteRequest, reply: oneshot::Sender<Result<VoteReply, Status>> },
+    Vote {
+        from: AgentId,
+        question: VoteRequest,
+        reply: oneshot::Sender<Result<VoteReply, Status>>,
+    },
     /// This agent's own.
-    Own { nonce: Nonce },
-    Bar { term: Term, reply: oneshot::Sender<Result<Duration, Status>> },
+    Own {
+        nonce: Nonce,
+    },
+    Bar {
+        term: Term,
+        reply: oneshot::Sender<Result<Duration, Status>>,
+    },
 }
 
 pub(super) struct Relay {
@@ -184,10 +193,12 @@ impl Driver {
             }
         }
         let time = now();
-        let over: Vec<_> = self.relays.iter().filter(|(_, relay)| relay.expires <= time).map(|(key, _)| key.clone()).collect();
+        let over: Vec<_> =
+            self.relays.iter().filter(|(_, relay)| relay.expires <= time).map(|(key, _)| key.clone()).collect();
         for key in over {
             if let Some(Relay { reply, .. }) = self.relays.remove(&key) {
-                let _ = reply.send(Ok(super::act::refusal("the coordinator did not answer the relayed question in time")));
+                let _ =
+                    reply.send(Ok(super::act::refusal("the coordinator did not answer the relayed question in time")));
             }
         }
         if time >= self.next_refresh {

@@ -59,12 +59,14 @@ impl Shared {
             (GuardStatus::Witness, _) => refuse("this agent is a witness: it holds no VIPs (witness = true)".into()),
             (GuardStatus::Missing(reason), _) => refuse(format!("no guard here: {reason}")),
             (GuardStatus::Host, true) => Ok(Place::Host),
-            (GuardStatus::Tap, true) => {
-                refuse("this agent guards guests only ([guard] kind = \"tap\"): name the domain that is to have the VIP".into())
-            }
-            (GuardStatus::Host, false) => {
-                refuse("this agent guards its own addresses only ([guard] kind = \"host\"): set kind = \"tap\" for guests".into())
-            }
+            (GuardStatus::Tap, true) => refuse(
+                "this agent guards guests only ([guard] kind = \"tap\"): name the domain that is to have the VIP"
+                    .into(),
+            ),
+            (GuardStatus::Host, false) => refuse(
+                "this agent guards its own addresses only ([guard] kind = \"host\"): set kind = \"tap\" for guests"
+                    .into(),
+            ),
             (GuardStatus::Tap, false) => {
                 let name = DomainName::new(domain).map_err(invalid)?;
                 let bridge = self.interface.ok_or_else(|| Status::internal("a tap guard without a bridge"))?;

@@ -64,12 +64,13 @@ impl Shared {
             "" => None,
             mac => Some(mac.parse::<MacAddr>().map_err(invalid)?),
         };
-        let interface = self.interface.ok_or_else(|| Status::failed_precondition("a witness has no interface to probe from"))?;
+        let interface =
+            self.interface.ok_or_else(|| Status::failed_precondition("a witness has no interface to probe from"))?;
         let listen = limit(request.listen_ms, Duration::from_millis(200)).min(Duration::from_secs(5));
         let probed = spawn_blocking(move || conflict::probe(&Link::find(interface)?, vip, listen)).await;
-        let answered = probed
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| Status::failed_precondition(format!("can't probe for {vip} on {interface}: {error}; check `ip link`")))?;
+        let answered = probed.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| {
+            Status::failed_precondition(format!("can't probe for {vip} on {interface}: {error}; check `ip link`"))
+        })?;
         let answered_by = answered.filter(|mac| Some(*mac) != except).map(|mac| mac.to_string()).unwrap_or_default();
         Ok(v1::ProbeVipReply { answered_by })
     }
@@ -119,7 +120,10 @@ pub(super) fn watch_events(shared: &Shared) -> Many<v1::AgentEvent> {
 pub(super) fn watch_load(shared: &Arc<Shared>, interval_ms: u32) -> Result<Many<v1::LoadSample>, Status> {
     let every = limit(interval_ms, INTERVAL.0);
     if every < INTERVAL.1 {
-        return Err(invalid(format!("interval_ms = {interval_ms} is too short: give at least {}", INTERVAL.1.as_millis())));
+        return Err(invalid(format!(
+            "interval_ms = {interval_ms} is too short: give at least {}",
+            INTERVAL.1.as_millis()
+        )));
     }
     let mut sampler = Sampler::new().map_err(|error| Status::internal(chain(&error)))?;
     let (send, stream) = mpsc::channel(BACKLOG);
@@ -136,7 +140,8 @@ pub(super) fn watch_load(shared: &Arc<Shared>, interval_ms: u32) -> Result<Many<
             }
             // Reading /proc takes some 0.1 ms and never blocks.
             let sample = sampler.sample().map_err(|error| Status::internal(chain(&error)));
-            let sample = sample.map(|load| v1::LoadSample { vms: vms.iter().map(vms::to_sample).collect(), ..load_sample(load) });
+            let sample = sample
+                .map(|load| v1::LoadSample { vms: vms.iter().map(vms::to_sample).collect(), ..load_sample(load) });
             let ended = sample.is_err();
             if send.send(sample).await.is_err() || ended {
                 return;
@@ -173,7 +178,8 @@ fn load_sample(load: HostLoad) -> v1::LoadSample {
 }
 
 pub(super) async fn ping(request: v1::PingRequest) -> Result<v1::PingReply, Status> {
-    let target: IpAddr = request.address.parse().map_err(|_| invalid(format!("{:?} is no IP address", request.address)))?;
+    let target: IpAddr =
+        request.address.parse().map_err(|_| invalid(format!("{:?} is no IP address", request.address)))?;
     let count = u16::try_from(request.count.max(1)).unwrap_or(u16::MAX);
     let (timeout, every) = (limit(request.timeout_ms, USUAL), limit(request.interval_ms, Duration::from_millis(100)));
     let report = Pinger::new().ping(target, count, every, timeout).await.map_err(|error| match &error {
@@ -189,7 +195,8 @@ pub(super) async fn ping(request: v1::PingRequest) -> Result<v1::PingReply, Stat
 }
 
 pub(super) async fn probe(request: v1::ProbeRequest) -> Result<v1::ProbeReply, Status> {
-    let address: IpAddr = request.address.parse().map_err(|_| invalid(format!("{:?} is no IP address", request.address)))?;
+    let address: IpAddr =
+        request.address.parse().map_err(|_| invalid(format!("{:?} is no IP address", request.address)))?;
     let port = u16::try_from(request.port).map_err(|_| invalid(format!("{} is no port", request.port)))?;
     let deadline = limit(request.timeout_ms, USUAL);
     let probe = match request.preset.as_str() {

@@ -63,13 +63,17 @@ impl Services {
     /// As the configuration names them.
     #[must_use]
     pub fn new(config: &BTreeMap<ServiceName, ServiceConfig>) -> Self {
-        Self { all: config.iter().map(|(name, one)| (name.clone(), service(name, one))).collect(), restarting: Arc::default() }
+        Self {
+            all: config.iter().map(|(name, one)| (name.clone(), service(name, one))).collect(),
+            restarting: Arc::default(),
+        }
     }
 
     /// Tells of each service whose process ends or comes back. Must be called within a tokio runtime.
     pub fn watch(&self, events: Events) {
         let (send, mut changes) = mpsc::channel(BACKLOG);
-        let watches: Vec<_> = self.all.values().filter_map(|service| ProcessWatch::start(service, send.clone())).collect();
+        let watches: Vec<_> =
+            self.all.values().filter_map(|service| ProcessWatch::start(service, send.clone())).collect();
         let restarting = Arc::clone(&self.restarting);
         tokio::spawn(async move {
             let _watches = watches;
@@ -136,12 +140,17 @@ impl Down {
 }
 
 impl Shared {
-    pub(super) async fn restart_service(&self, request: Request<v1::RestartServiceRequest>) -> Result<v1::ServiceState, Status> {
+    pub(super) async fn restart_service(
+        &self,
+        request: Request<v1::RestartServiceRequest>,
+    ) -> Result<v1::ServiceState, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
         let request = request.into_inner();
         let name = ServiceName::new(request.service).map_err(invalid)?;
         let Some(service) = self.services.all.get(&name) else {
-            return Err(Status::not_found(format!("no service {name}: add [services.{name}] to this agent's configuration")));
+            return Err(Status::not_found(format!(
+                "no service {name}: add [services.{name}] to this agent's configuration"
+            )));
         };
         let service = Service { restart_deadline: limit(request.timeout_ms, RESTART), ..service.clone() };
         let restarting = Arc::clone(&self.services.restarting);
@@ -158,7 +167,11 @@ impl Shared {
     }
 
     /// VIPs are released first, then the caller is answered, then the machine goes down.
-    pub(super) async fn go_down(self: &Arc<Self>, request: Request<v1::HostRequest>, how: Down) -> Result<v1::HostReply, Status> {
+    pub(super) async fn go_down(
+        self: &Arc<Self>,
+        request: Request<v1::HostRequest>,
+        how: Down,
+    ) -> Result<v1::HostReply, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
         let force = request.get_ref().force;
         tracing::warn!(what = how.as_str(), force, "this machine is told to go down");
@@ -167,7 +180,9 @@ impl Shared {
             Ok(Ok(())) => {}
             Ok(Err(status)) if !force => return Err(status),
             Err(_) if !force => {
-                return Err(Status::deadline_exceeded(format!("VIPs were not released within {RELEASE:?}; nothing was done (force does it anyway)")));
+                return Err(Status::deadline_exceeded(format!(
+                    "VIPs were not released within {RELEASE:?}; nothing was done (force does it anyway)"
+                )));
             }
             Ok(Err(_)) | Err(_) => tracing::error!("VIPs were not released; going down all the same, as forced"),
         }
@@ -202,7 +217,8 @@ impl Shared {
     }
 
     fn main_interface(&self) -> Result<IfName, Status> {
-        let found = self.interface.or_else(|| nics().iter().find(|nic| nic.up).and_then(|nic| IfName::new(&nic.name).ok()));
+        let found =
+            self.interface.or_else(|| nics().iter().find(|nic| nic.up).and_then(|nic| IfName::new(&nic.name).ok()));
         found.ok_or_else(|| Status::failed_precondition("no interface is up here: name one (interface)"))
     }
 }

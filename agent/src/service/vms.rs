@@ -3,10 +3,10 @@
 #[cfg(not(feature = "libvirt"))]
 mod absent;
 
-#[cfg(not(feature = "libvirt"))]
-pub use absent::Vm;
 #[cfg(feature = "libvirt")]
 pub use crate::vm::Vm;
+#[cfg(not(feature = "libvirt"))]
+pub use absent::Vm;
 
 use super::{Many, Shared, limit};
 use crate::{
@@ -69,7 +69,10 @@ impl Vms {
         }
         #[cfg(not(feature = "libvirt"))]
         {
-            tracing::warn!(uri = config.uri, "[libvirt] is ignored: this kage-agent was built without the feature libvirt");
+            tracing::warn!(
+                uri = config.uri,
+                "[libvirt] is ignored: this kage-agent was built without the feature libvirt"
+            );
             Ok(Self(Err("this kage-agent was built without the feature libvirt")))
         }
     }
@@ -122,7 +125,10 @@ impl Vms {
             let Some(tap) = nic.tap.as_deref().and_then(|tap| IfName::new(tap).ok()) else { continue };
             let master = std::fs::read_link(format!("/sys/class/net/{tap}/master"));
             if master.is_ok_and(|path| path.file_name().is_some_and(|name| name == bridge.as_str())) {
-                let mac = nic.mac.parse().map_err(|error| Status::internal(format!("libvirt's address of {domain}: {error}")))?;
+                let mac = nic
+                    .mac
+                    .parse()
+                    .map_err(|error| Status::internal(format!("libvirt's address of {domain}: {error}")))?;
                 return Ok(TapPort { ifname: tap, mac });
             }
         }
@@ -158,7 +164,10 @@ impl Vms {
     async fn after(&self, event: &DomainEvent, handle: &Handle) {
         let stopped = matches!(
             event.kind,
-            DomainEventKind::Stopped | DomainEventKind::Suspended | DomainEventKind::Crashed | DomainEventKind::PmSuspended
+            DomainEventKind::Stopped
+                | DomainEventKind::Suspended
+                | DomainEventKind::Crashed
+                | DomainEventKind::PmSuspended
         );
         let Ok(domain) = DomainName::new(event.domain.as_str()) else { return };
         if !stopped {
@@ -206,7 +215,8 @@ fn state(state: DomainState) -> &'static str {
 
 /// For `ListVms`.
 pub(super) fn to_wire(info: &DomainInfo) -> v1::Vm {
-    let interface = |nic: &crate::vm::DomainNic| v1::VmInterface { tap: nic.tap.clone().unwrap_or_default(), mac: nic.mac.clone() };
+    let interface =
+        |nic: &crate::vm::DomainNic| v1::VmInterface { tap: nic.tap.clone().unwrap_or_default(), mac: nic.mac.clone() };
     v1::Vm {
         domain: info.name.clone(),
         uuid: info.uuid.clone(),
@@ -256,7 +266,11 @@ impl Shared {
         self.vm_reply(&domain, begun).await
     }
 
-    pub(super) async fn change_vm(&self, request: Request<v1::VmRequest>, change: Change) -> Result<v1::VmReply, Status> {
+    pub(super) async fn change_vm(
+        &self,
+        request: Request<v1::VmRequest>,
+        change: Change,
+    ) -> Result<v1::VmReply, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
         let v1::VmRequest { domain, timeout_ms, .. } = request.into_inner();
         let begun = now();
@@ -281,7 +295,10 @@ impl Shared {
 
     /// Live migration. The VIPs of the VM are released before it begins, so that clients are without them for as long
     /// as it takes; handing the element over to the destination under the same epoch (safety rule 8) comes later.
-    pub(super) async fn migrate_vm(&self, request: Request<v1::MigrateVmRequest>) -> Result<Many<v1::MigrateProgress>, Status> {
+    pub(super) async fn migrate_vm(
+        &self,
+        request: Request<v1::MigrateVmRequest>,
+    ) -> Result<Many<v1::MigrateProgress>, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
         let request = request.into_inner();
         let vm = self.vms.vm()?;
@@ -290,7 +307,8 @@ impl Shared {
         let options = MigrateOptions {
             destination: request.destination_uri,
             data_uri: None,
-            bandwidth_bytes_per_s: (request.bandwidth_mib_s > 0).then(|| request.bandwidth_mib_s.saturating_mul(1 << 20)),
+            bandwidth_bytes_per_s: (request.bandwidth_mib_s > 0)
+                .then(|| request.bandwidth_mib_s.saturating_mul(1 << 20)),
             max_downtime: (request.max_downtime_ms > 0).then(|| Duration::from_millis(request.max_downtime_ms.into())),
             persist: info.persistent,
             auto_converge: true,
@@ -325,7 +343,9 @@ impl Shared {
         let Ok(name) = DomainName::new(domain) else { return Ok(()) };
         let released = tokio::time::timeout(RELEASE, self.handle.command(Command::ReleaseVm(name))).await;
         released.unwrap_or_else(|_| {
-            Err(Status::deadline_exceeded(format!("the guard of {domain} was not closed within {RELEASE:?}; nothing was done to it")))
+            Err(Status::deadline_exceeded(format!(
+                "the guard of {domain} was not closed within {RELEASE:?}; nothing was done to it"
+            )))
         })
     }
 

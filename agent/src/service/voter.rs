@@ -19,7 +19,9 @@ pub struct VoterService(pub Handle);
 
 async fn within<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     tokio::time::timeout(LIMIT, answer).await.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded(format!("this voter has not answered within {LIMIT:?}: see its log and its disk")))
+        Err(Status::deadline_exceeded(format!(
+            "this voter has not answered within {LIMIT:?}: see its log and its disk"
+        )))
     })
 }
 

@@ -3,8 +3,10 @@
 use kage_proto::{
     agent::v1::{Grant, GrantItem, grant_item::Verdict},
     coordinator::v1::{
-        AgentMessage, Ask, Assignment, CoordinatorMessage, RelayedGrant, VoterAddress, agent_message::Message,
-        coordinator_message, lease_server::{Lease, LeaseServer},
+        AgentMessage, Ask, Assignment, CoordinatorMessage, RelayedGrant, VoterAddress,
+        agent_message::Message,
+        coordinator_message,
+        lease_server::{Lease, LeaseServer},
     },
     roles::Peer,
     server::{Config, Security, Server},
@@ -49,10 +51,15 @@ pub struct Fake {
 impl Fake {
     /// Serves on the switch until the runtime ends.
     pub async fn serve(pki: Pki, voters: &[(&str, u8)]) -> Self {
-        let voters = voters.iter().map(|(name, last)| VoterAddress { agent: (*name).to_owned(), address: format!("10.79.0.{last}:7702") });
+        let voters = voters
+            .iter()
+            .map(|(name, last)| VoterAddress { agent: (*name).to_owned(), address: format!("10.79.0.{last}:7702") });
         let fake = Self { mood: Arc::default(), voters: voters.collect() };
         let listen = format!("{COORDINATOR}:7700").parse().expect("address");
-        let server = Server::bind(&Config::new(listen, Security::Tls(pki))).await.expect("bind").add(LeaseServer::new(fake.clone()));
+        let server = Server::bind(&Config::new(listen, Security::Tls(pki)))
+            .await
+            .expect("bind")
+            .add(LeaseServer::new(fake.clone()));
         tokio::spawn(server.run(std::future::pending()));
         fake
     }
@@ -85,7 +92,8 @@ impl Fake {
             (_, true) => Verdict::Wait,
             _ => Verdict::Granted,
         };
-        let items = ask.vips.iter().map(|ask| GrantItem { vip: ask.vip.clone(), epoch: ask.epoch, verdict: verdict.into() });
+        let items =
+            ask.vips.iter().map(|ask| GrantItem { vip: ask.vip.clone(), epoch: ask.epoch, verdict: verdict.into() });
         let length_ms = if ask.long { 30_000 } else { 2000 };
         Some(Grant { nonce: ask.nonce, term: 1, in_authority: true, length_ms, items: items.collect() })
     }
@@ -122,7 +130,10 @@ impl Lease for Fake {
                         this.mood.lock().unwrap().relayed += 1;
                         let grant = this.answer(&relayed.ask.expect("ask"));
                         grant.map(|grant| {
-                            coordinator_message::Message::RelayedGrant(RelayedGrant { origin: relayed.origin, grant: Some(grant) })
+                            coordinator_message::Message::RelayedGrant(RelayedGrant {
+                                origin: relayed.origin,
+                                grant: Some(grant),
+                            })
                         })
                     }
                     Message::Event(event) => {

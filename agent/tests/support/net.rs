@@ -58,7 +58,9 @@ impl Net {
         self.machines.push(name.to_owned());
         ip(&format!("-n {switch} link add p-{name} type veth peer name eth0 netns {namespace}"));
         ip(&format!("-n {switch} link set p-{name} master br0 up"));
-        for rest in ["link set lo up".to_owned(), "link set eth0 up".to_owned(), format!("addr add 10.79.0.{last}/24 dev eth0")] {
+        for rest in
+            ["link set lo up".to_owned(), "link set eth0 up".to_owned(), format!("addr add 10.79.0.{last}/24 dev eth0")]
+        {
             ip(&format!("-n {namespace} {rest}"));
         }
         namespace

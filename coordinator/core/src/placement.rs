@@ -251,9 +251,7 @@ impl Coordinator {
 
     /// Give up the moves of all these VIPs, if none of them is durable yet or may become so. True if there is none left.
     pub(crate) fn cancel_moves(&mut self, vips: &BTreeSet<Vip>) -> bool {
-        let idle = |moving: &Move| {
-            matches!(moving.stage, Stage::Advancing { step: Step(Try::Idle { .. }) })
-        };
+        let idle = |moving: &Move| matches!(moving.stage, Stage::Advancing { step: Step(Try::Idle { .. }) });
         let states = || vips.iter().filter_map(|vip| self.vips.get(vip));
         if !states().all(|state| state.moving.as_ref().is_none_or(idle)) {
             return false;

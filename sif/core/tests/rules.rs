@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
 
 use kage_sif_core::{
-    Action, Alert, BATCH_LIMIT, Cause, Core, Electorate, Event, Ledger, PLAUSIBLE_LIMIT, QUEUE_LIMIT, Refusal,
-    Reply, Report, Request, RequestId, Stage, UNSEEN_MARGIN,
+    Action, Alert, BATCH_LIMIT, Cause, Core, Electorate, Event, Ledger, PLAUSIBLE_LIMIT, QUEUE_LIMIT, Refusal, Reply,
+    Report, Request, RequestId, Stage, UNSEEN_MARGIN,
 };
 use kage_types::{AgentId, Epoch, Revision, TargetName, Term, Vip};
 

@@ -231,8 +231,7 @@ impl World {
 
     /// Never two owners: nobody else's packets pass now.
     pub(super) fn check_owners(&mut self, machine: usize, vip: Vip) {
-        for other in 0..self.machines.len() {
-            let there = &self.machines[other];
+        for (other, there) in self.machines.iter().enumerate() {
             if other != machine && there.up() && there.kernel.live_until(self.now, vip).is_some() {
                 self.checks.two_owners(self.now, vip, NAMES[machine], NAMES[other]);
             }

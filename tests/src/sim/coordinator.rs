@@ -113,18 +113,15 @@ impl World {
         }
         match notice {
             Notice::Core(event) => {
-                let up = match &event {
-                    Event::AgentUp { session, .. } => Some(session.0),
-                    _ => None,
-                };
+                let up = if let Event::AgentUp { session, .. } = &event { Some(session.0) } else { None };
                 self.step_coordinator(slot, event);
                 if let Some(id) = up {
                     let term = self.term_of(slot);
                     self.send_down(id, Down::Assigned(term));
                 }
             }
-            Notice::Stream(id, message) => self.from_agent(slot, id, message),
-            Notice::Sif(purpose, result) => self.from_sif(slot, purpose, *result),
+            Notice::Stream(id, message) => self.heard_agent(slot, id, message),
+            Notice::Sif(purpose, result) => self.heard_sif(slot, purpose, *result),
             Notice::Rows(None, rows) => self.step_coordinator(slot, Event::LedgerRead { rows }),
             Notice::Rows(Some((term, sent, token)), rows) => {
                 if coordinator.waiting.take_if(|waiting| *waiting == token).is_some() {
@@ -152,7 +149,7 @@ impl World {
         self.coordinators[slot].as_ref().map_or(Term(0), |coordinator| coordinator.core.authority(time).0)
     }
 
-    fn from_agent(&mut self, slot: usize, id: u64, message: Up) {
+    fn heard_agent(&mut self, slot: usize, id: u64, message: Up) {
         let Some(stream) = self.streams.get(&id) else { return };
         let agent = self.names[stream.agent].clone();
         let asks = |agent, via, ask: Ask| Event::Ask {
@@ -175,7 +172,7 @@ impl World {
         self.step_coordinator(slot, event);
     }
 
-    fn from_sif(&mut self, slot: usize, purpose: Purpose, result: Result<kage_sif_core::Reply, Refusal>) {
+    fn heard_sif(&mut self, slot: usize, purpose: Purpose, result: Result<kage_sif_core::Reply, Refusal>) {
         let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
         match purpose {
             Purpose::Acquire { sent, token } => match result {

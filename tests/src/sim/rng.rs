@@ -12,7 +12,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,7 +22,7 @@ impl Rng {
 
     /// From `low` to below `high`; `low` where that is empty.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
-        if high <= low { low } else { low + self.next() % (high - low) }
+        if high <= low { low } else { low + self.next_u64() % (high - low) }
     }
 
     /// An index below `len`.
@@ -32,7 +32,7 @@ impl Rng {
 
     /// True so many times in a million.
     pub fn ppm(&mut self, chance: u32) -> bool {
-        self.next() % 1_000_000 < u64::from(chance)
+        self.next_u64() % 1_000_000 < u64::from(chance)
     }
 
     /// True so many times in a hundred.

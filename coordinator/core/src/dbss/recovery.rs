@@ -77,13 +77,12 @@ impl Coordinator {
         // Not durable yet, and the target is back: roll back.
         let fresh = self.cluster.detection.push && self.connected(now, &target.agent) && !planned;
         let steady = self.agents.get(&target.agent).and_then(|view| view.steady_since);
-        if fresh && steady.is_some_and(|since| since > self.dbss(name).since) {
-            if self.at_home_but_for_moves(target) && self.cancel_moves(&target.vips) {
-                let text = "its lease is renewed again before anything was moved: rolled back".to_owned();
-                self.note(Some(name.clone()), Severity::Info, "rolled-back", text, actions);
-                actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
-                return self.enter(now, name, Mode::Regular { next: now + self.cluster.detection.interval });
-            }
+        let back = fresh && steady.is_some_and(|since| since > self.dbss(name).since);
+        if back && self.at_home_but_for_moves(target) && self.cancel_moves(&target.vips) {
+            let text = "its lease is renewed again before anything was moved: rolled back".to_owned();
+            self.note(Some(name.clone()), Severity::Info, "rolled-back", text, actions);
+            actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
+            return self.enter(now, name, Mode::Regular { next: now + self.cluster.detection.interval });
         }
         self.wake_at(name, now + self.cluster.timing.renewal);
     }
