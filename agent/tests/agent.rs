@@ -87,7 +87,14 @@ impl Agent {
     }
 
     async fn hold(&self, epoch: u64) -> Result<HoldVipReply, Status> {
-        let hold = HoldVipRequest { term: 1, vip: VIP.to_owned(), epoch, domain: String::new(), timeout_ms: 5000, prepare: false };
+        let hold = HoldVipRequest {
+            term: 1,
+            vip: VIP.to_owned(),
+            epoch,
+            domain: String::new(),
+            timeout_ms: 5000,
+            prepare: false,
+        };
         AgentClient::new(self.client.clone()).hold_vip(hold).await.map(tonic::Response::into_inner)
     }
 
@@ -219,8 +226,14 @@ fn held_then_silent_within_the_lease_when_grants_stop() {
         pass(Duration::from_millis(300)).await;
         assert_eq!(pings.count(), 0, "closed before it is held");
         let refused = agent.client.clone();
-        let stranger =
-            HoldVipRequest { term: 1, vip: "10.79.0.200".to_owned(), epoch: 1, domain: String::new(), timeout_ms: 0, prepare: false };
+        let stranger = HoldVipRequest {
+            term: 1,
+            vip: "10.79.0.200".to_owned(),
+            epoch: 1,
+            domain: String::new(),
+            timeout_ms: 0,
+            prepare: false,
+        };
         assert_eq!(AgentClient::new(refused).hold_vip(stranger).await.unwrap_err().code(), Code::FailedPrecondition);
 
         let begun = Instant::now();
