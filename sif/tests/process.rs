@@ -14,6 +14,7 @@ use kage_proto::{
     tls::{Expected, Pki},
 };
 use kage_sif::{CURRENT_KEY, REASON_KEY};
+use kage_sif_core::UNSEEN_MARGIN;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -241,27 +242,38 @@ async fn refusals_say_which_and_what_would_be_right() {
     cluster.ledger(&mut client).await;
     assert_eq!(report(&mut client, "b", 2, &[]).await.unwrap(), (true, 0));
     let reply = acquire(&mut client).await.unwrap();
-    assert_eq!((reply.term, reply.length_ms), (5, 3000));
+    assert_eq!((reply.term, reply.length_ms), (UNSEEN_MARGIN + 5, 3000));
     assert!(reply.ledger.unwrap().established);
-    assert_eq!(acquire(&mut client).await.unwrap().term, 6);
-    let status = advance(&mut client, 5, "10.0.0.1", 0, "rs1").await.unwrap_err();
-    assert_eq!(told(&status), (Code::FailedPrecondition, Some("stale-term"), Some(6)));
-    let status = client.renew_term(RenewTermRequest { term: 7 }).await.unwrap_err();
-    assert_eq!(told(&status), (Code::FailedPrecondition, Some("unknown-term"), Some(6)));
-    assert_eq!(client.renew_term(RenewTermRequest { term: 6 }).await.unwrap().into_inner().length_ms, 3000);
-    assert_eq!(advance(&mut client, 6, "10.0.0.1", 0, "rs1").await.unwrap(), 8, "above what was reported");
-    assert_eq!(advance(&mut client, 6, "10.0.0.1", 0, "rs1").await.unwrap(), 8, "repeated");
-    let status = advance(&mut client, 6, "10.0.0.1", 7, "rs2").await.unwrap_err();
-    assert_eq!(told(&status), (Code::Aborted, Some("conflict"), Some(8)));
-    let long = SetLongLeaseRequest { term: 6, vip: "10.0.0.2".to_owned(), outstanding: true };
+    assert_eq!(acquire(&mut client).await.unwrap().term, UNSEEN_MARGIN + 6);
+    let status = advance(&mut client, UNSEEN_MARGIN + 5, "10.0.0.1", 0, "rs1").await.unwrap_err();
+    assert_eq!(told(&status), (Code::FailedPrecondition, Some("stale-term"), Some(UNSEEN_MARGIN + 6)));
+    let status = client.renew_term(RenewTermRequest { term: UNSEEN_MARGIN + 7 }).await.unwrap_err();
+    assert_eq!(told(&status), (Code::FailedPrecondition, Some("unknown-term"), Some(UNSEEN_MARGIN + 6)));
+    assert_eq!(
+        client.renew_term(RenewTermRequest { term: UNSEEN_MARGIN + 6 }).await.unwrap().into_inner().length_ms,
+        3000
+    );
+    assert_eq!(
+        advance(&mut client, UNSEEN_MARGIN + 6, "10.0.0.1", 0, "rs1").await.unwrap(),
+        UNSEEN_MARGIN + 8,
+        "above what was reported"
+    );
+    assert_eq!(
+        advance(&mut client, UNSEEN_MARGIN + 6, "10.0.0.1", 0, "rs1").await.unwrap(),
+        UNSEEN_MARGIN + 8,
+        "repeated"
+    );
+    let status = advance(&mut client, UNSEEN_MARGIN + 6, "10.0.0.1", UNSEEN_MARGIN + 7, "rs2").await.unwrap_err();
+    assert_eq!(told(&status), (Code::Aborted, Some("conflict"), Some(UNSEEN_MARGIN + 8)));
+    let long = SetLongLeaseRequest { term: UNSEEN_MARGIN + 6, vip: "10.0.0.2".to_owned(), outstanding: true };
     assert_eq!(told(&client.set_long_lease(long).await.unwrap_err()), (Code::NotFound, Some("unknown-vip"), None));
     for (vip, owner, field) in [("10.0.0.1/24", "rs1", "vip: "), ("10.0.0.1", "", "owner: ")] {
-        let status = advance(&mut client, 6, vip, 8, owner).await.unwrap_err();
+        let status = advance(&mut client, UNSEEN_MARGIN + 6, vip, UNSEEN_MARGIN + 8, owner).await.unwrap_err();
         assert!(status.code() == Code::InvalidArgument && status.message().starts_with(field), "{status}");
     }
-    assert_eq!(trouble(&mut client, 6, "asleep", "").await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(trouble(&mut client, UNSEEN_MARGIN + 6, "asleep", "").await.unwrap_err().code(), Code::InvalidArgument);
     let mut viewer = cluster.client(Role::Viewer);
-    assert_eq!(cluster.ledger(&mut viewer).await.term, 6);
+    assert_eq!(cluster.ledger(&mut viewer).await.term, UNSEEN_MARGIN + 6);
     assert_eq!(acquire(&mut viewer).await.unwrap_err().code(), Code::PermissionDenied);
 }
 

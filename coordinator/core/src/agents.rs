@@ -58,3 +58,38 @@ impl AgentView {
         now.since(self.alive.unwrap_or(since_start))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const R: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn an_asker_that_hears_nothing_is_granted_once_not_for_ever() {
+        let mut view = AgentView::default();
+        let mut granted = 0;
+        for round in 0..20u64 {
+            let now = Time::from_millis(1000 + 200 * round);
+            if view.asked(now, 1, Nonce(round + 1), Nonce(0), R) {
+                view.granted(now, Nonce(round + 1));
+                granted += 1;
+            }
+        }
+        assert_eq!(granted, 1);
+        // It hears a refusal: the way back is open again.
+        assert!(view.asked(Time::from_millis(6000), 1, Nonce(30), Nonce(20), R));
+    }
+
+    #[test]
+    fn one_that_hears_is_granted_every_time_and_twice_in_a_row() {
+        let mut view = AgentView::default();
+        for round in 1..20u64 {
+            let now = Time::from_millis(1000 + 200 * round);
+            assert!(view.asked(now, 1, Nonce(2 * round), Nonce(2 * round - 1), R));
+            view.granted(now, Nonce(2 * round));
+            // Armed in between: a second request before the first answer has arrived.
+            assert!(view.asked(now + Duration::from_millis(5), 1, Nonce(2 * round + 1), Nonce(2 * round - 1), R));
+        }
+    }
+}

@@ -1,1 +1,204 @@
+use super::*;
+use kage_types::{GrantItem, Profile};
 
+const VIP: &str = "10.0.0.100";
+
+fn at(millis: u64) -> Time {
+    Time::from_millis(millis)
+}
+
+fn ask(epoch: u64) -> AskVip {
+    AskVip { vip: VIP.parse().expect("vip"), epoch: Epoch(epoch) }
+}
+
+fn grant(nonce: u64, epoch: u64, verdict: Verdict) -> OwnerEvent {
+    let AskVip { vip, epoch } = ask(epoch);
+    let items = vec![GrantItem { vip, epoch, verdict }];
+    let length = Duration::from_secs(2);
+    OwnerEvent::Answer {
+        grant: Grant { nonce: Nonce(nonce), term: Term(1), in_authority: true, length, items },
+        relayed: false,
+    }
+}
+
+/// An owner that knows its cluster, has a stream, and does nothing yet.
+struct Bench {
+    owner: Owner,
+    now: u64,
+}
+
+impl Bench {
+    fn new(policy: OnCoordinatorLoss) -> Self {
+        let mut bench = Self { owner: Owner::new(Term(0)), now: 1000 };
+        let voters = ["v1", "v2", "v3"].map(|name| (AgentId::new(name).expect("name"), String::new()));
+        let assignment = Assignment {
+            vips: [VIP.parse().expect("vip")].into(),
+            timing: LeaseTiming::of(Profile::Normal),
+            voters: voters.into(),
+            on_coordinator_loss: policy,
+        };
+        bench.step(1000, OwnerEvent::Assigned(assignment));
+        bench.step(1000, OwnerEvent::Session(true));
+        bench
+    }
+
+    fn step(&mut self, millis: u64, event: OwnerEvent) -> Vec<OwnerAction> {
+        self.now = millis;
+        let mut actions = Vec::new();
+        self.owner.step(at(millis), event, &mut actions);
+        actions
+    }
+
+    fn done(&mut self, millis: u64, op: u64, outcome: KernelOutcome) -> Vec<OwnerAction> {
+        self.step(millis, OwnerEvent::Kernel { op: OpId(op), outcome, at: at(millis) })
+    }
+
+    /// Told to hold at 1000, armed at 1001, granted at 1003, open at 1004.
+    fn serving(policy: OnCoordinatorLoss) -> Self {
+        let mut bench = Self::new(policy);
+        bench.step(1000, OwnerEvent::Hold { command: CommandId(7), term: Term(1), ask: ask(5), place: Place::Host });
+        bench.done(1001, 1, KernelOutcome::Done);
+        let nonce = bench.owner.last_nonce.0;
+        bench.step(1003, grant(nonce, 5, Verdict::Granted));
+        bench.done(1004, 2, KernelOutcome::Done);
+        assert_eq!(bench.state(), "live");
+        bench
+    }
+
+    fn state(&self) -> &'static str {
+        self.owner.vips().next().map_or("none", |view| view.state)
+    }
+}
+
+fn kernel(actions: &[OwnerAction]) -> Vec<KernelOp> {
+    let change = |action: &OwnerAction| {
+        if let OwnerAction::Kernel { change, .. } = action { Some(change.clone()) } else { None }
+    };
+    actions.iter().filter_map(change).collect()
+}
+
+#[test]
+fn it_arms_then_asks_then_opens() {
+    let mut bench = Bench::new(OnCoordinatorLoss::Voters);
+    let (vip, life) = (ask(5).vip, Duration::from_millis(700));
+    let hold = OwnerEvent::Hold { command: CommandId(7), term: Term(1), ask: ask(5), place: Place::Host };
+    let actions = bench.step(1000, hold);
+    assert_eq!(kernel(&actions), [KernelOp::Arm { vip, life }]);
+    assert!(!actions.iter().any(|action| matches!(action, OwnerAction::Ask { vips, .. } if !vips.is_empty())));
+    let actions = bench.done(1001, 1, KernelOutcome::Done);
+    assert!(actions.iter().any(|action| matches!(action, OwnerAction::Ask { vips, .. } if *vips == [ask(5)])));
+    let nonce = bench.owner.last_nonce.0;
+    let actions = bench.step(1003, grant(nonce, 5, Verdict::Granted));
+    // b = 1001: not begun after b + L − 2K − 2g.
+    assert_eq!(kernel(&actions), [KernelOp::Open { vip, life, not_after: at(1001 + 2000 - 1400 - 100) }]);
+    let actions = bench.done(1004, 2, KernelOutcome::Done);
+    assert!(actions.contains(&OwnerAction::Announce { vip, place: Place::Host }));
+    assert!(actions.contains(&OwnerAction::Done { command: CommandId(7), result: Ok(()) }));
+}
+
+#[test]
+fn a_grant_for_a_request_sent_before_it_was_armed_opens_nothing() {
+    let mut bench = Bench::new(OnCoordinatorLoss::Voters);
+    bench.step(1000, OwnerEvent::Hold { command: CommandId(7), term: Term(1), ask: ask(5), place: Place::Host });
+    bench.done(1001, 1, KernelOutcome::Done);
+    let old = bench.owner.last_nonce.0;
+    // Half of K later it is armed anew, before it asks again.
+    let actions = bench.step(1360, OwnerEvent::Tick);
+    assert!(matches!(kernel(&actions)[..], [KernelOp::Arm { .. }]));
+    bench.done(1361, 2, KernelOutcome::Done);
+    assert!(kernel(&bench.step(1362, grant(old, 5, Verdict::Granted))).is_empty());
+}
+
+#[test]
+fn without_grants_nothing_is_renewed_and_it_lapses() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1010, OwnerEvent::Session(false));
+    let (mut last_renewal, mut lapsed) = (0, None);
+    for millis in 1010..4000 {
+        let mut actions = bench.step(millis, OwnerEvent::Tick);
+        let renewals = actions.iter().filter_map(|action| match action {
+            OwnerAction::Kernel { op, change: KernelOp::Renew { not_after, .. }, .. } => Some((*op, *not_after)),
+            _ => None,
+        });
+        for (op, not_after) in renewals.collect::<Vec<_>>() {
+            assert!(at(millis) <= not_after, "rule 3");
+            last_renewal = millis;
+            actions.extend(bench.done(millis, op.0, KernelOutcome::Done));
+        }
+        let reason = |action: &OwnerAction| matches!(action, OwnerAction::Lost { reason: LossReason::Lapsed, .. });
+        if actions.iter().any(reason) {
+            lapsed = Some(millis);
+            break;
+        }
+    }
+    assert!(last_renewal <= 1501, "the last one at {last_renewal}");
+    assert_eq!(lapsed, Some(last_renewal + 750), "K + g after the last renewal");
+}
+
+#[test]
+fn superseded_closes_and_never_asks_for_that_epoch_again() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1200, OwnerEvent::Tick);
+    let nonce = bench.owner.last_nonce.0;
+    let actions = bench.step(1203, grant(nonce, 5, Verdict::Superseded));
+    assert!(matches!(kernel(&actions)[..], [KernelOp::Close { .. }]));
+    let op = bench.owner.last_op.0;
+    bench.done(1204, op, KernelOutcome::Done);
+    assert_eq!(bench.state(), "none");
+    let hold = OwnerEvent::Hold { command: CommandId(8), term: Term(1), ask: ask(5), place: Place::Host };
+    let refused = bench.step(1300, hold);
+    assert!(
+        matches!(&refused[..], [OwnerAction::Done { result: Err(HoldRefused::StaleEpoch { .. }), .. }]),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_majority_of_voters_renews_one_does_not() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1010, OwnerEvent::Session(false));
+    let nonce = bench.owner.last_nonce;
+    let consent =
+        |name: &str| OwnerEvent::Consent { voter: AgentId::new(name).expect("name"), nonce, vips: vec![ask(5)] };
+    let before = bench.owner.held[&ask(5).vip].grant;
+    bench.step(1020, consent("v1"));
+    bench.step(1021, consent("v1"));
+    bench.step(1022, consent("stranger"));
+    assert_eq!(bench.owner.held[&ask(5).vip].grant, before);
+    bench.step(1023, consent("v2"));
+    assert_eq!(bench.owner.held[&ask(5).vip].grant, Some((at(1010), Duration::from_secs(2))), "from b on");
+    assert_eq!(bench.owner.renewed_by(), Some(RenewedBy::Voters));
+}
+
+#[test]
+fn an_older_term_is_not_obeyed() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.owner.saw_term(Term(3));
+    let release = OwnerEvent::Release { command: CommandId(9), term: Term(2), ask: ask(5) };
+    let refused = bench.step(1100, release);
+    assert!(refused.contains(&OwnerAction::Done {
+        command: CommandId(9),
+        result: Err(HoldRefused::StaleTerm { given: Term(2), seen: Term(3) }),
+    }));
+    assert_eq!(bench.state(), "live");
+}
+
+#[test]
+fn a_planned_stop_takes_a_long_lease_and_then_does_nothing_more() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    let actions = bench.step(1100, OwnerEvent::PrepareStop { command: CommandId(9) });
+    assert!(actions.iter().any(|action| matches!(action, OwnerAction::Ask { long: true, .. })));
+    let nonce = bench.owner.last_nonce;
+    let AskVip { vip, epoch } = ask(5);
+    let items = vec![GrantItem { vip, epoch, verdict: Verdict::Granted }];
+    let length = Duration::from_secs(30);
+    let grant = Grant { nonce, term: Term(1), in_authority: true, length, items };
+    let actions = bench.step(1103, OwnerEvent::Answer { grant, relayed: false });
+    let life = LeaseTiming::of(Profile::Normal).long_element();
+    let renewals = kernel(&actions);
+    assert!(renewals.contains(&KernelOp::Renew { vip, life, not_after: at(1100 + 2000) }), "{renewals:?}");
+    let op = bench.owner.last_op.0;
+    let actions = bench.done(1104, op, KernelOutcome::Done);
+    assert!(actions.contains(&OwnerAction::Done { command: CommandId(9), result: Ok(()) }));
+    assert_eq!(bench.owner.deadline(), None);
+}
