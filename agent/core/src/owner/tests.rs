@@ -116,9 +116,12 @@ fn without_grants_nothing_is_renewed_and_it_lapses() {
     let (mut last_renewal, mut lapsed) = (0, None);
     for millis in 1010..4000 {
         let mut actions = bench.step(millis, OwnerEvent::Tick);
-        let renewals = actions.iter().filter_map(|action| match action {
-            OwnerAction::Kernel { op, change: KernelOp::Renew { not_after, .. }, .. } => Some((*op, *not_after)),
-            _ => None,
+        let renewals = actions.iter().filter_map(|action| {
+            if let OwnerAction::Kernel { op, change: KernelOp::Renew { not_after, .. }, .. } = action {
+                Some((*op, *not_after))
+            } else {
+                None
+            }
         });
         for (op, not_after) in renewals.collect::<Vec<_>>() {
             assert!(at(millis) <= not_after, "rule 3");
