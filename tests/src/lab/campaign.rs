@@ -167,6 +167,9 @@ fn one(
             run.two_owner_ms = seen.speech.two_owner_ms;
             run.stray_frames = seen.speech.stray_count;
             run.problems.clone_from(&seen.problems);
+            if seen.problems.is_empty() && !seen.good() {
+                run.problems.push(format!("{} stray frames", seen.speech.stray_count));
+            }
         }
         Err(error) => run.problems.push(format!("{error:#}")),
     }

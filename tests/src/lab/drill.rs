@@ -157,7 +157,8 @@ impl Drill {
         let samples = poller.stop()?;
         let frames = capture.stop()?;
         let speech = speech::analyse(&frames, vip);
-        Ok(RunReport::new(injected_ns, healed_ns, &samples, speech, problems))
+        let thawed = self.fault == Fault::Hang;
+        Ok(RunReport { thawed, ..RunReport::new(injected_ns, healed_ns, &samples, speech, problems) })
     }
 
     fn inject(&self) -> Result<()> {
