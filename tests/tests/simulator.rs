@@ -2,9 +2,12 @@
 //! rule broken on purpose is caught.
 
 use kage_tests::sim::{
+    exhaust,
+    kernel::KernelSabotage,
     run::{Options, traced},
     sabotage,
     search::search,
+    world::Sabotage,
 };
 
 /// Unoptimised cores are twenty times slower.
@@ -38,5 +41,24 @@ fn never_two_owners_and_everything_heals() {
 fn every_sabotage_is_caught() {
     for (name, broken) in sabotage::ALL {
         assert!(sabotage::caught(broken, &options(), 500, 2).is_some(), "{name}: not caught in 500 seeds");
+    }
+}
+
+#[test]
+fn never_two_owners_in_any_order_of_a_small_scope() {
+    // Unoptimised it takes minutes; the sabotages below are found long before all is explored.
+    if !cfg!(debug_assertions) {
+        for (scope, verdicts, _) in exhaust::both(true, None) {
+            assert!(verdicts.broken.is_none(), "{scope:?}: {:#?}", verdicts.broken);
+            assert!(verdicts.complete && verdicts.takeovers > 0, "{scope:?}: {} states", verdicts.states);
+        }
+    }
+    for broken in [
+        Sabotage::Agent(kage_agent_core::Sabotage::KeepWithoutMajority),
+        Sabotage::Agent(kage_agent_core::Sabotage::GrantFromReceipt),
+        Sabotage::Kernel(KernelSabotage::UnconditionalRenewal),
+    ] {
+        let found = exhaust::both(true, Some(broken)).iter().any(|(_, verdicts, _)| verdicts.broken.is_some());
+        assert!(found, "{broken:?} not found");
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use kage_tests::sim::{
+    exhaust,
     run::{Options, traced},
     sabotage,
     search::search,
@@ -47,6 +48,9 @@ struct Lease {
     /// Break each rule on purpose (`all`, or words of its name); at most so many seeds as --seeds has.
     #[arg(long)]
     sabotage: Option<String>,
+    /// Small scope (2 owners, 3 voters, 1 takeover), all orders of events.
+    #[arg(long)]
+    exhaust: bool,
     /// Go on after a broken promise.
     #[arg(long)]
     all: bool,
@@ -55,6 +59,9 @@ struct Lease {
 fn main() -> ExitCode {
     let Command::Lease(lease) = Arguments::parse().command;
     let options = Options { hours: lease.hours, intensity: lease.intensity, gap: lease.gap, ..Options::default() };
+    if lease.exhaust {
+        return exhausted();
+    }
     if let Some(seed) = lease.trace {
         let (outcome, trace) = traced(seed, &options, lease.lines);
         trace.iter().for_each(|line| println!("{line}"));
@@ -108,4 +115,23 @@ fn sabotages(words: &str, options: &Options, seeds: u64, jobs: usize) -> ExitCod
         }
     }
     if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn exhausted() -> ExitCode {
+    let mut good = true;
+    for (scope, verdicts, took) in exhaust::both(false, None) {
+        let what = if scope.voters { "voters" } else { "coordinator" };
+        let verdict = match (&verdicts.broken, verdicts.complete) {
+            (Some(_), _) => "TWO OWNERS",
+            (None, true) => "never two owners, all explored",
+            (None, false) => "never two owners so far; NOT ALL EXPLORED",
+        };
+        println!(
+            "{what}: {} states, {} steps, {} takeovers, {took:.1?}: {verdict}",
+            verdicts.states, verdicts.steps, verdicts.takeovers
+        );
+        good &= verdicts.broken.is_none() && verdicts.complete;
+        verdicts.broken.iter().flatten().for_each(|step| println!("  {step}"));
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

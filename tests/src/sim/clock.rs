@@ -47,8 +47,12 @@ impl Clock {
         }
         let wanted = i128::from(shows.as_nanos()) - self.offset;
         let scale = 1_000_000_000 + self.drift_ppb;
-        let guess = (wanted * 1_000_000_000).div_euclid(scale) + 1;
-        u64::try_from(guess.max(0)).unwrap_or(u64::MAX)
+        let guess = (wanted * 1_000_000_000).div_euclid(scale) - 1;
+        let mut found = u64::try_from(guess.max(0)).unwrap_or(u64::MAX);
+        while self.at(found) < shows {
+            found += 1;
+        }
+        found
     }
 
     /// The same clock after a restart of its machine.

@@ -8,6 +8,7 @@ pub mod checks;
 pub mod clock;
 pub mod config;
 pub mod coordinator;
+pub mod exhaust;
 pub mod faults;
 pub mod kernel;
 pub mod net;

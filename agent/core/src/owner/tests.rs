@@ -205,3 +205,29 @@ fn a_planned_stop_takes_a_long_lease_and_then_does_nothing_more() {
     assert!(actions.contains(&OwnerAction::Done { command: CommandId(9), result: Ok(()) }));
     assert_eq!(bench.owner.deadline(), None);
 }
+
+#[test]
+fn a_grant_too_old_to_renew_from_wakes_nobody() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    // Stalled past b + L − 2K − 2g: what is left is to lapse, or to be granted anew.
+    let actions = bench.step(1600, OwnerEvent::Tick);
+    assert!(kernel(&actions).is_empty(), "{actions:?}");
+    assert!(bench.owner.deadline().is_some_and(|(time, _)| time > at(1600)), "{:?}", bench.owner.deadline());
+}
+
+#[test]
+fn a_planned_stop_ends_even_if_its_element_cannot_be_set() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1100, OwnerEvent::PrepareStop { command: CommandId(9) });
+    let AskVip { vip, epoch } = ask(5);
+    let items = vec![GrantItem { vip, epoch, verdict: Verdict::Granted }];
+    let length = Duration::from_secs(30);
+    let grant = Grant { nonce: bench.owner.last_nonce, term: Term(1), in_authority: true, length, items };
+    bench.step(1103, OwnerEvent::Answer { grant, relayed: false });
+    let op = bench.owner.last_op.0;
+    // The kernel's thread is stalled: the VIP lapses, and is being armed again, before the answer comes.
+    bench.step(1800, OwnerEvent::Tick);
+    assert_eq!(bench.state(), "arming");
+    let actions = bench.done(1900, op, KernelOutcome::NotFound);
+    assert!(actions.contains(&OwnerAction::Done { command: CommandId(9), result: Ok(()) }), "{actions:?}");
+}
