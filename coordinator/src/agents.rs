@@ -161,6 +161,27 @@ impl Agents {
         });
     }
 
+    /// Run a machine's power_status command: done if it prints `off`.
+    pub fn read_power(&self, job: JobId, argv: Option<Vec<String>>, timeout: Duration) {
+        self.run(job, async move {
+            let argv = argv.unwrap_or_default();
+            let (program, arguments) =
+                argv.split_first().ok_or_else(|| Status::not_found("no power_status configured"))?;
+            let mut command = tokio::process::Command::new(program);
+            command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
+            let output = tokio::time::timeout(timeout, command.output())
+                .await
+                .map_err(|_| Status::deadline_exceeded(format!("{program} said nothing within {timeout:?}")))?
+                .map_err(|error| Status::failed_precondition(format!("{program} can't be run: {error}")))?;
+            let said = String::from_utf8_lossy(&output.stdout).trim().to_ascii_lowercase();
+            Ok(if output.status.success() && said == "off" {
+                JobResult::Done
+            } else {
+                JobResult::Failed(format!("{program} says {said:?} ({})", output.status))
+            })
+        });
+    }
+
     /// ICMP echo from an observer.
     pub fn ping(&self, job: JobId, observer: Option<AgentId>, address: IpAddr, count: u16, timeout: Duration) {
         let client = observer.and_then(|observer| self.agent(&observer));

@@ -193,6 +193,10 @@ impl Driver {
             Action::Command { job, agent, command, timeout } => {
                 self.agents.command(job, self.term(), &agent, command, timeout);
             }
+            Action::ReadPower { job, agent, timeout } => {
+                let machine = self.core.cluster().agents.get(&agent);
+                self.agents.read_power(job, machine.and_then(|machine| machine.power_status.clone()), timeout);
+            }
             Action::Ping { job, address, count, timeout } => {
                 let observer = self.observer();
                 self.agents.ping(job, observer, address, count, timeout);

@@ -144,6 +144,9 @@ pub struct Machine {
     pub mac: Option<String>,
     /// How VIPs are kept shut there.
     pub guard: Guard,
+    /// Prints `off` when the machine's power reads off (a BMC, a switched outlet): proof of its death. Run by the
+    /// coordinator.
+    pub power_status: Option<Vec<String>>,
 }
 
 /// One supervised server.
@@ -267,6 +270,7 @@ struct FileAgent {
     mac: Option<String>,
     #[serde(default)]
     guard: Guard,
+    power_status: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -394,12 +398,16 @@ impl Faults {
             if let Some(mac) = file.mac.as_deref().filter(|mac| !is_mac(mac)) {
                 self.say(format!("[[agent]] {name}: mac = {mac:?} is no MAC address such as 52:54:00:12:34:56"));
             }
+            if file.power_status.as_ref().is_some_and(Vec::is_empty) {
+                self.say(format!("[[agent]] {name}: power_status is empty: give program and arguments, or leave it out"));
+            }
             let machine = Machine {
                 address: file.address,
                 failure_domain: file.failure_domain.unwrap_or_else(|| name.to_string()),
                 voter: file.voter,
                 mac: file.mac,
                 guard: file.guard,
+                power_status: file.power_status,
             };
             if agents.insert(name.clone(), machine).is_some() {
                 self.say(format!("[[agent]] {name}: stands twice"));

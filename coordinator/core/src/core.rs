@@ -60,6 +60,8 @@ pub(crate) enum VipJob {
 pub(crate) enum TargetJob {
     Ping,
     Probe(usize),
+    /// Asked at.
+    Power(Time),
     Restart,
     Reboot,
     Wake,

@@ -120,6 +120,8 @@ pub(crate) struct Dbss {
     since: Time,
     ping: Seen,
     services: BTreeMap<usize, Seen>,
+    /// Its power read off; since when it was being read.
+    off: Option<Time>,
     /// Checks under way; a round ends when there is none.
     checks: BTreeMap<JobId, TargetJob>,
     round_ended: Time,
@@ -136,6 +138,7 @@ impl Dbss {
             since: now,
             ping: Seen::Unknown,
             services: BTreeMap::new(),
+            off: None,
             checks: BTreeMap::new(),
             round_ended: now,
             rounds: 0,
@@ -179,6 +182,7 @@ impl Dbss {
     pub fn forget_evidence(&mut self, now: Time) {
         self.ping = Seen::Unknown;
         self.services.clear();
+        self.off = None;
         self.checks.clear();
         self.round_ended = now;
         self.rounds = 0;
@@ -193,6 +197,7 @@ impl Dbss {
         self.mode = mode;
         self.since = now;
         self.rounds = 0;
+        self.off = None;
         self.checks.clear();
         self.round_ended = now;
         self.wake = now;
@@ -343,19 +348,25 @@ impl Coordinator {
             return;
         };
         match what {
-            TargetJob::Ping | TargetJob::Probe(_) => {
+            TargetJob::Ping | TargetJob::Probe(_) | TargetJob::Power(_) => {
                 // A check of an earlier mode or of a discarded round proves nothing now.
                 if dbss.checks.remove(&job).is_none() {
                     return;
+                }
+                if let (TargetJob::Power(asked), JobResult::Done) = (&what, &result) {
+                    dbss.off = Some(*asked);
                 }
                 let seen = Seen::of(now, &result);
                 match what {
                     TargetJob::Probe(index) => {
                         dbss.services.insert(index, seen);
                     }
-                    TargetJob::Ping | TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::Pause => {
-                        dbss.ping = seen;
-                    }
+                    TargetJob::Ping => dbss.ping = seen,
+                    TargetJob::Power(_)
+                    | TargetJob::Restart
+                    | TargetJob::Reboot
+                    | TargetJob::Wake
+                    | TargetJob::Pause => {}
                 }
                 if dbss.checks.is_empty() {
                     dbss.round_ended = now;

@@ -421,6 +421,15 @@ pub enum Action {
         /// All of it.
         timeout: Duration,
     },
+    /// Read a machine's power by its configured command: [`JobResult::Done`] if it is off, else failed.
+    ReadPower {
+        /// To be ended.
+        job: JobId,
+        /// Whose.
+        agent: AgentId,
+        /// Give up after.
+        timeout: Duration,
+    },
     /// Thesis: Trouble file. An empty stage clears the row.
     PutTrouble {
         /// Whose.

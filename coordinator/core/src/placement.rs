@@ -76,6 +76,8 @@ pub(crate) struct Securing {
     asking: BTreeMap<AgentId, Try>,
     /// Consents given before the bars end by then.
     consents_until: Time,
+    /// The last of them was given by then.
+    last_consent: Time,
     release: Try,
     prepared: Try,
     vm: Try,
@@ -91,6 +93,8 @@ pub(crate) struct Move {
     /// No owner before that one can be left: its release frees the VIP. Else patience is needed all the same.
     from_secured: bool,
     freed: Freed,
+    /// The owner's power read off; since when it was being read. What it held then is gone with its kernel.
+    proof: Option<Time>,
     /// Release only when the rest is ready: the owner serves until then.
     planned: bool,
     pub stage: Stage,
@@ -244,9 +248,18 @@ impl Coordinator {
             state.row.as_ref().map(|row| (Owner { agent: row.owner.clone(), domain: row.domain.clone() }, row.epoch));
         let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }) };
         let from_secured = state.secured;
-        state.moving = Some(Move { to, cause, from, from_secured, freed: Freed::No, planned, stage, began: now });
+        state.moving = Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
         state.held = false;
         state.wake = now;
+    }
+
+    /// The owner of these VIPs is dead since then, for certain.
+    pub(crate) fn prove_dead(&mut self, vips: &BTreeSet<Vip>, since: Time) {
+        for vip in vips {
+            if let Some(moving) = self.vips.get_mut(vip).and_then(|state| state.moving.as_mut()) {
+                moving.proof = Some(since);
+            }
+        }
     }
 
     /// Give up the moves of all these VIPs, if none of them is durable yet or may become so. True if there is none left.
@@ -328,6 +341,7 @@ impl Coordinator {
             from: None,
             from_secured: state.secured,
             freed,
+            proof: None,
             planned: false,
             stage: Stage::Securing(Box::new(Securing::new(now))),
             began: now,
@@ -448,9 +462,18 @@ impl Coordinator {
             securing.conflict = Try::Running(job);
         }
         let outlived = allowed && now >= patience && securing.conflict == Try::Done;
-        if ready && (moving.freed == Freed::Yes || outlived) {
+        // Proof (rule 5b) covers what was granted and consented to before the power was read.
+        let proven = moving.from_secured
+            && moving.proof.is_some_and(|read| {
+                state.last_grant.is_none_or(|granted| granted < read) && securing.last_consent < read
+            });
+        if ready && (moving.freed == Freed::Yes || proven || outlived) {
             moving.stage = Stage::Holding { step: Step(Try::Running(self.hold(vip, state, &to, actions))) };
-            let how = if moving.freed == Freed::Yes { "released" } else { "its lease has been outlived" };
+            let how = match (&moving.freed, proven) {
+                (Freed::Yes, _) => "released",
+                (Freed::No, true) => "its owner is proved off",
+                (Freed::No, false) => "its lease has been outlived",
+            };
             let text = format!("{vip} at epoch {epoch}: {how}; {} may open it", to.agent);
             self.note(Some(state.target.clone()), Severity::Info, "secured", text, actions);
             return Time::FAR;
@@ -532,6 +555,7 @@ impl Coordinator {
                     let lease = LeaseTiming::patience(self.cluster.timing.lease);
                     let left = lease.saturating_sub(age);
                     securing.consents_until = securing.consents_until.max(now + left);
+                    securing.last_consent = securing.last_consent.max(now.before(age));
                 } else {
                     *bar = again;
                 }
@@ -637,6 +661,7 @@ impl Securing {
             bars: BTreeSet::new(),
             asking: BTreeMap::new(),
             consents_until: now,
+            last_consent: Time::ZERO,
             release: idle.clone(),
             prepared: idle.clone(),
             vm: idle.clone(),

@@ -90,9 +90,8 @@ impl Bench {
             long: false,
             long_surrendered: true,
         });
-        let verdict = actions.iter().find_map(|action| match action {
-            Action::Reply { grant, .. } => Some(grant.items[0].verdict),
-            _ => None,
+        let verdict = actions.iter().find_map(|action| {
+            if let Action::Reply { grant, .. } = action { Some(grant.items[0].verdict) } else { None }
         });
         (verdict.expect("an answer"), actions)
     }
@@ -108,13 +107,43 @@ impl Bench {
         panic!("not within 100 s");
     }
 
+    /// Everybody does what the move wants, until the new owner is told to hold.
+    fn obeyed_until_held(&mut self) -> (JobId, AgentId, Epoch) {
+        let mut waiting: Vec<Action> = Vec::new();
+        for _ in 0..2000 {
+            self.now += 50;
+            waiting.extend(self.step(Event::Tick));
+            for action in std::mem::take(&mut waiting) {
+                if let Some(told) = hold(&action) {
+                    return told;
+                }
+                let (job, result) = match action {
+                    Action::Bar { job, .. } => (job, JobResult::Barred(Duration::from_secs(60))),
+                    Action::Command { job, .. } => (job, JobResult::Done),
+                    Action::Reply { .. }
+                    | Action::AcquireTerm
+                    | Action::RenewTerm { .. }
+                    | Action::ReadLedger
+                    | Action::AdvanceEpoch { .. }
+                    | Action::SetLongLease { .. }
+                    | Action::Ping { .. }
+                    | Action::Probe { .. }
+                    | Action::PutTrouble { .. }
+                    | Action::Note(_)
+                    | Action::Moved { .. } => continue,
+                };
+                waiting.extend(self.step(Event::Job { job, result }));
+            }
+        }
+        panic!("nobody was told to hold within 100 s");
+    }
+
     /// The operator moves the target's VIP, up to the durable epoch.
     fn moved(&mut self, back: bool) -> u64 {
         let target = "mail".parse().expect("target");
         let mut actions = self.step(Event::Move { command: 1, target, back, force: true });
-        let advance = |action: &Action| match action {
-            Action::AdvanceEpoch { job, expected, .. } => Some((*job, expected.0 + 1)),
-            _ => None,
+        let advance = |action: &Action| {
+            if let Action::AdvanceEpoch { job, expected, .. } = action { Some((*job, expected.0 + 1)) } else { None }
         };
         let (job, epoch) = actions
             .iter()
@@ -126,11 +155,10 @@ impl Bench {
 }
 
 fn hold(action: &Action) -> Option<(JobId, AgentId, Epoch)> {
-    match action {
-        Action::Command { job, agent, command: AgentCommand::Hold { ask, .. }, .. } => {
-            Some((*job, agent.clone(), ask.epoch))
-        }
-        _ => None,
+    if let Action::Command { job, agent, command: AgentCommand::Hold { ask, .. }, .. } = action {
+        Some((*job, agent.clone(), ask.epoch))
+    } else {
+        None
     }
 }
 
@@ -140,6 +168,9 @@ fn a_newer_row_ends_a_move_and_its_destination_is_not_told_another_owners_epoch(
     bench.ask("mail", 3);
     bench.ask("mgmt", 0);
     assert_eq!(bench.moved(false), 4);
+    let (job, to, epoch) = bench.obeyed_until_held();
+    assert_eq!((to.as_str(), epoch), ("mgmt", Epoch(4)));
+    bench.step(Event::Job { job, result: JobResult::Failed("it has seen a higher term".into()) });
     // Meanwhile another coordinator gave the VIP on, and this one has a new term.
     bench.now += 100;
     let mut actions = bench.term(5, vec![row(7, "mail", false)]);
@@ -178,9 +209,8 @@ fn a_ledger_without_its_rows_is_not_asked_to_advance_what_it_does_not_have() {
     let mut bench = Bench::new(vec![row(3, "mail", false)]);
     bench.now += 100;
     let actions = bench.term(1005, vec![]);
-    let expected = |action: &Action| match action {
-        Action::AdvanceEpoch { expected, .. } => Some(*expected),
-        _ => None,
+    let expected = |action: &Action| {
+        if let Action::AdvanceEpoch { expected, .. } = action { Some(*expected) } else { None }
     };
     let first = actions.iter().find_map(expected).unwrap_or_else(|| bench.until(expected));
     assert_eq!(first, Epoch(0));

@@ -13,7 +13,12 @@ pub fn cluster(rng: &mut Rng) -> Cluster {
         7 | 8 => [false, true, true, true, false],
         _ => [true, true, true, false, false],
     };
-    text(profile, voters, if rng.percent(15) { 2 } else { 1 })
+    let mut cluster = text(profile, voters, if rng.percent(15) { 2 } else { 1 });
+    let readable = rng.percent(30);
+    for machine in cluster.agents.values_mut().filter(|_| readable) {
+        machine.power_status = Some(vec!["power".to_owned()]);
+    }
+    cluster
 }
 
 /// A cluster of this shape.

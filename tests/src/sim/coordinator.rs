@@ -341,6 +341,14 @@ impl World {
                     self.job_ends(slot, ns(timeout), job, unknown());
                 }
                 Action::Ping { job, timeout, .. } => self.check(slot, job, MAIL, timeout),
+                Action::ReadPower { job, agent, timeout } => {
+                    // A power controller is asked out of band. It never lies, but it may be slow.
+                    let read = self.net.delay(&mut self.rng);
+                    let off = !self.machines[self.index(&agent)].on;
+                    let result = if off { JobResult::Done } else { JobResult::Failed("on".into()) };
+                    let (after, result) = if read < ns(timeout) { (read, result) } else { (ns(timeout), unknown()) };
+                    self.job_ends(slot, after, job, result);
+                }
                 Action::Probe { job, address, timeout, .. } => {
                     let vip = self.vips.iter().copied().find(|vip| vip.address() == address);
                     let serves = |vip| self.machines.iter().position(|m| m.kernel.live_until(self.now, vip).is_some());

@@ -20,6 +20,7 @@ impl Coordinator {
         if dbss.rounds == 0 {
             if dbss.checks.is_empty() {
                 self.check_round(name, target, true, actions);
+                self.read_power(now, name, target, actions);
             }
             return;
         }
@@ -54,7 +55,8 @@ impl Coordinator {
             self.note(Some(name.clone()), Severity::Info, "network-normal", "Network_is_normal".into(), actions);
             return self.enter(now, name, Mode::Regular { next: now + detection.interval });
         }
-        if let Some((_, storm)) = &self.brake {
+        let proof = self.dbss(name).off;
+        if let (Some((_, storm)), None) = (&self.brake, proof) {
             if !told {
                 let text = format!("held by the storm brake: {storm}");
                 self.note(Some(name.clone()), Severity::Alert, "held", text, actions);
@@ -63,22 +65,38 @@ impl Coordinator {
             return self.look_again(name, now + detection.interval / 2);
         }
         let home = Self::at_home(target);
-        if !self.patience_allowed(Some(&home.agent)) {
+        if !self.patience_allowed(Some(&home.agent)) && proof.is_none() {
             if !told {
                 let text = "it does not answer, but nothing proves it dead, and without voters (on_coordinator_loss = \
-                            \"keep\") or a guard patience is not allowed: `kagectl failover --force` after switching it off";
+                            \"keep\") or a guard patience is not allowed: switch it off, with power_status configured for it";
                 self.note(Some(name.clone()), Severity::Alert, "held", text.into(), actions);
                 self.dbss(name).mode = Mode::NetworkExamination { since, told: true };
             }
             return self.look_again(name, now + detection.interval / 2);
         }
         let text = format!(
-            "lost: lease silent for {silent:?}, ping {}, service {}",
+            "lost: lease silent for {silent:?}, ping {}, service {}{}",
             self.dbss(name).ping.text(),
-            self.dbss(name).view().service
+            self.dbss(name).view().service,
+            if proof.is_some() { "; its power reads off" } else { "" }
         );
         self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
         self.take_over(now, name, target, false, "network trouble", actions);
+        if let Some(since) = proof {
+            self.prove_dead(&target.vips, since);
+        }
+    }
+
+    /// Proof of death, where the machine's power can be read.
+    fn read_power(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
+        let readable = self.cluster.agents.get(&target.agent).is_some_and(|machine| machine.power_status.is_some());
+        if readable {
+            let what = TargetJob::Power(now);
+            let job = self.job(JobFor::Target(name.clone(), what.clone()));
+            self.dbss(name).checks.insert(job, what);
+            let timeout = self.cluster.detection.probe_timeout;
+            actions.push(Action::ReadPower { job, agent: target.agent.clone(), timeout });
+        }
     }
 
     fn look_again(&mut self, name: &TargetName, at: Time) {
