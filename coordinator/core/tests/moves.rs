@@ -43,6 +43,8 @@ struct Bench {
     core: Coordinator,
     now: u64,
     nonce: u64,
+    /// Wanted, and not yet done.
+    waiting: Vec<Action>,
 }
 
 fn agent(name: &str) -> AgentId {
@@ -61,7 +63,7 @@ fn row(epoch: u64, owner: &str, long_lease: bool) -> VipRow {
 impl Bench {
     fn new(rows: Vec<VipRow>) -> Self {
         let core = Coordinator::new(Time::ZERO, Cluster::parse(CLUSTER).expect("cluster"));
-        let mut bench = Self { core, now: 1000, nonce: 0 };
+        let mut bench = Self { core, now: 1000, nonce: 0, waiting: vec![] };
         bench.term(1, rows);
         bench
     }
@@ -109,7 +111,7 @@ impl Bench {
 
     /// Everybody does what the move wants, until the new owner is told to hold.
     fn obeyed_until_held(&mut self) -> (JobId, AgentId, Epoch) {
-        let mut waiting: Vec<Action> = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
         for _ in 0..2000 {
             self.now += 50;
             waiting.extend(self.step(Event::Tick));
@@ -149,7 +151,7 @@ impl Bench {
             .iter()
             .find_map(advance)
             .unwrap_or_else(|| panic!("no new epoch: {:?}", std::mem::take(&mut actions)));
-        self.step(Event::Job { job, result: JobResult::Epoch(Epoch(epoch)) });
+        self.waiting = self.step(Event::Job { job, result: JobResult::Epoch(Epoch(epoch)) });
         epoch
     }
 }

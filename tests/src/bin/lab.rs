@@ -195,6 +195,8 @@ enum PowerAction {
     Wake,
     /// Send the real magic packet from the hypervisor
     Magic,
+    /// Print off, on, frozen or asleep
+    Status,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -372,6 +374,10 @@ fn power(action: PowerAction, name: &str) -> Result<()> {
         PowerAction::Suspend => machine::suspend(node),
         PowerAction::Wake => machine::wake(node).map(drop),
         PowerAction::Magic => nic::call(node),
+        PowerAction::Status => {
+            print(&format!("{:?}", machine::power(node)).to_lowercase());
+            Ok(())
+        }
     }
 }
 

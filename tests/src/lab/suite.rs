@@ -45,6 +45,7 @@ const NORMAL: &[Scenario] = &[
         name: "clean shutdown: planned hand-over",
         run: |t, s| fault(t, s, "shutdown", Fault::Shutdown, PLANNED),
     },
+    Scenario { name: "proof: the power reads off", run: proof },
     Scenario { name: "planned move and fail-back", run: planned },
     Scenario { name: "agent killed, agent upgraded", run: agent_restarts },
     Scenario { name: "coordinator, SIF, both away", run: away },
@@ -254,6 +255,35 @@ impl Watch {
     fn served_by(&self) -> Option<String> {
         self.poller.samples().ok()?.last()?.server.clone()
     }
+}
+
+/// With a power controller to ask nobody waits for the lease to run out.
+fn proof(target: &'static Spec, say: Say<'_>) -> Result<String> {
+    let file = super::config::cluster_file();
+    let usual = super::run::read(&file)?;
+    let program = lifecycle::this_program()?;
+    let section = format!("[[agent]]\nname = \"{}\"\n", target.name);
+    ensure!(usual.contains(&section), "cluster.toml has a section of {}", target.name);
+    let readable = format!("{section}power_status = [\"{program}\", \"power\", \"status\", \"{}\"]\n", target.name);
+    restart_coordinator(&usual.replace(&section, &readable), target)?;
+    let report = Drill::new("proof", Fault::Crash, target).run(say);
+    restart_coordinator(&usual, target)?;
+    let report = report?;
+    let run = report.runs.first().context("one run")?;
+    judge(run)?;
+    let events = daemons::kagectl(&["--json", "events"])?;
+    ensure!(events.contains("proved off"), "the takeover was not by proof");
+    Ok(format!("outage {:.0} ms, coming home {:.0} ms", run.fault_outage_ms, run.return_outage_ms))
+}
+
+fn restart_coordinator(cluster: &str, target: &'static Spec) -> Result<()> {
+    super::run::write(&super::config::cluster_file(), cluster)?;
+    daemons::stop(Part::Coordinator)?;
+    daemons::start(Part::Coordinator)?;
+    settled(target)?;
+    // What happened before it had outwaited its predecessor would be judged by another rule.
+    std::thread::sleep(Duration::from_secs(8));
+    Ok(())
 }
 
 fn planned(target: &'static Spec, _: Say<'_>) -> Result<String> {
