@@ -178,7 +178,7 @@ fn a_newer_row_ends_a_move_and_its_destination_is_not_told_another_owners_epoch(
     let mut actions = bench.term(5, vec![row(7, "mail", false)]);
     for _ in 0..400 {
         bench.now += 50;
-        bench.ask("mail", 7);
+        actions.extend(bench.ask("mail", 7).1);
         actions.extend(bench.step(Event::Tick));
     }
     let wrong = actions.iter().filter_map(hold).find(|(_, agent, _)| agent.as_str() == "mgmt");
