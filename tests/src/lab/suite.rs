@@ -20,6 +20,10 @@ use super::{dirs, hypervisor, lifecycle, machine, speech};
 /// Long enough for a coordinator that starts anew to have a term and to outwait its predecessor's.
 const NEW_TERM: Duration = Duration::from_secs(20);
 
+/// An emulated guest on a busy machine may be slow for this long with nothing wrong; whether a lease lapsed is read from
+/// the agent's own reports instead.
+const HICCUP_MS: f64 = 300.0;
+
 type Say<'a> = &'a mut dyn FnMut(&str);
 
 /// One scenario.
@@ -165,7 +169,7 @@ fn fault(target: &'static Spec, say: Say<'_>, name: &str, fault: Fault, trouble:
     judge(run)?;
     if let Some(promised) = promised {
         ensure!(
-            run.fault_outage_ms <= promised.max(150.0),
+            run.fault_outage_ms <= promised.max(HICCUP_MS),
             "clients were without service for {:.0} ms; check promised at most {promised:.0}",
             run.fault_outage_ms
         );
@@ -190,13 +194,15 @@ fn judge(run: &RunReport) -> Result<()> {
 }
 
 fn short_stall(target: &'static Spec, say: Say<'_>) -> Result<String> {
+    let after = last_event()?;
     let mut drill = Drill::new("stall-400", Fault::Stall(Duration::from_millis(400)), target);
     drill.expect = Expect::Stay;
     let report = drill.run(say)?;
     let run = report.runs.first().context("one run")?;
     judge(run)?;
     ensure!(run.speech.changes == 0, "the address moved");
-    ensure!(run.fault_outage_ms <= 150.0, "it lapsed for {:.0} ms", run.fault_outage_ms);
+    ensure!(run.fault_outage_ms <= HICCUP_MS, "clients missed it for {:.0} ms", run.fault_outage_ms);
+    ensure!(!event_since(after, "vip-closed")?, "its lease lapsed");
     Ok(format!("outage {:.0} ms, no change of owner", run.fault_outage_ms))
 }
 
@@ -311,6 +317,7 @@ fn agent_restarts(target: &'static Spec, _: Say<'_>) -> Result<String> {
     let (killed, _) = watch.end()?;
     ensure!(killed <= promised_ms(LOST)?, "a killed agent cost {killed:.0} ms");
     settled(target)?;
+    let after = last_event()?;
     let watch = Watch::start(target, "agent-upgraded")?;
     daemons::stop(agent)?;
     std::thread::sleep(Duration::from_secs(5));
@@ -318,7 +325,8 @@ fn agent_restarts(target: &'static Spec, _: Say<'_>) -> Result<String> {
     std::thread::sleep(Duration::from_secs(5));
     let (stopped, speech) = watch.end()?;
     ensure!(speech.changes == 0, "the address moved while its agent was upgraded");
-    ensure!(stopped <= 150.0, "an upgrade of the agent cost {stopped:.0} ms");
+    ensure!(stopped <= HICCUP_MS, "an upgrade of the agent cost {stopped:.0} ms");
+    ensure!(!event_since(after, "vip-closed")?, "the lease lapsed during the upgrade");
     Ok(format!("killed: {killed:.0} ms; stopped for 5 s: {stopped:.0} ms"))
 }
 
@@ -335,7 +343,7 @@ fn away(target: &'static Spec, _: Say<'_>) -> Result<String> {
         }
         std::thread::sleep(Duration::from_secs(8));
         let (outage, speech) = watch.end().with_context(|| format!("{parts:?} away"))?;
-        ensure!(outage <= 150.0 && speech.changes == 0, "{parts:?} away cost {outage:.0} ms");
+        ensure!(outage <= HICCUP_MS && speech.changes == 0, "{parts:?} away cost {outage:.0} ms");
         seen.push(format!("{outage:.0}"));
         settled(target)?;
     }
