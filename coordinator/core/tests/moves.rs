@@ -130,6 +130,7 @@ impl Bench {
                     | Action::SetLongLease { .. }
                     | Action::Ping { .. }
                     | Action::Probe { .. }
+                    | Action::ReadPower { .. }
                     | Action::PutTrouble { .. }
                     | Action::Note(_)
                     | Action::Moved { .. } => continue,
