@@ -15,7 +15,7 @@ use crate::{
     storage::Storage,
     votes::Voters,
 };
-use kage_agent_core::{Adopted, KernelOp, OpId, Owner, OwnerEvent, Place, Voter};
+use kage_agent_core::{Adopted, KernelOp, KernelOutcome, OpId, Owner, OwnerEvent, Place, Voter};
 use kage_proto::{
     agent::v1::{agent_server::AgentServer, voter_server::VoterServer},
     channel::Credentials,
@@ -23,7 +23,7 @@ use kage_proto::{
     server::{self, Security, Server},
     tls::Pki,
 };
-use kage_types::{DomainName, Term};
+use kage_types::{DomainName, Term, Vip};
 use std::{collections::BTreeMap, fs::File, io::Read, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let stored =
         dir.assignment().inspect_err(|error| tracing::error!(%error, "no VIP is guarded yet")).unwrap_or_default();
 
-    let (reports, report_queue) = mpsc::unbounded_channel();
+    let (reports, mut report_queue) = mpsc::unbounded_channel();
     let mut keeper = Keeper::new(config.guard_kind(), reports, dir.clone(), stored.clone());
     let guard = keeper.status();
     let (kernel, live) = keeper.begin().map_or((None, Vec::new()), |(kernel, live)| (Some(kernel), live));
@@ -88,6 +88,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
             .as_ref()
             .map(|kernel| adopt(kernel, live, owner_state, stored, &boot_id, host_guard))
             .unwrap_or_default();
+        settle_foreign(&adopted.foreign, &mut report_queue).await;
         taps = adopted.taps;
         if let Some(interface) = interface.filter(|_| host_guard) {
             sweep(interface, stored, &adopted.held);
@@ -97,6 +98,10 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
         if !adopted.held.is_empty() {
             owner.step(now(), OwnerEvent::Adopt(adopted.held), &mut first);
         }
+    } else if let Some(kernel) = &kernel {
+        // Its state is gone: whatever it held, it does not know under which epoch.
+        let foreign = close_foreign(kernel, live.into_iter().map(|found| ((found.vip, found.place), found.remaining)));
+        settle_foreign(&foreign, &mut report_queue).await;
     }
 
     let (handle, inputs) = driver::channel();
@@ -211,6 +216,8 @@ fn random() -> anyhow::Result<u64> {
 struct Adoption {
     held: Vec<Adopted>,
     taps: BTreeMap<DomainName, TapPort>,
+    /// What is left of elements that are being closed.
+    foreign: Vec<Duration>,
 }
 
 /// Live elements whose epoch is stored go on; any other is closed. What is stored and not live is asked for anew.
@@ -240,13 +247,39 @@ fn adopt(
         tracing::info!(%vip, %epoch, remaining_ms = remaining.as_millis(), "adopted");
         adoption.held.push(Adopted { vip, epoch, place, remaining });
     }
-    for ((vip, place), _) in live {
+    adoption.foreign = close_foreign(kernel, live);
+    adoption
+}
+
+/// Close elements without a known epoch. Returns what was left of each.
+fn close_foreign(
+    kernel: &RenewalThread,
+    live: impl IntoIterator<Item = ((Vip, guard::Place), Duration)>,
+) -> Vec<Duration> {
+    let close = |((vip, place), remaining)| {
         tracing::warn!(%vip, ?place, "an element without a known epoch: closed");
         if kernel.submit(FOREIGN_OP, KernelOp::Close { vip }, place).is_err() {
             tracing::error!(%vip, "not closed; it runs out by itself");
         }
-    }
-    adoption
+        remaining
+    };
+    live.into_iter().map(close).collect()
+}
+
+/// Before the first request goes out, the kernel has closed what nobody asks for: a request says that no element of a
+/// long lease is left.
+async fn settle_foreign(foreign: &[Duration], reports: &mut mpsc::UnboundedReceiver<guard::RenewalReport>) {
+    let longest = foreign.iter().max().copied().unwrap_or_default();
+    let closed = async {
+        for _ in foreign {
+            match reports.recv().await {
+                Some(report) if report.outcome == KernelOutcome::Done => {}
+                Some(_) | None => return tokio::time::sleep(longest).await,
+            }
+        }
+    };
+    // They run out by themselves in the worst case.
+    let _ = tokio::time::timeout(longest + Duration::from_secs(1), closed).await;
 }
 
 /// The port must still be the same guest's: libvirt gives a tap the guest's address with another first byte.
