@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 /// For a long lease before the agent stops.
 const LONG_LEASE: Duration = Duration::from_millis(1500);
+/// The coordinator's request for a release arrives within some tens of milliseconds of its being told; a machine on its
+/// way down can be slow.
+const HANDOVER: Duration = Duration::from_millis(700);
 /// For all elements to be deleted before the machine goes down.
 const RELEASE: Duration = Duration::from_millis(1500);
 /// For what was said to reach the coordinator.
@@ -103,6 +106,8 @@ pub(super) async fn wait(
             if !matches!(timeout(RELEASE, handle.command(Command::ReleaseAll)).await, Ok(Ok(()))) {
                 tracing::error!("not all VIPs were released in time");
             }
+            // The coordinator, told above, asks for their release itself: its proof that the double may serve at once.
+            tokio::time::sleep(HANDOVER).await;
         }
     }
     let (reply, flushed) = oneshot::channel();
