@@ -399,7 +399,9 @@ impl Faults {
                 self.say(format!("[[agent]] {name}: mac = {mac:?} is no MAC address such as 52:54:00:12:34:56"));
             }
             if file.power_status.as_ref().is_some_and(Vec::is_empty) {
-                self.say(format!("[[agent]] {name}: power_status is empty: give program and arguments, or leave it out"));
+                self.say(format!(
+                    "[[agent]] {name}: power_status is empty: give program and arguments, or leave it out"
+                ));
             }
             let machine = Machine {
                 address: file.address,

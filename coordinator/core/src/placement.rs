@@ -248,7 +248,8 @@ impl Coordinator {
             state.row.as_ref().map(|row| (Owner { agent: row.owner.clone(), domain: row.domain.clone() }, row.epoch));
         let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }) };
         let from_secured = state.secured;
-        state.moving = Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
+        state.moving =
+            Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
         state.held = false;
         state.wake = now;
     }
