@@ -82,7 +82,6 @@ impl Handle {
 
 struct Driver {
     core: Coordinator,
-    handle: Handle,
     events: Events,
     journal: Journal,
     sif: Sif,
@@ -104,7 +103,6 @@ pub fn spawn(setup: Setup) -> Result<Handle, ChannelError> {
     let sif = Sif::new(&cluster, &pki, handle.clone(), agents.clone())?;
     let driver = Driver {
         core: Coordinator::new(now(), cluster),
-        handle: handle.clone(),
         events,
         journal,
         sif,
@@ -224,11 +222,5 @@ impl Driver {
         let cluster = self.core.cluster();
         let here = cluster.agents.iter().find(|(_, machine)| machine.address.ip() == cluster.coordinator.ip());
         here.map(|(name, _)| name.clone()).or_else(|| cluster.voters().find(|voter| self.core.agent(voter).0).cloned())
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = (&self.handle, self.journal.seq());
     }
 }

@@ -48,22 +48,16 @@ impl Journal {
         Ok(Self { lines, seq: 0, lost: 0 })
     }
 
-    /// Append one event; its number.
-    pub fn append(&mut self, now: Time, event: &Event) -> u64 {
+    /// Append one event.
+    pub fn append(&mut self, now: Time, event: &Event) {
         self.seq += 1;
-        let Ok(line) = serde_json::to_string(&Line { seq: self.seq, now, event }) else { return self.seq };
+        let Ok(line) = serde_json::to_string(&Line { seq: self.seq, now, event }) else { return };
         if self.lines.try_send(line).is_err() {
             self.lost += 1;
             if self.lost.is_power_of_two() {
                 tracing::warn!(lost = self.lost, "the journal's disk does not keep up: events are not journalled");
             }
         }
-        self.seq
-    }
-
-    /// Number of the last event.
-    pub fn seq(&self) -> u64 {
-        self.seq
     }
 }
 
