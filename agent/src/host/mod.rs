@@ -3,6 +3,8 @@
 //! Plain functions and small values; what follows from what they tell is decided elsewhere.
 
 pub mod clock;
+#[cfg(feature = "dbus")]
+pub mod dbus;
 pub mod facts;
 pub mod load;
 pub mod nic;
