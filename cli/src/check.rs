@@ -42,9 +42,9 @@ fn offline(file: &Path) -> Result<Report, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::Failed(format!("can't read {}: {error}; give the path of a cluster.toml", file.display()))
     })?;
-    let cluster = Cluster::parse(&text).map_err(|error| {
-        let faults: String = error.faults.iter().map(|fault| format!("\n  {}", fault.replace('\n', "\n  "))).collect();
-        Failure::Failed(format!("{} can't be used:{faults}", file.display()))
+    let cluster = Cluster::parse_file(file, &text).map_err(|error| {
+        let faults: String = error.lines().iter().map(|fault| format!("\n  {fault}")).collect();
+        Failure::Configuration(format!("{} can't be used:{faults}", file.display()))
     })?;
     Ok(predict(&cluster))
 }

@@ -16,7 +16,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
     name = "kagectl",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 can't connect."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 can't connect, 64 a configuration with faults."
 )]
 struct Cli {
     #[command(flatten)]
@@ -104,6 +104,8 @@ pub enum Failure {
     Failed(String),
     /// Can't connect: 3.
     Unreachable(String),
+    /// A configuration that is not applied: 64, as the daemons' own.
+    Configuration(String),
 }
 
 impl<E: std::error::Error> From<E> for Failure {
@@ -147,6 +149,10 @@ async fn main() -> ExitCode {
         Err(Failure::Unreachable(text)) => {
             eprintln!("kagectl: {text}");
             ExitCode::from(3)
+        }
+        Err(Failure::Configuration(text)) => {
+            eprintln!("kagectl: {text}");
+            ExitCode::from(64)
         }
     }
 }

@@ -60,8 +60,13 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(faults) = error.downcast_ref::<ConfigError>() {
+                tracing::error!("kage-coordinator: {error}");
+                faults.lines().iter().for_each(|fault| tracing::error!("{fault}"));
+                return ExitCode::from(EXIT_CONFIG);
+            }
             tracing::error!("kage-coordinator: {error:#}");
-            if error.is::<ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+            ExitCode::FAILURE
         }
     }
 }
@@ -71,7 +76,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be handled")?;
     let text = std::fs::read_to_string(&arguments.config)
         .with_context(|| format!("{} can't be read", arguments.config.display()))?;
-    let cluster = Cluster::parse(&text).with_context(|| format!("{} is not applied", arguments.config.display()))?;
+    let cluster = Cluster::parse_file(&arguments.config, &text)
+        .with_context(|| format!("{} is not applied", arguments.config.display()))?;
     let pki = Pki::load(&arguments.pki)?;
     let role = pki.identity().role;
     anyhow::ensure!(

@@ -1,6 +1,9 @@
 //! The cluster's configuration: one TOML file, the same for coordinator and SIF.
 
-use jiff::SignedDuration;
+pub mod keys;
+mod parse;
+mod read;
+
 use kage_types::{AgentId, DomainName, LeaseTiming, Profile, ServiceName, TargetName, Vip};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -9,12 +12,31 @@ use std::{
     time::Duration,
 };
 
-/// What is wrong with a configuration: every fault found, in the order of the file's sections.
+/// What is wrong with a configuration: every fault found, in the order of the lines.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .faults.join("\n"))]
+#[error("{}", self.lines().join("\n"))]
 pub struct ConfigError {
-    /// One sentence each: where, the value, the reason.
-    pub faults: Vec<String>,
+    /// Its name.
+    pub file: String,
+    /// Never empty.
+    pub faults: Vec<Fault>,
+}
+
+impl ConfigError {
+    /// `FILE:LINE: fault`, one each.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.faults.iter().map(|fault| format!("{}:{}: {}", self.file, fault.line, fault.text)).collect()
+    }
+}
+
+/// One fault of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it is, from 1.
+    pub line: usize,
+    /// The section and key, the value as written, and the reason.
+    pub text: String,
 }
 
 /// What agents do without a coordinator (safety rule 6).
@@ -174,7 +196,6 @@ pub struct Target {
 
 /// The suspended virtual server that stands in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Backup {
     /// The hypervisor's agent.
     pub agent: AgentId,
@@ -195,7 +216,6 @@ pub enum Failback {
 
 /// One service of a target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Service {
     /// As the target's agent knows it.
     pub name: ServiceName,
@@ -204,90 +224,7 @@ pub struct Service {
     /// Probed there.
     pub port: u16,
     /// Restart it before anything else?
-    #[serde(default = "yes")]
     pub restart: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    cluster: FileCluster,
-    coordinator: FileListen,
-    sif: FileSif,
-    #[serde(default)]
-    lease: FileLease,
-    #[serde(default)]
-    agent: Vec<FileAgent>,
-    #[serde(default)]
-    target: Vec<FileTarget>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileCluster {
-    name: String,
-    #[serde(default)]
-    profile: Profile,
-    #[serde(default)]
-    on_coordinator_loss: OnCoordinatorLoss,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileListen {
-    listen: SocketAddr,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileSif {
-    listen: SocketAddr,
-    term: Option<SignedDuration>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct FileLease {
-    lease: Option<SignedDuration>,
-    element: Option<SignedDuration>,
-    renewal: Option<SignedDuration>,
-    slack: Option<SignedDuration>,
-    long_lease: Option<SignedDuration>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileAgent {
-    name: AgentId,
-    address: SocketAddr,
-    failure_domain: Option<String>,
-    #[serde(default)]
-    voter: bool,
-    mac: Option<String>,
-    #[serde(default)]
-    guard: Guard,
-    power_status: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileTarget {
-    name: TargetName,
-    agent: AgentId,
-    address: Option<IpAddr>,
-    vips: Vec<Vip>,
-    backup: Backup,
-    #[serde(default)]
-    service: Vec<Service>,
-    #[serde(default)]
-    failback: Failback,
-    healthy_for: Option<SignedDuration>,
-    reboot_wait: Option<SignedDuration>,
-    start_wait: Option<SignedDuration>,
 }
 
 /// Is this a MAC address as `52:54:00:12:34:56`?
@@ -301,41 +238,17 @@ impl Cluster {
     /// Read and check a configuration.
     ///
     /// # Errors
-    /// Every fault found; a syntax fault with its line.
+    /// Every fault found, each with its line.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text)
-            .map_err(|error| ConfigError { faults: vec![error.to_string().trim_end().to_owned()] })?;
-        let mut faults = Faults(Vec::new());
-        let profile = file.cluster.profile;
-        let timing = faults.timing(profile, &file.lease);
-        let agents = faults.agents(file.agent);
-        let targets = faults.targets(file.target, &agents);
-        let voters = agents.values().filter(|agent| agent.voter).count();
-        if file.cluster.on_coordinator_loss == OnCoordinatorLoss::Voters && voters < 3 {
-            faults.say(format!(
-                "[cluster] on_coordinator_loss = \"voters\" needs three agents with voter = true, there are {voters}: \
-                 add witnesses, or choose \"keep\" (takeover by proof only) or \"lapse\" (services stop with the coordinator)"
-            ));
-        }
-        let term = faults.duration("[sif] term", file.sif.term, Duration::from_secs(5));
-        if term < Duration::from_secs(1) {
-            faults.say(format!("[sif] term = {term:?}: at least 1s, or every delay of SIF costs authority"));
-        }
-        if !faults.0.is_empty() {
-            return Err(ConfigError { faults: faults.0 });
-        }
-        Ok(Self {
-            name: file.cluster.name,
-            profile,
-            timing,
-            detection: Detection::of(profile),
-            on_coordinator_loss: file.cluster.on_coordinator_loss,
-            coordinator: file.coordinator.listen,
-            sif: file.sif.listen,
-            term,
-            agents,
-            targets,
-        })
+        parse::parse("cluster.toml", text)
+    }
+
+    /// The same; faults name this file.
+    ///
+    /// # Errors
+    /// Every fault found, each with its line.
+    pub fn parse_file(file: &std::path::Path, text: &str) -> Result<Self, ConfigError> {
+        parse::parse(&file.display().to_string(), text)
     }
 
     /// The voters' names.
@@ -358,196 +271,5 @@ impl Cluster {
     }
 }
 
-struct Faults(Vec<String>);
-
-impl Faults {
-    fn say(&mut self, fault: String) {
-        self.0.push(fault);
-    }
-
-    fn duration(&mut self, place: &str, given: Option<SignedDuration>, default: Duration) -> Duration {
-        let Some(given) = given else { return default };
-        match Duration::try_from(given) {
-            Ok(duration) if !duration.is_zero() => duration,
-            Ok(_) | Err(_) => {
-                self.say(format!("{place} = {given}: a positive duration such as \"2s\" or \"500ms\""));
-                default
-            }
-        }
-    }
-
-    fn timing(&mut self, profile: Profile, file: &FileLease) -> LeaseTiming {
-        let base = LeaseTiming::of(profile);
-        let timing = LeaseTiming {
-            lease: self.duration("[lease] lease", file.lease, base.lease),
-            element: self.duration("[lease] element", file.element, base.element),
-            renewal: self.duration("[lease] renewal", file.renewal, base.renewal),
-            slack: self.duration("[lease] slack", file.slack, base.slack),
-            long_lease: self.duration("[lease] long_lease", file.long_lease, base.long_lease),
-        };
-        if let Err(error) = timing.check() {
-            self.say(format!("[lease]: {error}"));
-        }
-        timing
-    }
-
-    fn agents(&mut self, files: Vec<FileAgent>) -> BTreeMap<AgentId, Machine> {
-        let mut agents = BTreeMap::new();
-        for file in files {
-            let name = file.name;
-            if let Some(mac) = file.mac.as_deref().filter(|mac| !is_mac(mac)) {
-                self.say(format!("[[agent]] {name}: mac = {mac:?} is no MAC address such as 52:54:00:12:34:56"));
-            }
-            if file.power_status.as_ref().is_some_and(Vec::is_empty) {
-                self.say(format!(
-                    "[[agent]] {name}: power_status is empty: give program and arguments, or leave it out"
-                ));
-            }
-            let machine = Machine {
-                address: file.address,
-                failure_domain: file.failure_domain.unwrap_or_else(|| name.to_string()),
-                voter: file.voter,
-                mac: file.mac,
-                guard: file.guard,
-                power_status: file.power_status,
-            };
-            if agents.insert(name.clone(), machine).is_some() {
-                self.say(format!("[[agent]] {name}: stands twice"));
-            }
-        }
-        agents
-    }
-
-    fn targets(&mut self, files: Vec<FileTarget>, agents: &BTreeMap<AgentId, Machine>) -> BTreeMap<TargetName, Target> {
-        let mut targets = BTreeMap::new();
-        let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
-        for file in files {
-            let name = file.name;
-            let place = format!("[[target]] {name}");
-            for agent in [&file.agent, &file.backup.agent] {
-                if !agents.contains_key(agent) {
-                    self.say(format!("{place}: there is no [[agent]] named {agent}"));
-                }
-            }
-            if file.agent == file.backup.agent {
-                self.say(format!("{place}: its backup server runs on {}, the machine it stands in for", file.agent));
-            }
-            if agents.get(&file.backup.agent).is_some_and(|machine| machine.guard != Guard::Tap) {
-                self.say(format!(
-                    "{place}: [[agent]] {} runs its backup VM and needs guard = \"tap\"",
-                    file.backup.agent
-                ));
-            }
-            if file.vips.is_empty() {
-                self.say(format!("{place}: vips is empty: give the address its clients use"));
-            }
-            for vip in &file.vips {
-                if let Some(other) = taken.insert(*vip, name.clone()) {
-                    self.say(format!("{place}: VIP {vip} is also given to target {other}"));
-                }
-                if agents.values().any(|machine| machine.address.ip() == vip.address()) {
-                    self.say(format!("{place}: VIP {vip} is a machine's own address"));
-                }
-            }
-            let address = file
-                .address
-                .or_else(|| agents.get(&file.agent).map(|machine| machine.address.ip()))
-                .unwrap_or(IpAddr::from([0, 0, 0, 0]));
-            let seconds = Duration::from_secs;
-            let target = Target {
-                agent: file.agent,
-                address,
-                vips: file.vips.into_iter().collect(),
-                backup: file.backup,
-                services: file.service,
-                failback: file.failback,
-                healthy_for: self.duration(&format!("{place} healthy_for"), file.healthy_for, seconds(10)),
-                reboot_wait: self.duration(&format!("{place} reboot_wait"), file.reboot_wait, seconds(60)),
-                start_wait: self.duration(&format!("{place} start_wait"), file.start_wait, seconds(90)),
-            };
-            for service in &target.services {
-                if !matches!(service.probe.as_str(), "tcp" | "http" | "smtp") {
-                    self.say(format!(
-                        "{place}: service {}: probe = {:?} is none of tcp, http, smtp",
-                        service.name, service.probe
-                    ));
-                }
-            }
-            if targets.insert(name.clone(), target).is_some() {
-                self.say(format!("{place}: stands twice"));
-            }
-        }
-        targets
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-        [cluster]
-        name = "lab"
-        profile = "fast"
-        [coordinator]
-        listen = "10.77.0.2:7700"
-        [sif]
-        listen = "10.77.0.2:7701"
-        [[agent]]
-        name = "mail"
-        address = "10.77.0.11:7702"
-        mac = "52:54:00:77:00:0b"
-        [[agent]]
-        name = "mgmt"
-        address = "10.77.0.2:7702"
-        guard = "tap"
-        [[agent]]
-        name = "v1"
-        address = "10.77.0.21:7702"
-        voter = true
-        [[agent]]
-        name = "v2"
-        address = "10.77.0.22:7702"
-        voter = true
-        [[agent]]
-        name = "v3"
-        address = "10.77.0.23:7702"
-        voter = true
-        [[target]]
-        name = "mail"
-        agent = "mail"
-        vips = ["10.77.0.100"]
-        backup = { agent = "mgmt", domain = "mailb" }
-        healthy_for = "2s"
-        [[target.service]]
-        name = "http"
-        probe = "http"
-        port = 80
-    "#;
-
-    #[test]
-    fn a_good_file_is_read() {
-        let cluster = Cluster::parse(GOOD).expect("good");
-        assert_eq!(cluster.timing, LeaseTiming::of(Profile::Fast));
-        assert_eq!(cluster.bars_needed(), 2);
-        assert_eq!(cluster.targets.len(), 1);
-    }
-
-    #[test]
-    fn every_fault_is_reported() {
-        let text = GOOD
-            .replace("voter = true", "voter = false")
-            .replace("domain = \"mailb\"", "domain = \"mailb\" ")
-            .replace("agent = \"mgmt\", ", "agent = \"nobody\", ")
-            .replace("52:54:00:77:00:0b", "52:54")
-            .replace("healthy_for = \"2s\"", "healthy_for = \"0s\"");
-        let error = Cluster::parse(&text).expect_err("faults");
-        assert_eq!(error.faults.len(), 4, "{error}");
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line() {
-        let error = Cluster::parse(&GOOD.replace("healthy_for", "healthy_fro")).expect_err("unknown key");
-        assert!(error.to_string().contains("healthy_fro") && error.to_string().contains("line"), "{error}");
-    }
-}
+mod tests;

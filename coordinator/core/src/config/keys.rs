@@ -1,0 +1,190 @@
+//! Every key of `cluster.toml`: what the reader accepts, and the reference in docs/configuration.md.
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// As written.
+    pub name: &'static str,
+    /// Of what kind its value is.
+    pub kind: &'static str,
+    /// What it is unless given; empty: it must be given.
+    pub default: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+/// A table and its keys.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Section {
+    /// As written: `[[agent]]`.
+    pub heading: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// All of them.
+    pub keys: &'static [Key],
+}
+
+const fn key(name: &'static str, kind: &'static str, default: &'static str, about: &'static str) -> Key {
+    Key { name, kind, default, about }
+}
+
+/// The file itself.
+pub const ROOT: Section = Section {
+    heading: "cluster.toml",
+    about: "The file's sections.",
+    keys: &[
+        key("cluster", "table", "", "the cluster as a whole"),
+        key("coordinator", "table", "", "kage-coordinator"),
+        key("sif", "table", "", "kage-sif"),
+        key("lease", "table", "of the profile", "the figures of the lease protocol"),
+        key("agent", "list of tables", "none", "a machine with an agent, each"),
+        key("target", "list of tables", "none", "a supervised server, each"),
+    ],
+};
+
+/// `[cluster]`
+pub const CLUSTER: Section = Section {
+    heading: "[cluster]",
+    about: "The cluster as a whole.",
+    keys: &[
+        key("name", "string", "", "its name, for people"),
+        key("profile", "thesis, normal, fast", "normal", "timings of lease and detection: lease 10 s, 2 s, 0.8 s"),
+        key(
+            "on_coordinator_loss",
+            "voters, keep, lapse",
+            "voters",
+            "what owners do without a coordinator: renew by the voters' consents (three or more agents with voter = true), \
+             serve on (then takeover by proof only), or stop serving",
+        ),
+    ],
+};
+
+/// `[coordinator]`
+pub const COORDINATOR: Section = Section {
+    heading: "[coordinator]",
+    about: "kage-coordinator.",
+    keys: &[key("listen", "IP:PORT", "", "where it serves; also where agents and kagectl find it")],
+};
+
+/// `[sif]`
+pub const SIF: Section = Section {
+    heading: "[sif]",
+    about: "kage-sif, owner of the ledger.",
+    keys: &[
+        key("listen", "IP:PORT", "", "where it serves; also where the coordinator finds it"),
+        key(
+            "term",
+            "duration",
+            "5s",
+            "T, the length of a coordinator's term: 1s to 60s; a new coordinator waits for it",
+        ),
+    ],
+};
+
+/// `[lease]`
+pub const LEASE: Section = Section {
+    heading: "[lease]",
+    about: "Figures of the lease protocol (docs/safety.md), where the profile's don't do. Unsafe ones are refused: \
+            lease ≥ 2 element + 2 slack + renewal.",
+    keys: &[
+        key(
+            "lease",
+            "duration",
+            "of the profile",
+            "L, how long a grant is good; the wait for a machine that is silent",
+        ),
+        key("element", "duration", "of the profile", "K, how long the kernel keeps an address open without renewal"),
+        key("renewal", "duration", "of the profile", "R, from one renewal to the next"),
+        key("slack", "duration", "50ms", "g, how late a kernel timer may fire"),
+        key("long_lease", "duration", "30s", "length of the lease for restarts of an agent"),
+    ],
+};
+
+/// `[[agent]]`
+pub const AGENT: Section = Section {
+    heading: "[[agent]]",
+    about: "A machine with an agent.",
+    keys: &[
+        key("name", "name", "", "as in its certificate"),
+        key("address", "IP:PORT", "", "where its agent serves, such as \"192.0.2.21:7702\""),
+        key("failure_domain", "string", "its name", "what fails together with it (host, rack, switch)"),
+        key(
+            "voter",
+            "boolean",
+            "false",
+            "it consents to leases while the coordinator is away; three or five, preferably no targets",
+        ),
+        key("mac", "MAC address", "none: it can't be woken", "where Wake-on-LAN packets go"),
+        key(
+            "guard",
+            "host, tap, none",
+            "host",
+            "what keeps VIPs shut there: nftables on itself, on the bridge of its VMs, nothing",
+        ),
+        key(
+            "power_status",
+            "list of strings",
+            "none",
+            "program and arguments, run by the coordinator, that print \"off\" when the machine's power reads off: \
+             proof of its death, takeover without waiting for its lease",
+        ),
+    ],
+};
+
+/// `[[target]]`
+pub const TARGET: Section = Section {
+    heading: "[[target]]",
+    about: "A supervised server.",
+    keys: &[
+        key("name", "name", "", "for people and commands"),
+        key("agent", "name of an agent", "", "the machine that it is"),
+        key("address", "IP address", "its agent's", "pinged and probed there"),
+        key("vips", "list of IP addresses", "", "the virtual IPs that its clients use"),
+        key("backup", "table", "", "the suspended VM that stands in"),
+        key("service", "list of tables", "none: only machine and lease are watched", "what it offers"),
+        key("failback", "auto, manual", "auto", "back to the target when healthy, or at `kagectl failback`"),
+        key("healthy_for", "duration", "10s", "so long must the target answer before it is given back"),
+        key("reboot_wait", "duration", "60s", "Trc, how long a rebooting target is waited for before it is woken"),
+        key("start_wait", "duration", "90s", "how long a woken target is waited for before it is woken again"),
+    ],
+};
+
+/// `backup = { … }` of a target.
+pub const BACKUP: Section = Section {
+    heading: "[[target]] backup",
+    about: "A target's backup server: a libvirt domain on another machine, whose agent has guard = \"tap\".",
+    keys: &[key("agent", "name of an agent", "", "the hypervisor's"), key("domain", "name", "", "the libvirt domain")],
+};
+
+/// `[[target.service]]`
+pub const SERVICE: Section = Section {
+    heading: "[[target.service]]",
+    about: "A service of a target.",
+    keys: &[
+        key("name", "name", "", "as in agent.toml of the target's machine"),
+        key("probe", "tcp, http, smtp", "", "how it is asked whether it is well"),
+        key("port", "1 to 65535", "", "where"),
+        key("restart", "boolean", "true", "restart it before anything else is done"),
+    ],
+};
+
+/// All of them, in the order of the reference.
+pub const SECTIONS: &[&Section] = &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &AGENT, &TARGET, &BACKUP, &SERVICE];
+
+/// The reference as Markdown, section by section (docs/configuration.md).
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::new();
+    for section in SECTIONS {
+        text += &format!(
+            "## `{}`\n\n{}\n\n| Key | Value | Default | Meaning |\n|---|---|---|---|\n",
+            section.heading, section.about
+        );
+        for key in section.keys {
+            let default = if key.default.is_empty() { "**required**" } else { key.default };
+            text += &format!("| `{}` | {} | {} | {} |\n", key.name, key.kind, default, key.about);
+        }
+        text.push('\n');
+    }
+    text
+}

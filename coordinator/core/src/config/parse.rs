@@ -1,0 +1,339 @@
+//! `cluster.toml` → [`Cluster`]: each section with its readers, then what the sections say of each other.
+
+use super::{
+    Backup, Cluster, ConfigError, Detection, Failback, Guard, Machine, OnCoordinatorLoss, Service, Target, is_mac,
+    keys,
+    read::{Faults, Given, Table},
+};
+use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    time::Duration,
+};
+
+/// T unless given.
+const TERM: Duration = Duration::from_secs(5);
+/// A shorter term ends during an ordinary delay of SIF; a longer one makes each takeover after the loss of a
+/// coordinator wait for minutes.
+const TERM_LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+
+const A_NAME: &str = "no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit";
+const AN_ADDRESS: &str = "no IP:PORT such as \"192.0.2.21:7702\"";
+const A_VIP: &str = "no virtual IP: give one unicast IPv4 or IPv6 address without prefix length";
+
+const PROFILES: &[(&str, Profile)] =
+    &[("thesis", Profile::Thesis), ("normal", Profile::Normal), ("fast", Profile::Fast)];
+const LOSSES: &[(&str, OnCoordinatorLoss)] =
+    &[("voters", OnCoordinatorLoss::Voters), ("keep", OnCoordinatorLoss::Keep), ("lapse", OnCoordinatorLoss::Lapse)];
+const GUARDS: &[(&str, Guard)] = &[("host", Guard::Host), ("tap", Guard::Tap), ("none", Guard::None)];
+const FAILBACKS: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Failback::Manual)];
+
+/// Read and check; `file` is named in faults.
+pub(super) fn parse(file: &str, text: &str) -> Result<Cluster, ConfigError> {
+    let mut faults = Faults::new(text);
+    let document = faults.document();
+    let root = Table::root(&mut faults, &keys::ROOT, &document);
+    let cluster = read(&mut faults, &root);
+    let ended = faults.end().map_err(|faults| ConfigError { file: file.to_owned(), faults });
+    match (ended, cluster) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Some(cluster)) => Ok(cluster),
+        // Every `None` on the way was reported; this is for a mistake in this file.
+        (Ok(()), None) => Err(ConfigError { file: file.to_owned(), faults: Vec::new() }),
+    }
+}
+
+fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
+    let table = root.table(faults, "cluster", &keys::CLUSTER);
+    let general = root.required(faults, "cluster", table);
+    let name = general.as_ref().and_then(|table| {
+        let name = table.string(faults, "name");
+        table.required(faults, "name", name)
+    });
+    let profile = general.as_ref().and_then(|table| table.choice(faults, "profile", PROFILES)).unwrap_or_default();
+    let loss = general.as_ref().and_then(|table| table.choice(faults, "on_coordinator_loss", LOSSES));
+    let timing = timing(faults, root, profile);
+    let coordinator = listen(faults, root, "coordinator", &keys::COORDINATOR);
+    let sif = listen(faults, root, "sif", &keys::SIF);
+    let term = sif.as_ref().and_then(|(table, _)| table.duration(faults, "term"));
+    if let (Some((table, _)), Some(term)) = (&sif, &term)
+        && !TERM_LIMITS.contains(term.get_ref())
+    {
+        faults.value(
+            &table.place,
+            "term",
+            term.span(),
+            "give 1s to 60s: less would make every delay of SIF cost authority",
+        );
+    }
+    let coordinator = coordinator.and_then(|(_, listen)| listen);
+    let sif = sif.and_then(|(_, listen)| listen);
+    if let (Some(one), Some(other)) = (&coordinator, &sif)
+        && one.get_ref() == other.get_ref()
+    {
+        faults.value("[sif]", "listen", other.span(), "the coordinator's own: give another port");
+    }
+    let mut places = Places::default();
+    let agents = agents(faults, root, &mut places);
+    let targets = targets(faults, root, &agents, &places);
+    let voters = agents.values().filter(|machine| machine.voter).count();
+    let on_coordinator_loss = loss.unwrap_or_default();
+    // A section or word that can't be read was complained about.
+    let chosen = general.as_ref().filter(|table| loss.is_some() || !table.has("on_coordinator_loss"));
+    if let Some(table) = chosen.filter(|_| on_coordinator_loss == OnCoordinatorLoss::Voters && voters < 3) {
+        let span = table.span_of("on_coordinator_loss");
+        faults.missing(
+            span,
+            format!(
+                "[cluster]: on_coordinator_loss = \"voters\" needs three agents with voter = true, there are {voters}: \
+                 add witnesses, or choose \"keep\" (takeover by proof only) or \"lapse\" (services stop with the coordinator)"
+            ),
+        );
+    }
+    Some(Cluster {
+        name: name?.into_inner(),
+        profile,
+        timing,
+        detection: Detection::of(profile),
+        on_coordinator_loss,
+        coordinator: coordinator?.into_inner(),
+        sif: sif?.into_inner(),
+        term: term.map_or(TERM, Given::into_inner),
+        agents,
+        targets,
+    })
+}
+
+/// A section with an address to listen at.
+fn listen<'a, 'i>(
+    faults: &mut Faults<'_>,
+    root: &Table<'a, 'i>,
+    key: &str,
+    section: &'static keys::Section,
+) -> Option<(Table<'a, 'i>, Option<Given<SocketAddr>>)> {
+    let table = root.table(faults, key, section);
+    let table = root.required(faults, key, table)?;
+    let listen = table.parsed(faults, "listen", AN_ADDRESS);
+    let listen = table.required(faults, "listen", listen);
+    Some((table, listen))
+}
+
+fn timing(faults: &mut Faults<'_>, root: &Table<'_, '_>, profile: Profile) -> LeaseTiming {
+    let base = LeaseTiming::of(profile);
+    let Some(table) = root.table(faults, "lease", &keys::LEASE) else { return base };
+    let mut duration = |key, default| table.duration(faults, key).map_or(default, Given::into_inner);
+    let timing = LeaseTiming {
+        lease: duration("lease", base.lease),
+        element: duration("element", base.element),
+        renewal: duration("renewal", base.renewal),
+        slack: duration("slack", base.slack),
+        long_lease: duration("long_lease", base.long_lease),
+    };
+    if let Err(error) = timing.check() {
+        faults.at(table.span.clone(), format!("[lease]: {error}"));
+    }
+    timing
+}
+
+/// What is named where, good or not: what a fault hides elsewhere is not a fault here.
+#[derive(Default)]
+struct Places {
+    agents: BTreeMap<AgentId, Range<usize>>,
+    addresses: BTreeMap<SocketAddr, AgentId>,
+    /// Of those with `guard` given.
+    guards: BTreeMap<AgentId, Range<usize>>,
+}
+
+fn agents(faults: &mut Faults<'_>, root: &Table<'_, '_>, places: &mut Places) -> BTreeMap<AgentId, Machine> {
+    let mut agents = BTreeMap::new();
+    for table in root.tables(faults, "agent", &keys::AGENT) {
+        let name: Option<Given<AgentId>> = table.parsed(faults, "name", A_NAME);
+        let name = table.required(faults, "name", name);
+        let address = table.parsed(faults, "address", AN_ADDRESS);
+        let address = table.required(faults, "address", address);
+        let failure_domain = table.string(faults, "failure_domain").map(Given::into_inner);
+        let voter = table.boolean(faults, "voter").unwrap_or_default();
+        let mac = table.string(faults, "mac");
+        if let Some(mac) = mac.as_ref().filter(|mac| !is_mac(mac.get_ref())) {
+            faults.value(&table.place, "mac", mac.span(), "no MAC address such as \"52:54:00:12:34:56\"");
+        }
+        let guard = table.choice(faults, "guard", GUARDS);
+        let power_status: Option<Vec<Given<String>>> = table.list(faults, "power_status", "");
+        if power_status.as_ref().is_some_and(Vec::is_empty) {
+            let reason = "give program and arguments, or leave it out";
+            faults.value(&table.place, "power_status", table.span_of("power_status"), reason);
+        }
+        let Some(name) = name else { continue };
+        if let Some(first) = places.agents.insert(name.get_ref().clone(), name.span()) {
+            faults.twice(&table.place, name.span(), first);
+            continue;
+        }
+        let name = name.into_inner();
+        if table.has("guard") {
+            places.guards.insert(name.clone(), table.span_of("guard"));
+        }
+        let Some(address) = address else { continue };
+        if let Some(other) = places.addresses.insert(*address.get_ref(), name.clone()) {
+            faults.value(&table.place, "address", address.span(), format!("agent {other} has it already"));
+        }
+        let machine = Machine {
+            address: address.into_inner(),
+            failure_domain: failure_domain.unwrap_or_else(|| name.to_string()),
+            voter,
+            mac: mac.map(Given::into_inner),
+            guard: guard.unwrap_or_default(),
+            power_status: power_status.map(|words| words.into_iter().map(Given::into_inner).collect()),
+        };
+        agents.insert(name, machine);
+    }
+    agents
+}
+
+fn targets(
+    faults: &mut Faults<'_>,
+    root: &Table<'_, '_>,
+    agents: &BTreeMap<AgentId, Machine>,
+    places: &Places,
+) -> BTreeMap<TargetName, Target> {
+    let mut targets = BTreeMap::new();
+    let mut seen: BTreeMap<TargetName, Range<usize>> = BTreeMap::new();
+    let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
+    for table in root.tables(faults, "target", &keys::TARGET) {
+        let name: Option<Given<TargetName>> = table.parsed(faults, "name", A_NAME);
+        let name = table.required(faults, "name", name);
+        let agent: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
+        let agent = table.required(faults, "agent", agent);
+        known(faults, &table, agent.as_ref(), places);
+        let backup = backup(faults, &table, agent.as_ref(), agents, places);
+        let address: Option<Given<IpAddr>> = table.parsed(faults, "address", "no IP address such as \"192.0.2.21\"");
+        let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);
+        let services = services(faults, &table);
+        let failback = table.choice(faults, "failback", FAILBACKS).unwrap_or_default();
+        let mut wait =
+            |key, default| table.duration(faults, key).map_or(Duration::from_secs(default), Given::into_inner);
+        let (healthy_for, reboot_wait, start_wait) =
+            (wait("healthy_for", 10), wait("reboot_wait", 60), wait("start_wait", 90));
+        if let Some(name) = &name
+            && let Some(first) = seen.insert(name.get_ref().clone(), name.span())
+        {
+            faults.twice(&table.place, name.span(), first);
+            continue;
+        }
+        let (Some(name), Some(agent), Some(backup)) = (name, agent, backup) else { continue };
+        let agent = agent.into_inner();
+        let own = agents.get(&agent).map(|machine| machine.address.ip());
+        let Some(address) = address.map(Given::into_inner).or(own) else { continue };
+        let target = Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait };
+        targets.insert(name.into_inner(), target);
+    }
+    targets
+}
+
+fn known(faults: &mut Faults<'_>, table: &Table<'_, '_>, agent: Option<&Given<AgentId>>, places: &Places) {
+    if let Some(agent) = agent.filter(|agent| !places.agents.contains_key(agent.get_ref())) {
+        faults.unknown_agent(&table.place, agent, places.agents.keys());
+    }
+}
+
+fn backup(
+    faults: &mut Faults<'_>,
+    target: &Table<'_, '_>,
+    own: Option<&Given<AgentId>>,
+    agents: &BTreeMap<AgentId, Machine>,
+    places: &Places,
+) -> Option<Backup> {
+    let table = target.table(faults, "backup", &keys::BACKUP);
+    let table = target.required(faults, "backup", table)?;
+    let agent: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
+    let agent = table.required(faults, "agent", agent);
+    let domain = table.parsed(faults, "domain", A_NAME);
+    let domain = table.required(faults, "domain", domain);
+    known(faults, &table, agent.as_ref(), places);
+    let agent = agent?;
+    if own.is_some_and(|own| own.get_ref() == agent.get_ref()) {
+        faults.value(&table.place, "agent", agent.span(), "the very machine that its backup server stands in for");
+    } else if agents.get(agent.get_ref()).is_some_and(|machine| machine.guard != Guard::Tap) {
+        let name = agent.get_ref();
+        let (span, what) = match places.guards.get(name) {
+            Some(span) => (span.clone(), "not \"tap\""),
+            None => (places.agents.get(name).cloned().unwrap_or_else(|| agent.span()), "missing"),
+        };
+        faults.at(
+            span,
+            format!(
+                "[[agent]] {name}: guard is {what}: it runs the backup VM of {} and needs guard = \"tap\"",
+                target.place
+            ),
+        );
+    }
+    Some(Backup { agent: agent.into_inner(), domain: domain?.into_inner() })
+}
+
+fn vips(
+    faults: &mut Faults<'_>,
+    table: &Table<'_, '_>,
+    target: Option<&TargetName>,
+    agents: &BTreeMap<AgentId, Machine>,
+    taken: &mut BTreeMap<Vip, TargetName>,
+) -> std::collections::BTreeSet<Vip> {
+    let vips: Option<Vec<Given<Vip>>> = table.list(faults, "vips", A_VIP);
+    let Some(vips) = table.required(faults, "vips", vips) else { return Default::default() };
+    if vips.is_empty() {
+        faults.at(table.span_of("vips"), format!("{}: vips is empty: give the address its clients use", table.place));
+    }
+    for vip in &vips {
+        let address = vip.get_ref();
+        if let Some((machine, _)) = agents.iter().find(|(_, machine)| machine.address.ip() == address.address()) {
+            faults.value(&table.place, "vips", vip.span(), format!("the own address of agent {machine}"));
+        }
+        let Some(target) = target else { continue };
+        match taken.insert(*address, target.clone()) {
+            Some(other) if other == *target => faults.value(&table.place, "vips", vip.span(), "stands there twice"),
+            Some(other) => faults.value(&table.place, "vips", vip.span(), format!("also given to target {other}")),
+            None => {}
+        }
+    }
+    vips.into_iter().map(Given::into_inner).collect()
+}
+
+fn services(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    let mut seen = BTreeMap::new();
+    for table in target.tables(faults, "service", &keys::SERVICE) {
+        let name: Option<Given<kage_types::ServiceName>> = table.parsed(faults, "name", A_NAME);
+        let name = table.required(faults, "name", name);
+        let probe = table.choice(faults, "probe", &[("tcp", "tcp"), ("http", "http"), ("smtp", "smtp")]);
+        let probe = table.required(faults, "probe", probe);
+        let port = table.integer(faults, "port", 1..65_536);
+        let port = table.required(faults, "port", port);
+        let restart = table.boolean(faults, "restart").unwrap_or(true);
+        if let Some(name) = &name
+            && let Some(first) = seen.insert(name.get_ref().clone(), name.span())
+        {
+            faults.twice(&table.place, name.span(), first);
+            continue;
+        }
+        let (Some(name), Some(probe), Some(port)) = (name, probe, port) else { continue };
+        let port = u16::try_from(port.into_inner()).unwrap_or_default();
+        services.push(Service { name: name.into_inner(), probe: probe.to_owned(), port, restart });
+    }
+    services
+}
+
+impl Faults<'_> {
+    /// A name that was given away above.
+    fn twice(&mut self, place: &str, span: Range<usize>, first: Range<usize>) {
+        let line = self.line(first.start);
+        self.value(place, "name", span, format!("stands twice, first in line {line}"));
+    }
+
+    fn unknown_agent<'n>(&mut self, place: &str, agent: &Given<AgentId>, known: impl Iterator<Item = &'n AgentId>) {
+        let hint = super::read::nearest(agent.get_ref().as_str(), known.map(AgentId::as_str))
+            .map_or_else(|| "add one, or correct the name".to_owned(), |near| format!("did you mean {near:?}?"));
+        if !self.is_broken() {
+            self.value(place, "agent", agent.span(), format!("there is no [[agent]] of that name: {hint}"));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use super::*;
+
+const GOOD: &str = r#"
+    [cluster]
+    name = "lab"
+    profile = "fast"
+    [coordinator]
+    listen = "10.77.0.2:7700"
+    [sif]
+    listen = "10.77.0.2:7701"
+    [[agent]]
+    name = "mail"
+    address = "10.77.0.11:7702"
+    mac = "52:54:00:77:00:0b"
+    [[agent]]
+    name = "mgmt"
+    address = "10.77.0.2:7702"
+    guard = "tap"
+    [[agent]]
+    name = "v1"
+    address = "10.77.0.21:7702"
+    voter = true
+    [[agent]]
+    name = "v2"
+    address = "10.77.0.22:7702"
+    voter = true
+    [[agent]]
+    name = "v3"
+    address = "10.77.0.23:7702"
+    voter = true
+    [[target]]
+    name = "mail"
+    agent = "mail"
+    vips = ["10.77.0.100"]
+    backup = { agent = "mgmt", domain = "mailb" }
+    healthy_for = "2s"
+    [[target.service]]
+    name = "http"
+    probe = "http"
+    port = 80
+"#;
+
+#[test]
+fn a_good_file_is_read() {
+    let cluster = Cluster::parse(GOOD).expect("good");
+    assert_eq!(cluster.timing, LeaseTiming::of(Profile::Fast));
+    assert_eq!(cluster.bars_needed(), 2);
+    assert_eq!(cluster.targets.len(), 1);
+}
+
+/// What the coordinator and `kagectl check` print of it.
+fn faults(text: &str) -> String {
+    Cluster::parse(text).map_or_else(|error| error.to_string(), |_| "good".into())
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let text = r#"colour = "blue"
+[cluster]
+name = "lab"
+profile = "quick"
+on_coordinator_lost = "keep"
+[coordinator]
+listen = "10.77.0.2"
+[sif]
+listen = "10.77.0.2:7701"
+term = "90s"
+[lease]
+renewal = 3
+[[agent]]
+name = "mail"
+address = "10.77.0.11:7702"
+mac = "52:54"
+[[agent]]
+name = "mgmt"
+address = "10.77.0.2:7702"
+[[agent]]
+name = "mail"
+address = "10.77.0.12:7702"
+voter = "yes"
+[[agent]]
+name = "-v2"
+address = "10.77.0.11:7702"
+power_status = []
+[[target]]
+name = "mail"
+agent = "mial"
+vips = ["10.77.0.100", "10.77.0.11", "10.77.0.100/24"]
+backup = { agent = "mgmt", domain = "mailb" }
+healthy_fro = "2s"
+reboot_wait = "0s"
+start_wait = "soon"
+[[target.service]]
+name = "http"
+probe = "htpp"
+port = 80
+[[target.service]]
+name = "http"
+probe = "tcp"
+port = 70000
+[[target]]
+name = "web"
+agent = "mgmt"
+vips = ["10.77.0.100"]
+backup = { agent = "mgmt" }
+failback = true
+[[target]]
+name = "ftp"
+vips = []
+"#;
+    insta::assert_snapshot!(faults(text));
+}
+
+#[test]
+fn what_is_no_toml_does_not_hide_the_rest() {
+    let text = r#"[cluster]
+name = "lab
+profile = "quick"
+[coordinator]
+listen = "10.77.0.2:7700"
+[sif
+listen = "10.77.0.2:7701"
+[[agent]]
+name = mail
+address = "10.77.0.11:7702"
+voter = 1
+[[target]]
+name = "mail"
+agent = "mail"
+healthy_fro = "2s"
+vips = ["10.77.0.100"
+backup = { agent = "mgmt", domain = "mailb" }
+"#;
+    insta::assert_snapshot!(faults(text));
+}
+
+#[test]
+fn a_backup_on_its_own_target_and_two_targets_with_one_vip() {
+    let own = GOOD.replace(r#"backup = { agent = "mgmt""#, r#"backup = { agent = "mail""#);
+    assert_eq!(
+        faults(&own),
+        "cluster.toml:33: [[target]] mail backup: agent = \"mail\": the very machine that its backup server stands in for"
+    );
+    let twice = GOOD.to_owned()
+        + "\n[[target]]\nname = \"web\"\nagent = \"v1\"\nvips = [\"10.77.0.100\"]\nbackup = { agent = \"mgmt\", domain = \"webb\" }\n";
+    assert_eq!(faults(&twice), "cluster.toml:43: [[target]] web: vips = \"10.77.0.100\": also given to target mail");
+}
+
+#[test]
+fn too_few_voters_are_reported_with_the_ways_out() {
+    let text = faults(&GOOD.replace("voter = true", "voter = false"));
+    assert!(text.contains("cluster.toml:2: [cluster]: on_coordinator_loss = \"voters\" needs three agents"), "{text}");
+    assert!(!text.contains('\n'), "{text}");
+}
+
+#[test]
+fn an_empty_file_lacks_what_must_stand_in_it() {
+    insta::assert_snapshot!(faults(""), @r#"
+    cluster.toml:1: top level: cluster is missing: the cluster as a whole
+    cluster.toml:1: top level: coordinator is missing: kage-coordinator
+    cluster.toml:1: top level: sif is missing: kage-sif
+    "#);
+}
+
+#[test]
+fn the_example_has_every_key_and_is_good() {
+    let text = include_str!("../../../../deploy/cluster.toml");
+    let cluster = Cluster::parse(text).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!cluster.targets.is_empty());
+    for section in keys::SECTIONS {
+        for key in section.keys {
+            let written = text.lines().map(|line| line.trim_start_matches(['#', ' '])).any(|line| {
+                line.starts_with(&format!("{} = ", key.name))
+                    || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key.name)
+                    || (section.heading.ends_with("backup") && line.contains(&format!("{} = ", key.name)))
+            });
+            assert!(written, "deploy/cluster.toml says nothing of {} {}", section.heading, key.name);
+        }
+    }
+}
+
+/// The reference is made from the list of keys: `KAGE_UPDATE_DOCS=1 cargo test -p kage-coordinator-core` writes it anew.
+#[test]
+fn the_reference_is_up_to_date() {
+    const BEGIN: &str = "<!-- keys: generated from coordinator/core/src/config/keys.rs -->\n";
+    const END: &str = "<!-- end of keys -->\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+    let text = std::fs::read_to_string(path).expect("docs/configuration.md");
+    let (before, rest) = text.split_once(BEGIN).expect("begin of keys");
+    let (_, after) = rest.split_once(END).expect("end of keys");
+    let wanted = format!("{before}{BEGIN}{}{END}{after}", keys::reference());
+    if std::env::var_os("KAGE_UPDATE_DOCS").is_some() {
+        std::fs::write(path, &wanted).expect("written");
+    } else {
+        assert!(
+            text == wanted,
+            "docs/configuration.md is stale: KAGE_UPDATE_DOCS=1 cargo test -p kage-coordinator-core"
+        );
+    }
+}
