@@ -155,6 +155,13 @@ pub enum Input {
         /// Is it?
         ok: bool,
     },
+    /// The owner's memory is on the disk, or could not be written.
+    Remembered {
+        /// Which.
+        version: u64,
+        /// Is it?
+        ok: bool,
+    },
     /// The guard stands, which it did not at the start.
     KernelUp(RenewalThread),
 }

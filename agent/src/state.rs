@@ -1,9 +1,9 @@
 //! The state directory: what a restarted agent must still know.
 //!
-//! `voter.json` is durable before a voter answers (safety rule 7). `owner.json` and `assignment.json` are best effort:
+//! `voter.json` is durable before a voter answers, `memory.json` before a release is acknowledged (safety rule 7). `owner.json` and `assignment.json` are best effort:
 //! safety does not rest on them.
 
-use kage_agent_core::{Assignment, OnCoordinatorLoss, Place, VoterStore};
+use kage_agent_core::{Assignment, OnCoordinatorLoss, OwnerMemory, Place, VoterStore};
 use kage_types::{AgentId, Epoch, LeaseTiming, Term, Vip};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -120,6 +120,14 @@ impl StateDir {
         Ok(self.read("voter.json")?.unwrap_or_default())
     }
 
+    /// What the owner stored; empty if it never did.
+    ///
+    /// # Errors
+    /// [`StateError`]: an owner that may have forgotten under which term it released must not ask.
+    pub fn memory(&self) -> Result<OwnerMemory, StateError> {
+        Ok(self.read("memory.json")?.unwrap_or_default())
+    }
+
     /// What was held.
     ///
     /// # Errors
@@ -142,6 +150,14 @@ impl StateDir {
     /// [`StateError::Io`]: what was there before is still there.
     pub fn write_voter(&self, store: &VoterStore) -> Result<(), StateError> {
         self.write("voter.json", store)
+    }
+
+    /// Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]: what was there before is still there.
+    pub fn write_memory(&self, memory: &OwnerMemory) -> Result<(), StateError> {
+        self.write("memory.json", memory)
     }
 
     /// What is held now.

@@ -4,7 +4,7 @@ use crate::{
     driver::Input,
     state::{OwnerState, StateDir},
 };
-use kage_agent_core::VoterStore;
+use kage_agent_core::{OwnerMemory, VoterStore};
 use std::{
     io,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -20,6 +20,8 @@ const QUEUE: usize = 256;
 pub enum Write {
     /// Ends as [`Input::Stored`].
     Voter(u64, VoterStore),
+    /// Ends as [`Input::Remembered`].
+    Memory(u64, OwnerMemory),
     /// Best effort.
     Owner(OwnerState),
 }
@@ -52,10 +54,11 @@ impl Storage {
 fn run(state: &StateDir, queue: &Receiver<Write>, inputs: &mpsc::Sender<Input>) {
     while let Ok(first) = queue.recv() {
         // Each write is the whole: of several that wait only the last counts.
-        let (mut voter, mut owner) = (None, None);
+        let (mut voter, mut memory, mut owner) = (None, None, None);
         for write in std::iter::once(first).chain(queue.try_iter()) {
             match write {
                 Write::Voter(version, store) => voter = Some((version, store)),
+                Write::Memory(version, wanted) => memory = Some((version, wanted)),
                 Write::Owner(state) => owner = Some(state),
             }
         }
@@ -65,6 +68,15 @@ fn run(state: &StateDir, queue: &Receiver<Write>, inputs: &mpsc::Sender<Input>) 
                 tracing::error!(%error, "this voter can't answer");
             }
             if inputs.blocking_send(Input::Stored { version, ok: written.is_ok() }).is_err() {
+                return;
+            }
+        }
+        if let Some((version, memory)) = memory {
+            let written = state.write_memory(&memory);
+            if let Err(error) = &written {
+                tracing::error!(%error, "this agent can't acknowledge a release");
+            }
+            if inputs.blocking_send(Input::Remembered { version, ok: written.is_ok() }).is_err() {
                 return;
             }
         }

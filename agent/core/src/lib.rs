@@ -12,7 +12,7 @@ pub use kage_types::{AskVip, Grant, GrantItem, Verdict};
 pub use kernel::{KernelOp, KernelOutcome, OpId};
 pub use owner::{
     Adopted, Assignment, CommandId, CommandResult, HoldRefused, LossReason, OnCoordinatorLoss, Owner, OwnerAction,
-    OwnerEvent, Place, RenewedBy, VipView,
+    OwnerEvent, OwnerMemory, Place, RenewedBy, VipView,
 };
 pub use voter::{Voter, VoterAction, VoterEvent, VoterStore};
 
@@ -24,4 +24,6 @@ pub enum Sabotage {
     GrantFromReceipt,
     /// One consent is enough to go on without the coordinator (rule 6).
     KeepWithoutMajority,
+    /// A release is acknowledged before the term it was told under is durable (rule 7).
+    ReleaseBeforeDurable,
 }

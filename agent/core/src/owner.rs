@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+use memory::Durable;
+pub use memory::OwnerMemory;
+
 /// Unanswered requests remembered. At one request per R this is several leases' worth: older answers are void anyway.
 const MAX_OUTSTANDING: usize = 64;
 
@@ -140,6 +143,13 @@ pub enum OwnerEvent {
         /// When it was over.
         at: Time,
     },
+    /// The memory with this number is on the disk, or could not be written.
+    Remembered {
+        /// Which.
+        version: u64,
+        /// Is it?
+        ok: bool,
+    },
     /// The deadline was reached.
     Tick,
 }
@@ -171,6 +181,11 @@ pub enum HoldRefused {
     /// Superseded or released while it was being acquired.
     #[error("{0} was given to another, or released, before it was open")]
     Overtaken(Vip),
+    /// It was let go of, but not on record.
+    #[error(
+        "it is closed, but this agent could not write down under which term: see its log and the space on its disk"
+    )]
+    NotDurable,
 }
 
 /// How a command ended.
@@ -263,6 +278,13 @@ pub enum OwnerAction {
     },
     /// Store which VIPs are held, for a restart. Best effort: safety does not rest on it.
     Store(Vec<Adopted>),
+    /// Write durably; ends as [`OwnerEvent::Remembered`].
+    Remember {
+        /// Rises by one.
+        version: u64,
+        /// The whole of it.
+        memory: OwnerMemory,
+    },
     /// A command ended.
     Done {
         /// Which.
@@ -359,6 +381,7 @@ pub struct Owner {
     renewed_by: Option<RenewedBy>,
     next_ask: Time,
     long: Long,
+    durable: Durable,
     #[cfg(feature = "sabotage")]
     sabotage: Option<crate::Sabotage>,
 }
@@ -379,15 +402,16 @@ enum Long {
 }
 
 impl Owner {
-    /// An owner of nothing. `first_nonce` must exceed every nonce of an earlier process of this agent that the
+    /// An owner of nothing, with what an earlier process stored. `first_nonce` must exceed every nonce of an earlier process of this agent that the
     /// coordinator may remember under the same incarnation; a new incarnation may start at zero.
     #[must_use]
-    pub fn new(highest_term: Term) -> Self {
+    pub fn new(memory: OwnerMemory) -> Self {
         Self {
             assignment: None,
-            highest_term,
+            highest_term: memory.term,
             held: BTreeMap::new(),
-            floors: BTreeMap::new(),
+            durable: Durable::new(&memory),
+            floors: memory.floors,
             outstanding: BTreeMap::new(),
             last_nonce: Nonce(0),
             heard: Nonce(0),
@@ -530,13 +554,16 @@ impl Owner {
             }
             OwnerEvent::ClockJumped => self.clock_jumped(actions),
             OwnerEvent::Kernel { op, outcome, at } => self.kernel_done(now, op, outcome, at, actions),
+            OwnerEvent::Remembered { version, ok } => self.remembered(now, version, ok, actions),
             OwnerEvent::Tick => {}
         }
         self.run_timers(now, actions);
+        self.remember(now, actions);
     }
 }
 
 mod acquire;
+mod memory;
 mod renew;
 #[cfg(test)]
 mod tests;

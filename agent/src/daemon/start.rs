@@ -15,7 +15,7 @@ use crate::{
     storage::Storage,
     votes::Voters,
 };
-use kage_agent_core::{Adopted, KernelOp, KernelOutcome, OpId, Owner, OwnerEvent, Place, Voter};
+use kage_agent_core::{Adopted, KernelOp, KernelOutcome, OpId, Owner, OwnerEvent, OwnerMemory, Place, Voter};
 use kage_proto::{
     agent::v1::{agent_server::AgentServer, voter_server::VoterServer},
     channel::Credentials,
@@ -65,6 +65,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let (credentials, security) = credentials(&config, plaintext)?;
     let dir = StateDir::open(&config.state)?;
     let voter_store = dir.voter()?;
+    let mut memory = dir.memory()?;
     // A damaged one costs a lapse, no more.
     let owner_state = dir.owner().inspect_err(|error| tracing::error!(%error, "adopting nothing")).unwrap_or_default();
     let stored =
@@ -79,22 +80,23 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let boot_id = boot_id();
     let incarnation = random()?;
     let term = stored.as_ref().map_or(Term(0), |stored| stored.term).max(voter_store.highest_term);
-    let mut owner = Owner::new(term);
+    memory.term = memory.term.max(term);
+    let mut owner = Owner::new(memory.clone());
     let mut first = Vec::new();
     let mut taps = BTreeMap::new();
     if let Some(stored) = &stored {
         let host_guard = matches!(config.guard_kind(), Some(guard::GuardKind::Host { .. }));
         let adopted = kernel
             .as_ref()
-            .map(|kernel| adopt(kernel, live, owner_state, stored, &boot_id, host_guard))
+            .map(|kernel| adopt(kernel, live, owner_state, stored, &memory, &boot_id, host_guard))
             .unwrap_or_default();
         settle_foreign(&adopted.foreign, &mut report_queue).await;
         taps = adopted.taps;
         if let Some(interface) = interface.filter(|_| host_guard) {
             sweep(interface, stored, &adopted.held);
         }
-        // Nothing is held yet, so that nothing follows from it.
-        owner.step(now(), OwnerEvent::Assigned(stored.to_core()), &mut Vec::new());
+        // Nothing is held yet, so that nothing follows from it but what the driver does first.
+        owner.step(now(), OwnerEvent::Assigned(stored.to_core()), &mut first);
         if !adopted.held.is_empty() {
             owner.step(now(), OwnerEvent::Adopt(adopted.held), &mut first);
         }
@@ -226,13 +228,15 @@ fn adopt(
     live: Vec<LiveElement>,
     owner: OwnerState,
     stored: &AssignmentState,
+    memory: &OwnerMemory,
     boot_id: &str,
     host_guard: bool,
 ) -> Adoption {
     let mut live: BTreeMap<_, _> =
         live.into_iter().map(|element| ((element.vip, element.place), element.remaining)).collect();
     let mut adoption = Adoption::default();
-    for entry in owner.held.into_iter().filter(|entry| stored.vips.contains(&entry.vip)) {
+    let over = |entry: &HeldEntry| memory.floors.get(&entry.vip).is_some_and(|floor| entry.epoch < *floor);
+    for entry in owner.held.into_iter().filter(|entry| stored.vips.contains(&entry.vip) && !over(entry)) {
         let HeldEntry { vip, epoch, place, tap } = entry;
         let found = match (&place, tap) {
             (Place::Host, _) if host_guard => guard::Place::Host,

@@ -82,6 +82,11 @@ impl Driver {
                     tracing::warn!("not stored: a restart would not know what this agent holds");
                 }
             }
+            OwnerAction::Remember { version, memory } => {
+                if !self.storage.write(Write::Memory(version, memory)) {
+                    self.own_events.push_back(OwnerEvent::Remembered { version, ok: false });
+                }
+            }
             OwnerAction::Done { command, result } => self.done(command, result),
             OwnerAction::KernelTrouble { vip, reason } => {
                 tracing::warn!(%vip, reason, "the guard refused a change");

@@ -110,6 +110,7 @@ impl Driver {
                 // An own question may have been answered by it.
                 self.step(OwnerEvent::Tick);
             }
+            Input::Remembered { version, ok } => self.step(OwnerEvent::Remembered { version, ok }),
             Input::KernelUp(kernel) => self.kernel = Some(kernel),
         }
     }

@@ -7,7 +7,7 @@ use super::net::{Ask, Up};
 use super::world::{Ev, Sabotage, World};
 use kage_agent_core::{
     Adopted, Assignment, CommandId, KernelOp, KernelOutcome, OnCoordinatorLoss, OpId, Owner, OwnerAction, OwnerEvent,
-    Place, Voter, VoterAction, VoterEvent, VoterStore,
+    OwnerMemory, Place, Voter, VoterAction, VoterEvent, VoterStore,
 };
 use kage_coordinator_core::{AgentCommand, AgentReport, JobResult, config};
 use kage_types::{AskVip, Epoch, Grant, Nonce, Term, Time, Vip};
@@ -48,6 +48,8 @@ pub struct Machine {
 pub struct Disk {
     /// The voter's.
     pub voter: VoterStore,
+    /// The owner's.
+    pub memory: OwnerMemory,
     /// The last assignment, with its term.
     pub assignment: Option<(Term, Assignment)>,
     /// At which boot, what was held.
@@ -92,10 +94,19 @@ pub struct Agent {
     pub relays: BTreeMap<(usize, Nonce), u64>,
     pub(super) commands: BTreeMap<CommandId, Ending>,
     last_command: u64,
-    /// Voter's stores on their way to the disk.
-    pub writes: VecDeque<(u64, VoterStore)>,
+    /// What is on its way to the disk.
+    pub writes: VecDeque<(u64, Write)>,
     /// It is about to stop, sleep or go down: no new VIP.
     pub stopping: bool,
+}
+
+/// What must be on the disk before an answer.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// The voter's.
+    Voter(VoterStore),
+    /// The owner's.
+    Memory(OwnerMemory),
 }
 
 /// What the end of a command leads to.
@@ -145,6 +156,16 @@ pub enum Step {
     Owner(Vec<OwnerAction>),
     /// The voter's.
     Voter(Vec<VoterAction>),
+}
+
+impl Disk {
+    /// Written.
+    pub(super) fn keep(&mut self, write: Write) {
+        match write {
+            Write::Voter(store) => self.voter = store,
+            Write::Memory(memory) => self.memory = memory,
+        }
+    }
 }
 
 impl Machine {
@@ -216,7 +237,10 @@ impl World {
         let here = &mut self.machines[machine];
         let disk = here.disk.clone();
         let time = here.clock.at(now);
-        let mut owner = Owner::new(disk.voter.highest_term.max(disk.assignment.as_ref().map_or(Term(0), |a| a.0)));
+        let mut memory = disk.memory.clone();
+        let assigned = disk.assignment.as_ref().map_or(Term(0), |assignment| assignment.0);
+        memory.term = memory.term.max(disk.voter.highest_term).max(assigned);
+        let mut owner = Owner::new(memory);
         if let Some(Sabotage::Agent(sabotage)) = sabotage {
             owner.sabotage(sabotage);
         }

@@ -1,6 +1,6 @@
 //! What an agent's cores want done, and what its kernel thread does.
 
-use super::agent::{Agent, Ending, Input, Question};
+use super::agent::{Agent, Ending, Input, Question, Write};
 use super::clock::{MS, Ns, SEC};
 use super::coordinator::{Notice, Reply};
 use super::net::{Ask, COORDINATOR, Up};
@@ -70,6 +70,7 @@ impl World {
                         here.disk.held = (here.boots, held);
                     }
                 }
+                OwnerAction::Remember { version, memory } => self.write(machine, version, Write::Memory(memory)),
                 OwnerAction::Done { command, result } => self.command_done(machine, command, &result),
                 OwnerAction::PutAddress(_)
                 | OwnerAction::DropAddress(_)
@@ -86,15 +87,7 @@ impl World {
                 self.say(|| format!("{} voter {action:?}", NAMES[machine]));
             }
             match action {
-                VoterAction::Store { version, store } => {
-                    let Some(agent) = &mut self.machines[machine].agent else { return };
-                    agent.writes.push_back((version, store));
-                    let process = agent.process;
-                    if agent.writes.len() == 1 {
-                        let delay = self.rng.range(MS / 2, 6 * MS);
-                        self.after(delay, Ev::Stored(machine, process));
-                    }
-                }
+                VoterAction::Store { version, store } => self.write(machine, version, Write::Voter(store)),
                 VoterAction::Relay { id } => self.relayed_ask(machine, id),
                 VoterAction::Consent { id, vips, .. } => match self.question_of(machine, id) {
                     Some(Question::Own(nonce)) => {
@@ -125,8 +118,18 @@ impl World {
         }
     }
 
-    /// The voter's store is on the disk.
-    pub(super) fn voter_stored(&mut self, machine: usize, process: u64) {
+    fn write(&mut self, machine: usize, version: u64, write: Write) {
+        let Some(agent) = &mut self.machines[machine].agent else { return };
+        agent.writes.push_back((version, write));
+        let process = agent.process;
+        if agent.writes.len() == 1 {
+            let delay = self.rng.range(MS / 2, 6 * MS);
+            self.after(delay, Ev::Stored(machine, process));
+        }
+    }
+
+    /// What was to be written is on the disk.
+    pub(super) fn stored(&mut self, machine: usize, process: u64) {
         let now = self.now;
         let here = &mut self.machines[machine];
         let Some(agent) = here.agent.as_mut().filter(|agent| agent.process == process) else { return };
@@ -134,16 +137,21 @@ impl World {
         if free > now || here.asleep.is_some() {
             return self.at(free.max(now + 100 * MS), Ev::Stored(machine, process));
         }
-        let Some((version, store)) = agent.writes.pop_front() else { return };
+        let Some((version, write)) = agent.writes.pop_front() else { return };
         let ok = !self.rng.percent(1);
+        let voter = matches!(write, Write::Voter(_));
         if ok {
-            self.machines[machine].disk.voter = store;
+            self.machines[machine].disk.keep(write);
         }
         if self.machines[machine].agent.as_ref().is_some_and(|agent| !agent.writes.is_empty()) {
             let delay = self.rng.range(MS / 2, 6 * MS);
             self.after(delay, Ev::Stored(machine, process));
         }
-        self.step_voter(machine, VoterEvent::Stored { version, ok });
+        if voter {
+            self.step_voter(machine, VoterEvent::Stored { version, ok });
+        } else {
+            self.step_owner(machine, OwnerEvent::Remembered { version, ok });
+        }
     }
 
     // ---- the kernel thread ----
@@ -265,10 +273,10 @@ impl World {
         {
             self.apply(machine, change, *epoch);
         }
-        if let Some((_, store)) = writes.front()
+        if let Some((_, write)) = writes.front()
             && self.rng.percent(50)
         {
-            self.machines[machine].disk.voter = store.clone();
+            self.machines[machine].disk.keep(write.clone());
         }
         if let Some(stream) = stream {
             self.agent_end_gone(stream, power);

@@ -313,7 +313,7 @@ impl World {
             Ev::AgentTick(machine, process) => self.agent_tick(machine, process),
             Ev::AgentAct(machine, process, step) => self.agent_act(machine, process, *step),
             Ev::Kernel(machine, process) => self.kernel_effect(machine, process),
-            Ev::Stored(machine, process) => self.voter_stored(machine, process),
+            Ev::Stored(machine, process) => self.stored(machine, process),
             Ev::Coordinator(slot, process, notice) => self.coordinator_notice(slot, process, *notice),
             Ev::CoordinatorTick(slot, process) => self.coordinator_tick(slot, process),
             Ev::CoordinatorAct(slot, process, step) => self.coordinator_act(slot, process, *step),

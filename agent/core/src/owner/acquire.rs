@@ -14,7 +14,11 @@ impl Owner {
 
     pub(super) fn adopt(&mut self, now: Time, adopted: Vec<Adopted>, actions: &mut Vec<OwnerAction>) {
         let mut long = BTreeSet::new();
+        let mut over = Vec::new();
         for Adopted { vip, epoch, place, remaining } in adopted {
+            if self.floors.get(&vip).is_some_and(|floor| epoch < *floor) {
+                over.push(vip);
+            }
             let live = !remaining.is_zero();
             let state = if live {
                 if remaining > self.element_life() {
@@ -35,7 +39,11 @@ impl Owner {
                 may_keep: live,
             };
             self.held.insert(vip, held);
-            self.floors.insert(vip, epoch);
+            let floor = self.floors.entry(vip).or_default();
+            *floor = (*floor).max(epoch);
+        }
+        for vip in over {
+            self.close(vip, Then::Forget, LossReason::Superseded, actions);
         }
         if !long.is_empty() {
             self.long = Long::Adopted(long);
@@ -144,8 +152,9 @@ impl Owner {
             return;
         }
         *floor = (*floor).max(epoch.next());
+        self.release_begins(command, term);
         if !self.held.contains_key(&vip) {
-            actions.push(OwnerAction::Done { command, result: Ok(()) });
+            self.released(command, actions);
             return;
         }
         self.close(vip, Then::Forget, LossReason::Released, actions);
@@ -326,7 +335,7 @@ impl Owner {
         for command in std::mem::take(&mut held.releasers) {
             let waiting = self.held.iter().any(|(other, held)| *other != vip && held.releasers.contains(&command));
             if !waiting {
-                actions.push(OwnerAction::Done { command, result: Ok(()) });
+                self.released(command, actions);
             }
         }
         match then {

@@ -29,7 +29,7 @@ struct Bench {
 
 impl Bench {
     fn new(policy: OnCoordinatorLoss) -> Self {
-        let mut bench = Self { owner: Owner::new(Term(0)), now: 1000 };
+        let mut bench = Self { owner: Owner::new(OwnerMemory::default()), now: 1000 };
         let voters = ["v1", "v2", "v3"].map(|name| (AgentId::new(name).expect("name"), String::new()));
         let assignment = Assignment {
             vips: [VIP.parse().expect("vip")].into(),
@@ -184,6 +184,51 @@ fn an_older_term_is_not_obeyed() {
         result: Err(HoldRefused::StaleTerm { given: Term(2), seen: Term(3) }),
     }));
     assert_eq!(bench.state(), "live");
+}
+
+#[test]
+fn a_release_is_acknowledged_when_its_term_is_durable() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    let release = OwnerEvent::Release { command: CommandId(9), term: Term(2), ask: ask(5) };
+    let actions = bench.step(1100, release);
+    let memory = OwnerMemory { term: Term(2), floors: [(ask(5).vip, Epoch(6))].into() };
+    assert!(matches!(kernel(&actions)[..], [KernelOp::Close { .. }]), "closed at once");
+    let version = actions.iter().find_map(|action| match action {
+        OwnerAction::Remember { version, memory: written } if *written == memory => Some(*version),
+        _ => None,
+    });
+    let version = version.expect("written");
+    let op = bench.owner.last_op.0;
+    let done = |actions: &[OwnerAction]| actions.iter().any(|action| matches!(action, OwnerAction::Done { .. }));
+    assert!(!done(&bench.done(1101, op, KernelOutcome::Done)));
+    // An earlier write says nothing about this one.
+    assert!(!done(&bench.step(1102, OwnerEvent::Remembered { version: version - 1, ok: true })));
+    let actions = bench.step(1103, OwnerEvent::Remembered { version, ok: true });
+    assert_eq!(actions, [OwnerAction::Done { command: CommandId(9), result: Ok(()) }]);
+    // After a restart an earlier term is refused, and the epoch that is over is not adopted.
+    let mut owner = Owner::new(memory);
+    let mut actions = Vec::new();
+    let adopted = Adopted { vip: ask(5).vip, epoch: Epoch(5), place: Place::Host, remaining: Duration::from_secs(1) };
+    owner.step(at(2000), OwnerEvent::Adopt(vec![adopted]), &mut actions);
+    assert!(matches!(kernel(&actions)[..], [KernelOp::Close { .. }]), "{actions:?}");
+    let hold = OwnerEvent::Hold { command: CommandId(1), term: Term(1), ask: ask(5), place: Place::Host };
+    actions.clear();
+    owner.step(at(2001), hold, &mut actions);
+    assert!(matches!(&actions[..], [OwnerAction::Done { result: Err(HoldRefused::StaleTerm { .. }), .. }]));
+}
+
+#[test]
+fn a_full_disk_refuses_the_acknowledgement_and_the_next_release_writes_again() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1100, OwnerEvent::Release { command: CommandId(9), term: Term(2), ask: ask(5) });
+    let op = bench.owner.last_op.0;
+    bench.done(1101, op, KernelOutcome::Done);
+    let refused = bench.step(1103, OwnerEvent::Remembered { version: 2, ok: false });
+    assert_eq!(refused, [OwnerAction::Done { command: CommandId(9), result: Err(HoldRefused::NotDurable) }]);
+    let again = bench.step(1104, OwnerEvent::Release { command: CommandId(10), term: Term(2), ask: ask(5) });
+    assert!(matches!(&again[..], [OwnerAction::Remember { version: 3, .. }]), "{again:?}");
+    let done = bench.step(1105, OwnerEvent::Remembered { version: 3, ok: true });
+    assert_eq!(done, [OwnerAction::Done { command: CommandId(10), result: Ok(()) }]);
 }
 
 #[test]

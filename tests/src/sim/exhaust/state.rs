@@ -5,8 +5,8 @@ use crate::sim::clock::{Clock, Ns, SEC};
 use crate::sim::kernel::Kernel;
 use crate::sim::world::Sabotage;
 use kage_agent_core::{
-    Assignment, CommandId, KernelOp, KernelOutcome, OnCoordinatorLoss, OpId, Owner, OwnerAction, OwnerEvent, Place,
-    Voter, VoterAction, VoterEvent, VoterStore,
+    Assignment, CommandId, KernelOp, KernelOutcome, OnCoordinatorLoss, OpId, Owner, OwnerAction, OwnerEvent,
+    OwnerMemory, Place, Voter, VoterAction, VoterEvent, VoterStore,
 };
 use kage_types::{AgentId, AskVip, Epoch, Grant, GrantItem, LeaseTiming, Nonce, Term, Time, Verdict, Vip};
 use std::{
@@ -120,6 +120,7 @@ impl State {
                 | OwnerAction::Announce { .. }
                 | OwnerAction::Lost { .. }
                 | OwnerAction::Store(_)
+                | OwnerAction::Remember { .. }
                 | OwnerAction::Done { .. }
                 | OwnerAction::KernelTrouble { .. } => {}
             }
@@ -392,7 +393,7 @@ impl State {
             voters: (0..3).map(|index| (voter(index), String::new())).collect(),
             on_coordinator_loss: OnCoordinatorLoss::Voters,
         };
-        let mut owner = Owner::new(Term(1));
+        let mut owner = Owner::new(OwnerMemory { term: Term(1), ..OwnerMemory::default() });
         if let Some(Sabotage::Agent(sabotage)) = scope.sabotage {
             owner.sabotage(sabotage);
         }
