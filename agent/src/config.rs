@@ -2,7 +2,11 @@
 
 use crate::{
     guard::{GuardKind, IfName},
-    host::power::PowerConfig,
+    host::{
+        os::{Os, ServiceManager},
+        power::PowerConfig,
+        service::Commands,
+    },
 };
 use kage_types::{AgentId, ServiceName};
 use serde::Deserialize;
@@ -37,6 +41,9 @@ pub struct Config {
     /// Services that can be restarted here, by name.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServiceConfig>,
+    /// Who brings services up here, if it is not to be found out, and commands for all of them.
+    #[serde(default)]
+    pub os: OsConfig,
     /// Commands instead of the system's own for reboot, power-off and suspend.
     #[serde(default)]
     pub power: PowerConfig,
@@ -80,18 +87,90 @@ fn system_uri() -> String {
     "qemu:///system".to_owned()
 }
 
-/// `[services.NAME]`: a systemd unit, or commands.
+/// `[os]`: what is found out by itself, told instead. Commands are for every service; `{service}` stands for the service
+/// manager's name of it (`unit`, or its name here).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
+pub struct OsConfig {
+    /// systemd, openrc, runit, sysv, busybox or other.
+    pub manager: Option<ServiceManager>,
+    /// Succeeds while the service runs.
+    pub check: Option<Vec<String>>,
+    /// Restarts it.
+    pub restart: Option<Vec<String>>,
+    /// Starts it.
+    pub start: Option<Vec<String>>,
+    /// Stops it.
+    pub stop: Option<Vec<String>>,
+    /// Lets none of its processes run.
+    pub freeze: Option<Vec<String>>,
+    /// Lets them run again.
+    pub thaw: Option<Vec<String>>,
+}
+
+impl OsConfig {
+    /// This system, as told or as found out.
+    #[must_use]
+    pub fn system(&self) -> Os {
+        let root = Path::new("/");
+        self.manager.map_or_else(|| Os::detect(root), |manager| Os::told(root, manager))
+    }
+}
+
+/// `[services.NAME]`: the service manager's own service of that name, unless something else is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ServiceConfig {
-    /// systemd's name for it.
+    /// The service manager's name for it (`nginx`, `nginx.service`), if it is another.
     pub unit: Option<String>,
     /// Succeeds while it runs.
     pub check: Option<Vec<String>>,
     /// Restarts it.
     pub restart: Option<Vec<String>>,
+    /// Starts it.
+    pub start: Option<Vec<String>>,
+    /// Stops it.
+    pub stop: Option<Vec<String>>,
+    /// Lets none of its processes run.
+    pub freeze: Option<Vec<String>>,
+    /// Lets them run again.
+    pub thaw: Option<Vec<String>>,
     /// Name of its process, whose end is noticed at once.
     pub process: Option<String>,
+    /// A file with the number of its process, whose end is noticed at once.
+    pub pid_file: Option<PathBuf>,
+}
+
+impl ServiceConfig {
+    /// What the service manager calls it; None: it has a restart command of its own and no unit.
+    #[must_use]
+    pub fn unit_on(&self, name: &ServiceName, manager: ServiceManager) -> Option<String> {
+        let unit = match (&self.unit, &self.restart) {
+            (Some(unit), _) => unit.clone(),
+            (None, None) => name.to_string(),
+            (None, Some(_)) => return None,
+        };
+        // `systemctl` adds it by itself; systemd over the bus does not.
+        Some(if manager == ServiceManager::Systemd && !unit.contains('.') { format!("{unit}.service") } else { unit })
+    }
+
+    /// Its own commands, else those for every service.
+    #[must_use]
+    pub fn commands(&self, name: &ServiceName, unit: Option<&str>, os: &OsConfig) -> Commands {
+        let named = unit.map_or_else(|| name.to_string(), str::to_owned);
+        let one = |own: &Option<Vec<String>>, all: &Option<Vec<String>>| {
+            let all = || Some(all.as_ref()?.iter().map(|word| word.replace("{service}", &named)).collect());
+            own.clone().or_else(all)
+        };
+        Commands {
+            check: one(&self.check, &os.check),
+            restart: one(&self.restart, &os.restart),
+            start: one(&self.start, &os.start),
+            stop: one(&self.stop, &os.stop),
+            freeze: one(&self.freeze, &os.freeze),
+            thaw: one(&self.thaw, &os.thaw),
+        }
+    }
 }
 
 /// A configuration that can't be used. Exit status 64 (`EX_USAGE`).
@@ -174,16 +253,23 @@ impl Config {
             }
             (None, true) => {}
         }
+        let commands = |of: [&Option<Vec<String>>; 6]| of.into_iter().flatten().any(Vec::is_empty);
+        let os = &self.os;
+        if commands([&os.check, &os.restart, &os.start, &os.stop, &os.freeze, &os.thaw]) {
+            return at("[os]", "[os]: an empty command; give [\"PROGRAM\", \"ARGUMENT\", …] or leave it out".into());
+        }
         for (name, service) in &self.services {
-            let commands = service.check.is_some() || service.restart.is_some() || service.process.is_some();
-            let fault = match (&service.unit, commands) {
-                (Some(_), true) => "give either unit, or check, restart and process",
-                (None, _) if service.restart.is_none() => {
-                    "no way to restart it: give unit = \"NAME.service\" or restart = [\"PROGRAM\", …]"
-                }
-                (Some(_), false) | (None, _) => continue,
-            };
-            return at(&format!("[services.{name}]"), format!("service {name}: {fault}"));
+            let section = format!("[services.{name}]");
+            let own = [&service.check, &service.restart, &service.start, &service.stop, &service.freeze, &service.thaw];
+            if commands(own) {
+                return at(
+                    &section,
+                    format!("service {name}: an empty command; give [\"PROGRAM\", \"ARGUMENT\", …] or leave it out"),
+                );
+            }
+            if service.process.is_some() && service.pid_file.is_some() {
+                return at(&section, format!("service {name}: give either process or pid_file"));
+            }
         }
         Ok(())
     }
@@ -236,9 +322,33 @@ mod tests {
         assert_eq!(fault("colour = 1\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n").0, 6);
         assert_eq!(fault("[guard]\nkind = \"host\"\nbridge = \"br0\"\n").0, 6);
         assert!(fault("").1.contains("witness = true"));
-        let (line, text) = fault("[guard]\nkind = \"host\"\ninterface = \"eth0\"\n[services.http]\ncheck = [\"x\"]\n");
+        let (line, text) = fault("[guard]\nkind = \"host\"\ninterface = \"eth0\"\n[services.http]\ncheck = []\n");
         assert_eq!(line, 9, "{text}");
         let (line, text) = Config::parse(&HEAD.replace("10.77.0.2:7700", "coordinator")).expect_err("address");
         assert_eq!(line, 3, "{text}");
+    }
+
+    #[test]
+    fn services_are_the_systems_own_unless_told_otherwise() {
+        let text = "witness = true\n[os]\nstop = [\"svc\", \"-d\", \"{service}\"]\n[services.nginx]\n\
+                    [services.mail]\nunit = \"postfix\"\nrestart = [\"a\"]\n[services.http]\nrestart = [\"b\"]\nstop = [\"c\"]\n";
+        let config = Config::parse(&format!("{HEAD}{text}")).expect("good");
+        let of = |name: &str, manager| {
+            let name = ServiceName::new(name).expect("name");
+            let unit = config.services[&name].unit_on(&name, manager);
+            let commands = config.services[&name].commands(&name, unit.as_deref(), &config.os);
+            (
+                unit.unwrap_or_default(),
+                commands.restart.unwrap_or_default().concat(),
+                commands.stop.unwrap_or_default().concat(),
+            )
+        };
+        let expected = |unit: &str, restart: &str, stop: &str| (unit.to_owned(), restart.to_owned(), stop.to_owned());
+        assert_eq!(of("nginx", ServiceManager::OpenRc), expected("nginx", "", "svc-dnginx"));
+        assert_eq!(of("nginx", ServiceManager::Systemd), expected("nginx.service", "", "svc-dnginx.service"));
+        assert_eq!(of("mail", ServiceManager::SysV), expected("postfix", "a", "svc-dpostfix"));
+        assert_eq!(of("http", ServiceManager::Busybox), expected("", "b", "c"));
+        assert!(fault("witness = true\n[os]\nmanager = \"launchd\"\n").1.contains("launchd"));
+        assert_eq!(fault("witness = true\n[os]\nstop = []\n").0, 7);
     }
 }

@@ -150,7 +150,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
 
     let vms = Vms::start(config.libvirt.as_ref())?;
     vms.watch(events.clone(), handle.clone());
-    let services = Services::new(&config.services);
+    let services = Services::new(&config);
     services.watch(events.clone());
     let listen = config.listen;
     let power = Power::new(config.power.clone());

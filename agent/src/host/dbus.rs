@@ -2,7 +2,7 @@
 
 use std::{sync::OnceLock, time::Duration};
 use tokio::{sync::Mutex, time::timeout};
-use zbus::{Connection, Message, zvariant::DynamicType};
+use zbus::{Connection, DynamicType, Message};
 
 /// A bus that does not answer in so long is taken for none: a local socket answers in microseconds.
 const CONNECT: Duration = Duration::from_secs(5);

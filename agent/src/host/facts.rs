@@ -2,6 +2,7 @@
 
 use super::{
     nic::{Nic, nics},
+    os::{Os, ServiceManager},
     power::sleep_states,
 };
 use rustix::net::{
@@ -11,22 +12,6 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path, time::Duration};
 use sysinfo::System;
-
-/// What brings services up here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum InitSystem {
-    /// systemd
-    Systemd,
-    /// OpenRC (Alpine, Gentoo)
-    OpenRc,
-    /// System V init scripts
-    SysV,
-    /// busybox init
-    Busybox,
-    /// None of these: a container, the lab.
-    Other,
-}
 
 /// Facts about this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +30,10 @@ pub struct Facts {
     pub cpus: u32,
     /// Memory, bytes.
     pub memory_bytes: u64,
-    /// How services are brought up.
-    pub init: InitSystem,
+    /// Who brings services up.
+    pub init: ServiceManager,
+    /// How that is known.
+    pub init_reason: String,
     /// Network cards.
     pub nics: Vec<Nic>,
     /// `mem`: S3 is there. See [`sleep_states`].
@@ -67,6 +54,7 @@ impl Facts {
     pub fn read() -> Self {
         let kernel = System::kernel_version().unwrap_or_default();
         let (os_id, os_version) = os_release();
+        let os = Os::detect(Path::new("/"));
         Self {
             hostname: System::host_name().unwrap_or_default(),
             os_id,
@@ -74,7 +62,8 @@ impl Facts {
             architecture: System::cpu_arch(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
             memory_bytes: memory_bytes(),
-            init: init_system(Path::new("/")),
+            init: os.manager,
+            init_reason: os.reason,
             nics: nics(),
             sleep_states: sleep_states(),
             nf_tables: nf_tables_answers().unwrap_or_else(|| has_module(Path::new("/"), &kernel, "nf_tables")),
@@ -100,21 +89,6 @@ fn os_release() -> (String, String) {
         value.trim().trim_matches(['"', '\'']).to_owned()
     };
     (value("ID"), value("VERSION_ID"))
-}
-
-fn init_system(root: &Path) -> InitSystem {
-    let there = |path: &str| root.join(path).exists();
-    if there("run/systemd/system") {
-        return InitSystem::Systemd;
-    }
-    if there("run/openrc/softlevel") {
-        return InitSystem::OpenRc;
-    }
-    let init = ["sbin/init", "init"].iter().find_map(|path| fs::canonicalize(root.join(path)).ok());
-    if init.is_some_and(|path| path.file_name().is_some_and(|name| name == "busybox")) {
-        return InitSystem::Busybox;
-    }
-    if there("etc/inittab") && there("etc/init.d") { InitSystem::SysV } else { InitSystem::Other }
 }
 
 fn memory_bytes() -> u64 {
@@ -183,23 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn init_systems_and_modules_are_told_apart() {
+    fn modules_are_found() {
         let root = tempfile::tempdir().expect("directory");
         let make = |path: &str, text: &str| {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().expect("parent")).expect("directory");
             fs::write(path, text).expect("write");
         };
-        assert_eq!(init_system(root.path()), InitSystem::Other);
-        make("bin/busybox", "");
-        fs::create_dir(root.path().join("sbin")).expect("directory");
-        std::os::unix::fs::symlink("../bin/busybox", root.path().join("sbin/init")).expect("link");
-        assert_eq!(init_system(root.path()), InitSystem::Busybox);
-        make("run/openrc/softlevel", "default");
-        assert_eq!(init_system(root.path()), InitSystem::OpenRc);
-        make("run/systemd/system/x", "");
-        assert_eq!(init_system(root.path()), InitSystem::Systemd);
-
         assert!(!has_module(root.path(), "6.1", "nf_tables"));
         make("lib/modules/6.1/modules.dep", "kernel/net/netfilter/nf-tables.ko.xz: a.ko\n");
         assert!(has_module(root.path(), "6.1", "nf_tables"));

@@ -8,6 +8,7 @@ pub mod dbus;
 pub mod facts;
 pub mod load;
 pub mod nic;
+pub mod os;
 pub mod ping;
 pub mod power;
 pub mod probe;

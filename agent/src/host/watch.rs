@@ -2,7 +2,7 @@
 
 use super::{
     clock,
-    service::{ProcessOf, Service, unit_pid},
+    service::{ProcessOf, Service},
 };
 use kage_types::{ServiceName, Time};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -21,7 +21,7 @@ const SEARCH_SOON: Duration = Duration::from_millis(100);
 const SEARCH_LATE: Duration = Duration::from_secs(1);
 /// … so long.
 const DOWN_LONG: Duration = Duration::from_secs(10);
-/// For systemd to name a unit's main process.
+/// For systemd to name a unit's main process, where there is no bus to ask it over.
 const UNIT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A change in a service's process.
@@ -74,6 +74,7 @@ async fn watch(service: ServiceName, process: ProcessOf, events: mpsc::Sender<Pr
     let mut after = 0;
     let mut down_told = false;
     let mut down_since = Instant::now();
+    let mut changes = Changes::of(&process);
     loop {
         let Some((pid, descriptor)) = open(&process, after).await else {
             if !down_told {
@@ -83,7 +84,8 @@ async fn watch(service: ServiceName, process: ProcessOf, events: mpsc::Sender<Pr
                     return;
                 }
             }
-            sleep(if down_since.elapsed() < DOWN_LONG { SEARCH_SOON } else { SEARCH_LATE }).await;
+            let pause = if down_since.elapsed() < DOWN_LONG { SEARCH_SOON } else { SEARCH_LATE };
+            changes.wait(pause).await;
             continue;
         };
         let up = ProcessEvent::Up { service: service.clone(), pid: pid.as_raw_nonzero().get(), at: clock::now() };
@@ -116,13 +118,81 @@ async fn open(process: &ProcessOf, after: u64) -> Option<(Pid, OwnedFd)> {
     let pid = match process {
         ProcessOf::PidFile(path) => fs::read_to_string(path).ok()?.trim().parse().ok()?,
         ProcessOf::Name(name) => by_name(name, after)?,
-        ProcessOf::Unit(unit) => unit_pid(unit, UNIT_DEADLINE).await?,
+        ProcessOf::Unit(unit) => unit_pid(unit).await?,
+        ProcessOf::Usual(name) => usual(name, after)?,
     };
     let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     // Only now is the number certain to be this process's. A dead one (zombie) is of no use, and a pid file that
     // outlived its process may name a stranger by now: at least not one that the last death left behind.
     let seen = Seen::read(pid)?;
     (seen.start >= after && !seen.dead).then_some((Pid::from_raw(pid)?, descriptor))
+}
+
+/// The main process, if one is there now.
+pub(super) async fn main_process(process: &ProcessOf) -> Option<i32> {
+    open(process, 0).await.map(|(pid, _)| pid.as_raw_nonzero().get())
+}
+
+async fn unit_pid(unit: &str) -> Option<i32> {
+    #[cfg(feature = "dbus")]
+    match super::os::systemd::main_pid(unit).await {
+        Ok(pid) => return pid,
+        Err(error) if error.is_no_bus() => {}
+        Err(_) => return None,
+    }
+    let argv = ["systemctl", "show", "--property=MainPID", "--", unit].map(str::to_owned);
+    super::os::services::main_pid(&super::run::run(&argv, UNIT_DEADLINE).await.ok()?)
+}
+
+/// By the pid file of a service of this name, else by the name itself.
+fn usual(name: &str, after: u64) -> Option<i32> {
+    let files = [format!("/run/{name}.pid"), format!("/run/{name}/{name}.pid"), format!("/var/run/{name}.pid")];
+    let file = files.iter().find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    // One that outlived its process is passed over.
+    file.filter(|pid| Seen::read(*pid).is_some_and(|seen| seen.start >= after && !seen.dead))
+        .or_else(|| by_name(name, after))
+}
+
+/// What wakes the search: systemd's word of a unit's change, and in any case a pause.
+struct Changes {
+    #[cfg(feature = "dbus")]
+    unit: Option<String>,
+    #[cfg(feature = "dbus")]
+    stream: Option<super::os::systemd::Changes>,
+}
+
+impl Changes {
+    #[cfg(feature = "dbus")]
+    fn of(process: &ProcessOf) -> Self {
+        let unit = match process {
+            ProcessOf::Unit(unit) => Some(unit.clone()),
+            ProcessOf::PidFile(_) | ProcessOf::Name(_) | ProcessOf::Usual(_) => None,
+        };
+        Self { unit, stream: None }
+    }
+
+    #[cfg(not(feature = "dbus"))]
+    fn of(_: &ProcessOf) -> Self {
+        Self {}
+    }
+
+    #[cfg(feature = "dbus")]
+    async fn wait(&mut self, pause: Duration) {
+        if let (Some(unit), None) = (&self.unit, &self.stream) {
+            // A change between the last look and this is found by the next look.
+            self.stream = super::os::systemd::Changes::of(unit).await.ok();
+        }
+        let Some(stream) = &mut self.stream else { return sleep(pause).await };
+        if let Ok(false) = tokio::time::timeout(pause, stream.next()).await {
+            self.stream = None;
+            sleep(pause).await;
+        }
+    }
+
+    #[cfg(not(feature = "dbus"))]
+    async fn wait(&mut self, pause: Duration) {
+        sleep(pause).await;
+    }
 }
 
 /// The main process of this name: the oldest whose parent has another name. Processes of other network namespaces
@@ -181,13 +251,21 @@ fn start_time_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::service::Control;
-    use std::process::{Child, Command};
+    use crate::host::{
+        os::{Os, ServiceManager},
+        service::Commands,
+    };
+    use std::{
+        process::{Child, Command},
+        sync::Arc,
+    };
 
     fn service(process: ProcessOf) -> Service {
         Service {
             name: ServiceName::new("web").expect("name"),
-            control: Control::Unit("web.service".to_owned()),
+            unit: None,
+            commands: Commands::default(),
+            os: Arc::new(Os::told(Path::new("/"), ServiceManager::Other)),
             process: Some(process),
             check_deadline: UNIT_DEADLINE,
             restart_deadline: UNIT_DEADLINE,

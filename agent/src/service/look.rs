@@ -4,7 +4,7 @@ use super::{Many, Shared, chain, invalid, limit, vms};
 use crate::{
     guard::{Link, MacAddr, conflict},
     host::{
-        facts::{Facts, InitSystem},
+        facts::Facts,
         load::{HostLoad, Sampler},
         nic::Nic,
         ping::{PingError, Pinger},
@@ -47,7 +47,7 @@ impl Shared {
             arch: facts.architecture,
             cpus: facts.cpus,
             memory_bytes: facts.memory_bytes,
-            init: init(facts.init).to_owned(),
+            init: facts.init.to_string(),
             nics: facts.nics.iter().map(nic).collect(),
             sleep_states: facts.sleep_states,
             boot_id: facts.boot_id,
@@ -73,18 +73,6 @@ impl Shared {
         })?;
         let answered_by = answered.filter(|mac| Some(*mac) != except).map(|mac| mac.to_string()).unwrap_or_default();
         Ok(v1::ProbeVipReply { answered_by })
-    }
-}
-
-/// As the contract names it.
-#[must_use]
-pub fn init(init: InitSystem) -> &'static str {
-    match init {
-        InitSystem::Systemd => "systemd",
-        InitSystem::OpenRc => "openrc",
-        InitSystem::SysV => "sysv",
-        InitSystem::Busybox => "busybox",
-        InitSystem::Other => "other",
     }
 }
 

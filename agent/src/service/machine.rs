@@ -2,13 +2,14 @@
 
 use super::{Shared, chain, invalid, limit};
 use crate::{
-    config::ServiceConfig,
+    config::{Config, OsConfig, ServiceConfig},
     driver::Command,
     events::Events,
     guard::{IfName, Link, MacAddr, wake},
     host::{
         nic::nics,
-        service::{Control, ProcessOf, Service, ServiceState},
+        os::{Os, ServiceManager},
+        service::{ProcessOf, Service, ServiceState},
         watch::{ProcessEvent, ProcessWatch},
     },
 };
@@ -40,33 +41,50 @@ const PACKETS: u32 = 3;
 /// The services of the configuration.
 pub struct Services {
     all: BTreeMap<ServiceName, Service>,
+    system: Arc<Os>,
     /// Restarted by us just now: their process's end is no failure.
     restarting: Arc<Mutex<BTreeMap<ServiceName, Instant>>>,
 }
 
-fn service(name: &ServiceName, config: &ServiceConfig) -> Service {
-    let (control, process) = match &config.unit {
-        Some(unit) => (Control::Unit(unit.clone()), Some(ProcessOf::Unit(unit.clone()))),
-        None => (
-            Control::Commands {
-                check: config.check.clone().unwrap_or_default(),
-                restart: config.restart.clone().unwrap_or_default(),
-                stop: None,
-            },
-            config.process.clone().map(ProcessOf::Name),
-        ),
+fn service(name: &ServiceName, config: &ServiceConfig, os: &OsConfig, system: &Arc<Os>) -> Service {
+    let unit = config.unit_on(name, system.manager);
+    let commands = config.commands(name, unit.as_deref(), os);
+    let process = match (&config.process, &config.pid_file, &unit) {
+        (Some(name), _, _) => Some(ProcessOf::Name(name.clone())),
+        (None, Some(file), _) => Some(ProcessOf::PidFile(file.clone())),
+        (None, None, Some(unit)) if system.manager == ServiceManager::Systemd => Some(ProcessOf::Unit(unit.clone())),
+        (None, None, Some(unit)) => Some(ProcessOf::Usual(unit.clone())),
+        (None, None, None) => None,
     };
-    Service { name: name.clone(), control, process, check_deadline: CHECK, restart_deadline: RESTART }
+    let os = Arc::clone(system);
+    Service { name: name.clone(), unit, commands, process, os, check_deadline: CHECK, restart_deadline: RESTART }
 }
 
 impl Services {
     /// As the configuration names them.
     #[must_use]
-    pub fn new(config: &BTreeMap<ServiceName, ServiceConfig>) -> Self {
-        Self {
-            all: config.iter().map(|(name, one)| (name.clone(), service(name, one))).collect(),
-            restarting: Arc::default(),
-        }
+    pub fn new(config: &Config) -> Self {
+        let system = Arc::new(config.os.system());
+        tracing::info!(manager = %system.manager, reason = system.reason, "services are handled by");
+        let one = |(name, one): (&ServiceName, &ServiceConfig)| (name.clone(), service(name, one, &config.os, &system));
+        Self { all: config.services.iter().map(one).collect(), system, restarting: Arc::default() }
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn get(&self, name: &ServiceName) -> Option<&Service> {
+        self.all.get(name)
+    }
+
+    /// Every one.
+    pub fn all(&self) -> impl Iterator<Item = &Service> {
+        self.all.values()
+    }
+
+    /// Who handles them.
+    #[must_use]
+    pub fn system(&self) -> &Os {
+        &self.system
     }
 
     /// Tells of each service whose process ends or comes back. Must be called within a tokio runtime.
