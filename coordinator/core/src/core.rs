@@ -5,7 +5,7 @@ use crate::{
     config::{Cluster, OnCoordinatorLoss},
     dbss::Dbss,
     event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
-    placement::VipState,
+    placement::{Owner, VipState},
 };
 use kage_types::{AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip};
 use std::{
@@ -43,6 +43,8 @@ pub(crate) enum JobFor {
     LongLease(AgentId),
     /// A long lease has been given back.
     LongReturned(Vip),
+    /// A double goes to sleep; which target it served last.
+    Pause(Owner, TargetName),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,6 @@ pub(crate) enum TargetJob {
     Restart,
     Reboot,
     Wake,
-    Pause,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct Coordinator {
     jobs: BTreeMap<JobId, JobFor>,
     last_job: JobId,
     long_asks: BTreeMap<AgentId, LongAsk>,
+    /// Doubles that are being suspended.
+    pub(crate) pausing: BTreeMap<Owner, JobId>,
     /// When this process said it wanted to be called.
     promised: Option<Time>,
     sif: Result<(), String>,
@@ -103,6 +106,8 @@ pub struct Coordinator {
 pub struct TargetView {
     /// Thesis: the mode's name.
     pub mode: &'static str,
+    /// How far within the mode; empty where it has no steps.
+    pub step: &'static str,
     /// For people.
     pub detail: String,
     /// Since when.
@@ -143,6 +148,7 @@ impl Coordinator {
             jobs: BTreeMap::new(),
             last_job: JobId(0),
             long_asks: BTreeMap::new(),
+            pausing: BTreeMap::new(),
             promised: None,
             sif: Err("not asked yet".into()),
             brake: None,
@@ -442,6 +448,9 @@ impl Coordinator {
             Some(JobFor::Vip(vip, what)) => self.vip_job_done(now, vip, what, job, result, actions),
             Some(JobFor::Target(target, what)) => self.target_job_done(now, &target, what, job, result, actions),
             Some(JobFor::LongLease(agent)) => self.long_noted(now, &agent, job, &result, actions),
+            Some(JobFor::Pause(double, target)) => {
+                self.pause_done(now, &double, target, job, &result, actions);
+            }
             Some(JobFor::LongReturned(_)) | None => {}
         }
     }

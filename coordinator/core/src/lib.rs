@@ -8,6 +8,7 @@ mod agents;
 pub mod config;
 mod core;
 mod dbss;
+mod doubles;
 mod event;
 mod placement;
 pub mod predict;

@@ -19,7 +19,7 @@ const LISTEN: Duration = Duration::from_millis(150);
 const PREPARE: Duration = Duration::from_secs(1);
 
 /// Who is to own a VIP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Owner {
     pub agent: AgentId,
     pub domain: Option<DomainName>,
@@ -427,7 +427,7 @@ impl Coordinator {
         }
         let barred = same_owner || securing.bars.len() >= needed;
 
-        if let (Some(domain), true) = (&to.domain, securing.vm.due(now)) {
+        if let (Some(domain), true) = (&to.domain, securing.vm.due(now) && !self.pausing.contains_key(&to)) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
             securing.vm = Try::Running(job);
@@ -582,6 +582,8 @@ impl Coordinator {
             (Stage::Securing(securing), VipJob::Resume) if securing.vm == Try::Running(job) => {
                 if result == JobResult::Done {
                     securing.vm = Try::Done;
+                    let text = format!("the backup server of {vip} runs");
+                    self.note(Some(target), Severity::Info, "backup-up", text, actions);
                 } else {
                     securing.vm = Try::Idle { not_before: now + 4 * RETRY };
                     let text = format!("the backup server of {vip} did not start: {}", describe(&result));

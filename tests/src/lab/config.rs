@@ -158,7 +158,9 @@ pub fn cluster_toml(profile: Profile) -> String {
                 toml,
                 "\n[[target]]\nname = \"{target}\"\nagent = \"{target}\"\nvips = [\"{vip}\"]\n\
                  backup = {{ agent = \"{}\", domain = \"{}\" }}\n\
-                 failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"15s\"\nstart_wait = \"15s\"\n\n\
+                 failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"15s\"\nstart_wait = \"15s\"\n\
+                 # Drills come many times an hour.\n\
+                 budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\n\
                  [[target.service]]\nname = \"http\"\nprobe = \"http\"\nport = 80\n",
                 double.host, double.name
             );

@@ -44,6 +44,7 @@ pub fn text(profile: &str, voters: [bool; 5], vips: usize) -> Cluster {
     text += &format!(
         "[[target]]\nname = \"mail\"\nagent = \"mail\"\nvips = [{}]\n\
          backup = {{ agent = \"mgmt\", domain = \"mailb\" }}\nhealthy_for = \"2s\"\nreboot_wait = \"5s\"\nstart_wait = \"10s\"\n\
+         budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\
          [[target.service]]\nname = \"http\"\nprobe = \"http\"\nport = 80\n",
         vips.join(", ")
     );

@@ -143,9 +143,20 @@ pub const TARGET: Section = Section {
         key("backup", "table", "", "the suspended VM that stands in"),
         key("service", "list of tables", "none: only machine and lease are watched", "what it offers"),
         key("failback", "auto, manual", "auto", "back to the target when healthy, or at `kagectl failback`"),
-        key("healthy_for", "duration", "10s", "so long must the target answer before it is given back"),
+        key(
+            "healthy_for",
+            "duration",
+            "10s; profile thesis: at once",
+            "so long must the target answer before it is given back",
+        ),
         key("reboot_wait", "duration", "60s", "Trc, how long a rebooting target is waited for before it is woken"),
-        key("start_wait", "duration", "90s", "how long a woken target is waited for before it is woken again"),
+        key(
+            "start_wait",
+            "duration",
+            "90s",
+            "how long a woken target is waited for before it is woken again, and the services of one that came back",
+        ),
+        key("budget", "table", "as below", "how often each means may be used before the next one is"),
     ],
 };
 
@@ -154,6 +165,20 @@ pub const BACKUP: Section = Section {
     heading: "[[target]] backup",
     about: "A target's backup server: a libvirt domain on another machine, whose agent has guard = \"tap\".",
     keys: &[key("agent", "name of an agent", "", "the hypervisor's"), key("domain", "name", "", "the libvirt domain")],
+};
+
+/// `budget = { … }` of a target.
+pub const BUDGET: Section = Section {
+    heading: "[[target]] budget",
+    about: "How often each means may be used within a window. Out of restarts, the backup server takes over and the \
+            target is rebooted; out of reboots, it is given up with an alert; out of takeovers, the backup server keeps \
+            serving until the window is over, or until `kagectl failback`, which also begins all counts anew.",
+    keys: &[
+        key("restarts", "0 to 1000", "3", "of each service"),
+        key("reboots", "0 to 1000", "1", "of the target"),
+        key("takeovers", "1 to 1000", "3", "because of failures; those asked for don't count"),
+        key("within", "duration", "1h", "the window"),
+    ],
 };
 
 /// `[[target.service]]`
@@ -169,7 +194,8 @@ pub const SERVICE: Section = Section {
 };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: &[&Section] = &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &AGENT, &TARGET, &BACKUP, &SERVICE];
+pub const SECTIONS: &[&Section] =
+    &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &AGENT, &TARGET, &BACKUP, &BUDGET, &SERVICE];
 
 /// The reference as Markdown, section by section (docs/configuration.md).
 #[must_use]

@@ -1,8 +1,8 @@
 //! `cluster.toml` → [`Cluster`]: each section with its readers, then what the sections say of each other.
 
 use super::{
-    Backup, Cluster, ConfigError, Detection, Failback, Guard, Machine, OnCoordinatorLoss, Service, Target, is_mac,
-    keys,
+    Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Machine, OnCoordinatorLoss, Service, Target,
+    is_mac, keys,
     read::{Faults, Given, Table},
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
@@ -77,7 +77,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
     }
     let mut places = Places::default();
     let agents = agents(faults, root, &mut places);
-    let targets = targets(faults, root, &agents, &places);
+    let targets = targets(faults, root, profile, &agents, &places);
     let voters = agents.values().filter(|machine| machine.voter).count();
     let on_coordinator_loss = loss.unwrap_or_default();
     // A section or word that can't be read was complained about.
@@ -194,6 +194,7 @@ fn agents(faults: &mut Faults<'_>, root: &Table<'_, '_>, places: &mut Places) ->
 fn targets(
     faults: &mut Faults<'_>,
     root: &Table<'_, '_>,
+    profile: Profile,
     agents: &BTreeMap<AgentId, Machine>,
     places: &Places,
 ) -> BTreeMap<TargetName, Target> {
@@ -211,10 +212,13 @@ fn targets(
         let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);
         let services = services(faults, &table);
         let failback = table.choice(faults, "failback", FAILBACKS).unwrap_or_default();
+        let budget = budget(faults, &table);
         let mut wait =
             |key, default| table.duration(faults, key).map_or(Duration::from_secs(default), Given::into_inner);
+        // Thesis: back at once when the verdict is up.
+        let healthy_for = if profile == Profile::Thesis { 0 } else { 10 };
         let (healthy_for, reboot_wait, start_wait) =
-            (wait("healthy_for", 10), wait("reboot_wait", 60), wait("start_wait", 90));
+            (wait("healthy_for", healthy_for), wait("reboot_wait", 60), wait("start_wait", 90));
         if let Some(name) = &name
             && let Some(first) = seen.insert(name.get_ref().clone(), name.span())
         {
@@ -225,10 +229,23 @@ fn targets(
         let agent = agent.into_inner();
         let own = agents.get(&agent).map(|machine| machine.address.ip());
         let Some(address) = address.map(Given::into_inner).or(own) else { continue };
-        let target = Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait };
+        let target =
+            Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait, budget };
         targets.insert(name.into_inner(), target);
     }
     targets
+}
+
+fn budget(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Budget {
+    let default = Budget::default();
+    let Some(table) = target.table(faults, "budget", &keys::BUDGET) else { return default };
+    let mut count = |key, least, default| table.integer(faults, key, least..1001).map_or(default, Given::into_inner);
+    Budget {
+        restarts: count("restarts", 0, default.restarts),
+        reboots: count("reboots", 0, default.reboots),
+        takeovers: count("takeovers", 1, default.takeovers),
+        within: table.duration(faults, "within").map_or(default.within, Given::into_inner),
+    }
 }
 
 fn known(faults: &mut Faults<'_>, table: &Table<'_, '_>, agent: Option<&Given<AgentId>>, places: &Places) {

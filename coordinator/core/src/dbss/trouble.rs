@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// Time-out of a service restart, generous: restarts of real services take seconds.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between probes after a restart.
+const PROBE_AGAIN: Duration = Duration::from_millis(100);
+/// How long a restarted service may take to answer.
+const RESTART_PATIENCE: Duration = Duration::from_secs(3);
+
 impl Coordinator {
     // ---- Network examination mode ----
 
@@ -10,29 +17,26 @@ impl Coordinator {
         now: Time,
         name: &TargetName,
         target: &Target,
-        since: Time,
-        told: bool,
+        proof: Option<Time>,
         actions: &mut Vec<Action>,
     ) {
         let detection = self.cluster.detection;
         let silent = self.silent(now, &target.agent);
         let dbss = self.dbss(name);
-        if dbss.rounds == 0 {
-            if dbss.checks.is_empty() {
-                self.check_round(name, target, true, actions);
-                self.read_power(now, name, target, actions);
-            }
-            return;
+        match dbss.round {
+            Round::Idle => return self.begin_round(now, name, target, Look::Lost, actions),
+            Round::Running { .. } => return,
+            Round::Ended => {}
         }
         let ping_bad = dbss.ping.bad();
-        let probe_bad = dbss.bad_service().is_some();
+        let probe_bad = !dbss.bad_services().is_empty();
         let all_good = dbss.ping.good() && dbss.services_good(target.services.len());
         if detection.push {
             let fresh = silent <= self.silence_limit();
             if fresh && (!ping_bad || !probe_bad) {
                 let text = "false alarm: its lease is renewed".to_owned();
                 self.note(Some(name.clone()), Severity::Info, "network-normal", text, actions);
-                return self.enter(now, name, Mode::Regular { next: now + detection.interval });
+                return self.enter_regular(now, name);
             }
             if silent < detection.confirm {
                 let look = now + (detection.confirm - silent);
@@ -44,33 +48,19 @@ impl Coordinator {
             }
             if all_good {
                 // Its agent is silent, its service answers: nothing is lost yet.
-                self.alarm_once(
-                    name,
-                    format!("its agent has been silent for {silent:?}, its service answers"),
-                    actions,
-                );
+                let text = format!("its agent has been silent for {silent:?}, its service answers");
+                self.alarm_once(name, text, actions);
                 return self.look_again(name, now + detection.interval / 2);
             }
         } else if !ping_bad {
             self.note(Some(name.clone()), Severity::Info, "network-normal", "Network_is_normal".into(), actions);
-            return self.enter(now, name, Mode::Regular { next: now + detection.interval });
+            return self.enter_regular(now, name);
         }
-        let proof = self.dbss(name).off;
-        if let (Some((_, storm)), None) = (&self.brake, proof) {
-            if !told {
-                let text = format!("held by the storm brake: {storm}");
+        if let Some(text) = self.held_back(target).filter(|_| proof.is_none()) {
+            if let Mode::NetworkExamination { told, .. } = &mut self.dbss(name).mode
+                && !std::mem::replace(told, true)
+            {
                 self.note(Some(name.clone()), Severity::Alert, "held", text, actions);
-                self.dbss(name).mode = Mode::NetworkExamination { since, told: true };
-            }
-            return self.look_again(name, now + detection.interval / 2);
-        }
-        let home = Self::at_home(target);
-        if !self.patience_allowed(Some(&home.agent)) && proof.is_none() {
-            if !told {
-                let text = "it does not answer, but nothing proves it dead, and without voters (on_coordinator_loss = \
-                            \"keep\") or a guard patience is not allowed: switch it off, with power_status configured for it";
-                self.note(Some(name.clone()), Severity::Alert, "held", text.into(), actions);
-                self.dbss(name).mode = Mode::NetworkExamination { since, told: true };
             }
             return self.look_again(name, now + detection.interval / 2);
         }
@@ -81,31 +71,28 @@ impl Coordinator {
             if proof.is_some() { "; its power reads off" } else { "" }
         );
         self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
-        self.take_over(now, name, target, false, "network trouble", actions);
+        self.take_over(now, name, target, Why::Network, actions);
         if let Some(since) = proof {
             self.prove_dead(&target.vips, since);
         }
     }
 
-    /// Proof of death, where the machine's power can be read.
-    fn read_power(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
-        let readable = self.cluster.agents.get(&target.agent).is_some_and(|machine| machine.power_status.is_some());
-        if readable {
-            let what = TargetJob::Power(now);
-            let job = self.job(JobFor::Target(name.clone(), what.clone()));
-            self.dbss(name).checks.insert(job, what);
-            let timeout = self.cluster.detection.probe_timeout;
-            actions.push(Action::ReadPower { job, agent: target.agent.clone(), timeout });
+    /// Why nothing is taken over without proof, if so.
+    fn held_back(&self, target: &Target) -> Option<String> {
+        if let Some((_, storm)) = &self.brake {
+            return Some(format!("held by the storm brake: {storm}"));
         }
+        if !self.patience_allowed(Some(&target.agent)) {
+            let text = "it does not answer, but nothing proves it dead, and without voters (on_coordinator_loss = \
+                        \"keep\") or a guard patience is not allowed: switch it off, with power_status configured for it";
+            return Some(text.to_owned());
+        }
+        None
     }
 
     fn look_again(&mut self, name: &TargetName, at: Time) {
-        let dbss = self.dbss(name);
-        if dbss.wake > at {
-            dbss.wake = at;
-        }
-        dbss.rounds = 0;
-        dbss.checks.clear();
+        self.wake_at(name, at);
+        self.dbss(name).round = Round::Idle;
     }
 
     // ---- Service recovery mode ----
@@ -125,36 +112,100 @@ impl Coordinator {
         let Some((name, target, index)) = found else {
             return;
         };
-        if matches!(self.dbss(&name).mode, Mode::Regular { .. }) {
-            let text = format!("service {service} is down: {detail}");
-            self.note(Some(name.clone()), Severity::Warning, "service-down", text, actions);
-            self.recover_service(now, &name, &target, index, actions);
+        let text = format!("service {service} is down: {detail}");
+        self.dbss(&name).services.insert(index, Seen::Bad(now, detail.to_owned()));
+        match &mut self.dbss(&name).mode {
+            Mode::Regular { .. } => {
+                self.note(Some(name.clone()), Severity::Warning, "service-down", text, actions);
+                self.recover_services(now, &name, &target, vec![index], actions);
+            }
+            Mode::ServiceRecovery { services, .. } => {
+                // Its turn comes; what is being restarted goes down and comes up.
+                if !services.contains(&index) {
+                    services.push(index);
+                    self.note(Some(name.clone()), Severity::Warning, "service-down", text, actions);
+                }
+            }
+            Mode::Starting
+            | Mode::NetworkExamination { .. }
+            | Mode::BackupServer { .. }
+            | Mode::TargetServerRecovery { .. }
+            | Mode::Returning
+            | Mode::Ended { .. } => {}
         }
     }
 
-    pub(crate) fn recover_service(
+    /// Cure these services, one after another.
+    pub(crate) fn recover_services(
         &mut self,
         now: Time,
         name: &TargetName,
         target: &Target,
-        index: usize,
+        services: Vec<usize>,
         actions: &mut Vec<Action>,
     ) {
-        let Some(service) = target.services.get(index) else {
-            return;
+        for index in &services {
+            let Some(service) = target.services.get(*index) else { continue };
+            let seen = self.dbss(name).services.get(index).map_or_else(String::new, Seen::text);
+            let text = format!("service {} is in trouble: {seen}", service.name);
+            self.note(Some(name.clone()), Severity::Warning, "service-trouble", text, actions);
+        }
+        if self.cluster.detection.push {
+            return self.restart_next(now, name, target, services, actions);
+        }
+        // Thesis: ping again; bad → Network examination mode.
+        self.enter(now, name, Mode::ServiceRecovery { services, step: ServiceStep::Pinging });
+        self.begin_round(now, name, target, Look::Ping, actions);
+    }
+
+    /// Restart the first of these services; with none left the target is well again.
+    fn restart_next(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        services: Vec<usize>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some((index, service)) = services.first().and_then(|index| Some((*index, target.services.get(*index)?)))
+        else {
+            return self.enter_regular(now, name);
         };
-        let seen = self.dbss(name).services.get(&index).map_or_else(String::new, Seen::text);
-        let text = format!("service {} is in trouble: {seen}", service.name);
-        self.note(Some(name.clone()), Severity::Warning, "service-trouble", text, actions);
         if !service.restart {
-            return self.take_over(now, name, target, true, "service trouble", actions);
+            return self.take_over(now, name, target, Why::Service, actions);
+        }
+        if !self.dbss(name).budgets.take_restart(now, index, &target.budget) {
+            let Budget { restarts, within, .. } = target.budget;
+            let text = format!(
+                "{} was restarted {restarts} times within {within:?} and is down again: restarts do not cure it",
+                service.name
+            );
+            self.note(Some(name.clone()), Severity::Alert, "restarts-used-up", text, actions);
+            return self.take_over(now, name, target, Why::Service, actions);
         }
         let text = format!("restarting {}", service.name);
         self.note(Some(name.clone()), Severity::Info, "restarting", text, actions);
-        self.enter(now, name, Mode::ServiceRecovery { service: index, step: ServiceStep::Restarting });
+        self.enter(now, name, Mode::ServiceRecovery { services, step: ServiceStep::Restarting });
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Restart));
         let command = AgentCommand::RestartService { service: service.name.clone() };
         actions.push(Action::Command { job, agent: target.agent.clone(), command, timeout: RESTART_TIMEOUT });
+    }
+
+    pub(crate) fn restart_done(&mut self, now: Time, name: &TargetName, result: &JobResult, actions: &mut Vec<Action>) {
+        let settle = self.cluster.detection.settle;
+        let dbss = self.dbss(name);
+        let Mode::ServiceRecovery { services, step: step @ ServiceStep::Restarting } = &mut dbss.mode else {
+            return;
+        };
+        *step = ServiceStep::Probing { next: now + settle, until: now + settle + RESTART_PATIENCE };
+        if let Some(index) = services.first() {
+            dbss.services.remove(index);
+        }
+        dbss.wake = now;
+        if *result != JobResult::Done {
+            let text = format!("the service could not be restarted: {}", describe(result));
+            self.note(Some(name.clone()), Severity::Warning, "restart-failed", text, actions);
+        }
     }
 
     pub(crate) fn service_recovery(
@@ -162,7 +213,7 @@ impl Coordinator {
         now: Time,
         name: &TargetName,
         target: &Target,
-        index: usize,
+        mut services: Vec<usize>,
         step: &ServiceStep,
         actions: &mut Vec<Action>,
     ) {
@@ -171,39 +222,53 @@ impl Coordinator {
             return self.examine(now, name, "its lease fell silent during service recovery".into(), actions);
         }
         self.watch_lease(now, name, target);
-        let ServiceStep::Probing { next, until } = *step else {
-            return;
-        };
-        let dbss = self.dbss(name);
-        if !dbss.checks.is_empty() {
-            return;
-        }
-        if dbss.rounds > 0 {
-            dbss.rounds = 0;
-            let seen = dbss.services.get(&index).cloned().unwrap_or_default();
-            if seen.good() {
-                self.note(
-                    Some(name.clone()),
-                    Severity::Info,
-                    "service-normal",
-                    "the service answers again".into(),
-                    actions,
-                );
-                return self.enter(now, name, Mode::Regular { next: now + detection.interval });
+        let over = self.dbss(name).round_over();
+        match *step {
+            ServiceStep::Restarting => {}
+            ServiceStep::Pinging if over => {
+                let ping = self.dbss(name).ping.clone();
+                if let Seen::Bad(_, why) = ping {
+                    return self.examine(now, name, format!("ping: {why}"), actions);
+                }
+                self.restart_next(now, name, target, services, actions);
             }
-            if now >= until || !detection.push {
-                let text = format!("its restart did not cure the service: {}", seen.text());
-                self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
-                return self.take_over(now, name, target, true, "service trouble", actions);
+            ServiceStep::Pinging => {
+                if self.dbss(name).round == Round::Idle {
+                    self.begin_round(now, name, target, Look::Ping, actions);
+                }
             }
-            let next = now + PROBE_AGAIN;
-            dbss.mode = Mode::ServiceRecovery { service: index, step: ServiceStep::Probing { next, until } };
-            return self.wake_at(name, next);
-        }
-        if now >= next {
-            self.check_round(name, target, true, actions);
-        } else {
-            self.wake_at(name, next);
+            ServiceStep::Probing { until, .. } if over => {
+                let Some(index) = services.first().copied() else {
+                    return self.enter_regular(now, name);
+                };
+                let seen = self.dbss(name).services.get(&index).cloned().unwrap_or_default();
+                if seen.good() {
+                    let text = "the service answers again".to_owned();
+                    self.note(Some(name.clone()), Severity::Info, "service-normal", text, actions);
+                    services.remove(0);
+                    return self.restart_next(now, name, target, services, actions);
+                }
+                if now >= until || !detection.push {
+                    let text = format!("its restart did not cure the service: {}", seen.text());
+                    self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
+                    return self.take_over(now, name, target, Why::Service, actions);
+                }
+                let next = now + PROBE_AGAIN;
+                self.dbss(name).mode = Mode::ServiceRecovery { services, step: ServiceStep::Probing { next, until } };
+                self.wake_at(name, next);
+            }
+            ServiceStep::Probing { next, .. } => {
+                if self.dbss(name).round != Round::Idle {
+                    return;
+                }
+                match services.first() {
+                    Some(index) if now >= next => {
+                        self.begin_round(now, name, target, Look::Service(*index), actions);
+                    }
+                    Some(_) => self.wake_at(name, next),
+                    None => self.enter_regular(now, name),
+                }
+            }
         }
     }
 }

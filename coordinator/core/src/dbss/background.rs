@@ -1,0 +1,202 @@
+//! Target server recovery mode: background jobs 1 and 2, their verdict, and what follows from it.
+
+use super::*;
+
+/// Magic packets are sent again after this many waits for a start; then the target is given up (thesis: down).
+const MAX_WAKES: u32 = 3;
+/// Between two looks (thesis: the verdict is looked for once a second).
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Coordinator {
+    /// The VIPs are away from the target: bring it back.
+    pub(crate) fn begin_background(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        why: Why,
+        actions: &mut Vec<Action>,
+    ) {
+        let until = now + target.reboot_wait;
+        let background = match why {
+            Why::Operator { .. } => Background::Operator { healthy: false },
+            Why::Service => return self.reboot_target(now, name, target, actions),
+            Why::Network | Why::LostReturning => Background::AwaitReboot { job: Job::Return, until, left: true },
+            Why::GoingDown => Background::AwaitReboot { job: Job::Return, until, left: false },
+        };
+        self.enter(now, name, Mode::TargetServerRecovery { background });
+    }
+
+    /// Background job 1: the service could not be cured by its restart, perhaps a reboot cures it.
+    fn reboot_target(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
+        if !self.dbss(name).budgets.take_reboot(now, &target.budget) {
+            let Budget { reboots, within, .. } = target.budget;
+            let why = format!("its service is in trouble and it was rebooted {reboots} times within {within:?}");
+            return self.give_up(now, name, why, actions);
+        }
+        self.note(Some(name.clone()), Severity::Info, "rebooting", "rebooting the target".into(), actions);
+        let job = self.job(JobFor::Target(name.clone(), TargetJob::Reboot));
+        let (agent, timeout) = (target.agent.clone(), Duration::from_secs(5));
+        actions.push(Action::Command { job, agent, command: AgentCommand::Reboot, timeout });
+        let until = now + target.reboot_wait;
+        let background = Background::AwaitReboot { job: Job::Reboot, until, left: false };
+        self.enter(now, name, Mode::TargetServerRecovery { background });
+    }
+
+    /// Verdict down: it can't be recovered from here; the backup keeps VIP and service.
+    fn give_up(&mut self, now: Time, name: &TargetName, why: String, actions: &mut Vec<Action>) {
+        let text = format!("{why}: the backup keeps serving; repair it, then `kagectl failback {name}`");
+        self.note(Some(name.clone()), Severity::Alert, "down", text, actions);
+        actions.push(Action::PutTrouble { target: name.clone(), stage: "down".into(), detail: why.clone() });
+        self.enter(now, name, Mode::Ended { why });
+    }
+
+    pub(crate) fn target_server_recovery(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        background: &Background,
+        actions: &mut Vec<Action>,
+    ) {
+        let detection = self.cluster.detection;
+        let interval = detection.interval.min(LOOK);
+        let connected = self.connected(now, &target.agent);
+        let dbss = self.dbss(name);
+        if !dbss.round_over() {
+            if dbss.round != Round::Idle {
+                return;
+            }
+            let fresh = dbss.round_ended == dbss.since;
+            let (look, next) = match background {
+                // It is only waited for: one answer shows that it is there.
+                Background::AwaitReboot { .. } | Background::Waking { .. } => (Look::Ping, dbss.round_ended + interval),
+                Background::Settling { look, .. } => (Look::AtTarget, (dbss.round_ended + interval).max(*look)),
+                Background::Healthy { .. } | Background::Operator { .. } => {
+                    (Look::AtTarget, dbss.round_ended + interval)
+                }
+            };
+            let first = fresh && !matches!(background, Background::Settling { .. });
+            if now >= next || first {
+                self.begin_round(now, name, target, look, actions);
+            } else {
+                self.wake_at(name, next);
+            }
+            return;
+        }
+        let answers = dbss.ping.good();
+        let alive = answers || connected;
+        let came_back = connected && (answers || detection.push);
+        let healthy = came_back && dbss.services_good(target.services.len());
+        let settling = |job| Background::Settling { job, look: now + detection.settle, until: now + target.start_wait };
+        let next = match background {
+            Background::AwaitReboot { job, left, .. } if came_back && *left => settling(*job),
+            Background::AwaitReboot { job, until, .. } if now >= *until && alive => settling(*job),
+            Background::AwaitReboot { until, .. } if now >= *until => self.wake_target(now, name, target, 1, actions),
+            Background::AwaitReboot { job, until, left } => {
+                Background::AwaitReboot { job: *job, until: *until, left: *left || !came_back }
+            }
+            Background::Waking { .. } if came_back => settling(Job::Return),
+            Background::Waking { until, .. } if now >= *until && alive => settling(Job::Return),
+            Background::Waking { attempt, until } if now >= *until => {
+                if *attempt >= MAX_WAKES {
+                    return self.give_up(now, name, "it did not come back".to_owned(), actions);
+                }
+                self.wake_target(now, name, target, attempt + 1, actions)
+            }
+            Background::Waking { .. } => background.clone(),
+            Background::Settling { .. } if healthy => {
+                let text = "the target is up and answers".to_owned();
+                self.note(Some(name.clone()), Severity::Info, "target-up", text, actions);
+                let stage = "recovering".to_owned();
+                actions.push(Action::PutTrouble { target: name.clone(), stage, detail: "healthy".into() });
+                return self.stay_healthy(now, name, target, now, false, actions);
+            }
+            Background::Settling { .. } if !alive => self.away_again(now, name, target, actions),
+            Background::Settling { job, until, .. } if now >= *until => match job {
+                // It may be job 1 that was begun.
+                Job::Resumed if connected => return self.reboot_target(now, name, target, actions),
+                Job::Reboot | Job::Return | Job::Resumed => {
+                    let view = self.dbss(name).view();
+                    let agent = if connected { "" } else { ", its agent is silent" };
+                    let why = format!("it came back, but: ping {}, service {}{agent}", view.ping, view.service);
+                    return self.give_up(now, name, why, actions);
+                }
+            },
+            Background::Settling { .. } => background.clone(),
+            Background::Healthy { since, held } if healthy => {
+                return self.stay_healthy(now, name, target, *since, *held, actions);
+            }
+            Background::Healthy { .. } => self.away_again(now, name, target, actions),
+            Background::Operator { .. } => Background::Operator { healthy },
+        };
+        self.dbss(name).mode = Mode::TargetServerRecovery { background: next };
+        self.wake_at(name, now);
+    }
+
+    fn away_again(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) -> Background {
+        let text = "the target is away again".to_owned();
+        self.note(Some(name.clone()), Severity::Info, "target-away", text, actions);
+        Background::AwaitReboot { job: Job::Return, until: now + target.reboot_wait, left: true }
+    }
+
+    /// Verdict up: it takes its place again, at once (thesis), when it has been healthy for long enough, or when told to.
+    fn stay_healthy(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        since: Time,
+        held: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut now_held = false;
+        if now.since(since) >= target.healthy_for && target.failback == Failback::Auto {
+            let Some(until) = self.dbss(name).budgets.held_down(now, &target.budget) else {
+                return self.go_back(now, name, target, actions);
+            };
+            now_held = true;
+            if !held {
+                let Budget { takeovers, within, .. } = target.budget;
+                let text = format!(
+                    "taken over {takeovers} times within {within:?}: it is healthy, but held down for {:?} \
+                     (`kagectl failback {name}` ends that)",
+                    until.since(now)
+                );
+                self.note(Some(name.clone()), Severity::Alert, "held-down", text, actions);
+            }
+        }
+        let background = Background::Healthy { since, held: now_held };
+        self.dbss(name).mode = Mode::TargetServerRecovery { background };
+        self.wake_at(name, now);
+    }
+
+    /// Wake-on-LAN, from the backup's host and from one voter that is up (one of them shares its segment).
+    fn wake_target(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        attempt: u32,
+        actions: &mut Vec<Action>,
+    ) -> Background {
+        let until = now + target.start_wait;
+        let mac = self.cluster.agents.get(&target.agent).and_then(|machine| machine.mac.clone());
+        let Some(mac) = mac else {
+            let text = "the target is down and has no mac in the configuration: switch it on by hand".to_owned();
+            self.note(Some(name.clone()), Severity::Alert, "cannot-wake", text, actions);
+            return Background::Waking { attempt: MAX_WAKES, until };
+        };
+        let text = format!("the target is down: Wake-on-LAN to {mac} (attempt {attempt})");
+        self.note(Some(name.clone()), Severity::Info, "waking", text, actions);
+        actions.push(Action::PutTrouble { target: name.clone(), stage: "waking".into(), detail: mac.clone() });
+        let mut from: Vec<AgentId> = vec![target.backup.agent.clone()];
+        from.extend(self.cluster.voters().filter(|voter| self.connected(now, voter)).take(1).cloned());
+        for agent in from {
+            let job = self.job(JobFor::Target(name.clone(), TargetJob::Wake));
+            let command = AgentCommand::Wake { mac: mac.clone() };
+            actions.push(Action::Command { job, agent, command, timeout: Duration::from_secs(3) });
+        }
+        Background::Waking { attempt, until }
+    }
+}

@@ -1,0 +1,61 @@
+//! The suspended doubles: one may stand in for several targets, so it sleeps only when nobody needs it any more.
+
+use crate::{
+    core::{Coordinator, JobFor},
+    event::{Action, AgentCommand, JobId, JobResult, Severity},
+    placement::{Owner, describe},
+};
+use kage_types::{TargetName, Time};
+use std::time::Duration;
+
+/// Time-out of suspending a double.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Coordinator {
+    /// Does it own a virtual IP of any target, or is one on its way to it?
+    pub(crate) fn wanted(&self, double: &Owner) -> bool {
+        self.vips.values().any(|state| {
+            state.row.as_ref().is_some_and(|row| row.owner == double.agent && row.domain == double.domain)
+                || state.moving.as_ref().is_some_and(|moving| moving.to == *double)
+        })
+    }
+
+    /// Suspend it. Who wants it meanwhile resumes it afterwards: the two commands never race.
+    pub(crate) fn pause(&mut self, double: &Owner, target: &TargetName, actions: &mut Vec<Action>) {
+        let Some(domain) = double.domain.clone().filter(|_| !self.pausing.contains_key(double)) else {
+            return;
+        };
+        let job = self.job(JobFor::Pause(double.clone(), target.clone()));
+        self.pausing.insert(double.clone(), job);
+        let (agent, command) = (double.agent.clone(), AgentCommand::PauseVm { domain });
+        actions.push(Action::Command { job, agent, command, timeout: PAUSE_TIMEOUT });
+    }
+
+    pub(crate) fn pause_done(
+        &mut self,
+        now: Time,
+        double: &Owner,
+        target: TargetName,
+        job: JobId,
+        result: &JobResult,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.pausing.get(double) != Some(&job) {
+            return;
+        }
+        self.pausing.remove(double);
+        for state in self.vips.values_mut() {
+            if state.moving.as_ref().is_some_and(|moving| moving.to == *double) {
+                state.wake = now;
+            }
+        }
+        let name = double.domain.as_ref().map_or_else(String::new, ToString::to_string);
+        if *result == JobResult::Done {
+            let text = format!("{name} on {} is suspended again", double.agent);
+            self.note(Some(target), Severity::Info, "double-suspended", text, actions);
+        } else {
+            let text = format!("{name} on {} could not be suspended: {}", double.agent, describe(result));
+            self.note(Some(target), Severity::Warning, "command-failed", text, actions);
+        }
+    }
+}
