@@ -48,6 +48,21 @@ impl Coordinator for Canned {
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, tonic::Status> {
         Ok(Response::new(CheckReply { report_json: "{}".into() }))
     }
+    async fn probe_target(
+        &self,
+        request: Request<ProbeTargetRequest>,
+    ) -> Result<Response<ProbeTargetReply>, tonic::Status> {
+        let outcome = if request.into_inner().service == "smtp" { Outcome::Ok } else { Outcome::Ng };
+        let step = ProbedStep { step: "connect".into(), outcome: outcome.into(), took_us: 1234, heard: String::new() };
+        let reply = ProbeReply {
+            outcome: outcome.into(),
+            detail: "connect: connection refused".into(),
+            took_ms: 1,
+            steps: vec![step],
+        };
+        let service = ProbedService { service: "smtp".into(), reply: Some(reply), ..ProbedService::default() };
+        Ok(Response::new(ProbeTargetReply { services: vec![service] }))
+    }
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,

@@ -1,12 +1,16 @@
 //! Agents' client: commands, bars, pings and probes. Every call has a deadline and ends as one event.
 
 use crate::driver::Handle;
-use kage_coordinator_core::{AgentCommand, CheckOutcome, JobId, JobResult, config::Cluster};
+use kage_coordinator_core::{
+    AgentCommand, CheckOutcome, JobId, JobResult,
+    config::Cluster,
+    probe::{Limits, Probe, Step, Transport},
+};
 use kage_proto::{
     agent::v1::{
         Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, PingRequest, ProbeReply,
-        ProbeRequest, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState, WakeRequest,
-        agent_client::AgentClient, probe_reply::Outcome, voter_client::VoterClient,
+        ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState, WakeRequest,
+        agent_client::AgentClient, probe_reply::Outcome, probe_request, voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},
@@ -182,7 +186,7 @@ impl Agents {
         });
     }
 
-    /// ICMP echo from an observer.
+    /// ICMP echo from an observer: up to `count` requests within `timeout`, good as soon as one is answered.
     pub fn ping(&self, job: JobId, observer: Option<AgentId>, address: IpAddr, count: u16, timeout: Duration) {
         let client = observer.and_then(|observer| self.agent(&observer));
         self.run(job, async move {
@@ -191,14 +195,16 @@ impl Agents {
                 address: address.to_string(),
                 count: count.into(),
                 timeout_ms: ms(timeout),
-                interval_ms: 0,
+                // The last request, too, has time for its answer.
+                interval_ms: ms(timeout / (u32::from(count) + 1)).max(1),
+                enough: 1,
+                deadline_ms: ms(timeout),
             };
-            let deadline = timeout * u32::from(count) + WAY;
-            let reply = client.ping(with_deadline(request, deadline)).await?.into_inner();
+            let reply = client.ping(with_deadline(request, timeout + WAY)).await?.into_inner();
             Ok(JobResult::Check(if reply.received > 0 {
                 CheckOutcome::Ok
             } else {
-                CheckOutcome::Ng(format!("no echo from {address} within {timeout:?}"))
+                CheckOutcome::Ng(format!("none of {} echo requests to {address} answered within {timeout:?}", reply.sent))
             }))
         });
     }
@@ -210,20 +216,12 @@ impl Agents {
         observer: Option<AgentId>,
         address: IpAddr,
         port: u16,
-        preset: String,
-        timeout: Duration,
+        probe: Probe,
+        limits: Limits,
     ) {
-        let client = observer.and_then(|observer| self.agent(&observer));
+        let agents = self.clone();
         self.run(job, async move {
-            let mut client = client.ok_or_else(|| Status::not_found("no agent to look from"))?;
-            let request = ProbeRequest {
-                address: address.to_string(),
-                port: port.into(),
-                preset,
-                steps: Vec::new(),
-                timeout_ms: ms(timeout),
-            };
-            let reply: ProbeReply = client.probe(with_deadline(request, timeout + WAY)).await?.into_inner();
+            let reply = agents.ask_probe(observer, address, port, &probe, limits, false).await?;
             let outcome = match reply.outcome() {
                 Outcome::Ok => CheckOutcome::Ok,
                 Outcome::Error => CheckOutcome::Error(reply.detail),
@@ -231,5 +229,45 @@ impl Agents {
             };
             Ok(JobResult::Check(outcome))
         });
+    }
+
+    /// Have an observer run a probe; `trace`: and tell each step.
+    ///
+    /// # Errors
+    /// If it can't be asked. Whatever the service does is a reply.
+    pub async fn ask_probe(
+        &self,
+        observer: Option<AgentId>,
+        address: IpAddr,
+        port: u16,
+        probe: &Probe,
+        limits: Limits,
+        trace: bool,
+    ) -> Result<ProbeReply, Status> {
+        let client = observer.and_then(|observer| self.agent(&observer));
+        let mut client = client.ok_or_else(|| Status::not_found("no agent to look from"))?;
+        let step = |step: &Step| ProbeStep {
+            send: step.send.clone(),
+            expect: step.expect.clone().unwrap_or_default(),
+            timeout_ms: ms(step.timeout.unwrap_or(limits.step)),
+            wrong: step.wrong.clone().unwrap_or_default(),
+        };
+        let request = ProbeRequest {
+            address: address.to_string(),
+            port: port.into(),
+            preset: String::new(),
+            steps: probe.steps.iter().map(step).collect(),
+            timeout_ms: ms(limits.total),
+            transport: match probe.transport {
+                Transport::Tcp => probe_request::Transport::Tcp,
+                Transport::Tls => probe_request::Transport::Tls,
+                Transport::Udp => probe_request::Transport::Udp,
+            }
+            .into(),
+            server_name: probe.server_name.clone(),
+            connect_timeout_ms: ms(limits.step),
+            trace,
+        };
+        Ok(client.probe(with_deadline(request, limits.total + WAY)).await?.into_inner())
     }
 }

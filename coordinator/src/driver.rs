@@ -7,7 +7,7 @@ use kage_proto::{
     coordinator::v1::{CoordinatorMessage, RelayedGrant, coordinator_message::Message},
     tls::Pki,
 };
-use kage_types::Time;
+use kage_types::{AgentId, Time};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -91,11 +91,11 @@ struct Driver {
     last_command: u64,
 }
 
-/// Start the driver.
+/// Start the driver; also gives the way to the agents.
 ///
 /// # Errors
 /// If a channel to an agent or to SIF can't be described.
-pub fn spawn(setup: Setup) -> Result<Handle, ChannelError> {
+pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
     let Setup { cluster, pki, events, journal } = setup;
     let (sender, inputs) = mpsc::channel(QUEUE);
     let handle = Handle(sender);
@@ -111,8 +111,9 @@ pub fn spawn(setup: Setup) -> Result<Handle, ChannelError> {
         commands: BTreeMap::new(),
         last_command: 0,
     };
+    let agents = driver.agents.clone();
     tokio::spawn(driver.run(inputs));
-    Ok(handle)
+    Ok((handle, agents))
 }
 
 impl Driver {
@@ -196,12 +197,10 @@ impl Driver {
                 self.agents.read_power(job, machine.and_then(|machine| machine.power_status.clone()), timeout);
             }
             Action::Ping { job, address, count, timeout } => {
-                let observer = self.observer();
-                self.agents.ping(job, observer, address, count, timeout);
+                self.agents.ping(job, observer(&self.core), address, count, timeout);
             }
-            Action::Probe { job, address, port, preset, timeout } => {
-                let observer = self.observer();
-                self.agents.probe(job, observer, address, port, preset, timeout);
+            Action::Probe { job, address, port, probe, limits } => {
+                self.agents.probe(job, observer(&self.core), address, port, probe, limits);
             }
             Action::Note(note) => self.events.add(note),
             Action::Moved { command, result } => {
@@ -216,11 +215,11 @@ impl Driver {
     fn term(&self) -> kage_types::Term {
         self.core.authority(now()).0
     }
+}
 
-    /// Pings and probes are sent by the agent of this machine; without one, by the first voter that is up.
-    fn observer(&self) -> Option<kage_types::AgentId> {
-        let cluster = self.core.cluster();
-        let here = cluster.agents.iter().find(|(_, machine)| machine.address.ip() == cluster.coordinator.ip());
-        here.map(|(name, _)| name.clone()).or_else(|| cluster.voters().find(|voter| self.core.agent(voter).0).cloned())
-    }
+/// Pings and probes are sent by the agent of this machine; without one, by the first voter that is up.
+pub fn observer(core: &Coordinator) -> Option<AgentId> {
+    let cluster = core.cluster();
+    let here = cluster.agents.iter().find(|(_, machine)| machine.address.ip() == cluster.coordinator.ip());
+    here.map(|(name, _)| name.clone()).or_else(|| cluster.voters().find(|voter| core.agent(voter).0).cloned())
 }

@@ -92,13 +92,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let events = events::Events::load(&arguments.state)?;
     let journal = journal::Journal::open(&arguments.state)?;
 
-    let handle =
+    let (handle, agents) =
         driver::spawn(driver::Setup { cluster: cluster.clone(), pki: pki.clone(), events: events.clone(), journal })?;
 
     let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
         .await?
         .add(LeaseServer::new(lease::LeaseService::new(handle.clone(), cluster.clone())))
-        .add(CoordinatorServer::new(operator::Operator::new(handle.clone(), events, enrolment.clone())))
+        .add(CoordinatorServer::new(operator::Operator::new(handle.clone(), agents, events, enrolment.clone())))
         .add(EnrolmentServer::new(enrolment));
     tracing::info!(address = %server.address(), targets = cluster.targets.len(), profile = cluster.profile.as_str(), "kage-coordinator serves");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

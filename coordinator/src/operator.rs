@@ -1,14 +1,15 @@
 //! The operators' service.
 
 use crate::{
-    driver::{Handle, Input},
+    agents::Agents,
+    driver::{Handle, Input, observer},
     enrol::Enrolment,
     events::{Events, Numbered},
 };
-use kage_coordinator_core::{Coordinator, Event as CoreEvent, predict};
+use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
     AgentStatus, CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest,
-    Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
+    ProbeTargetReply, ProbeTargetRequest, ProbedService, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
 };
 use kage_types::{TargetName, Time};
 use std::{pin::Pin, time::Duration};
@@ -24,14 +25,53 @@ const MOVE_DEADLINE: Duration = Duration::from_secs(30);
 /// `kagemusha.coordinator.v1.Coordinator`.
 pub struct Operator {
     handle: Handle,
+    agents: Agents,
     events: Events,
     enrolment: Enrolment,
 }
 
 impl Operator {
     /// On top of the driver.
-    pub fn new(handle: Handle, events: Events, enrolment: Enrolment) -> Self {
-        Self { handle, events, enrolment }
+    pub fn new(handle: Handle, agents: Agents, events: Events, enrolment: Enrolment) -> Self {
+        Self { handle, agents, events, enrolment }
+    }
+
+    async fn probe(&self, request: ProbeTargetRequest) -> Result<ProbeTargetReply, Status> {
+        let name: TargetName =
+            request.target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
+        let asked = name.clone();
+        let (found, from, profile, detection) = self
+            .handle
+            .query(move |core, _| {
+                let cluster = core.cluster();
+                (cluster.targets.get(&asked).cloned(), observer(core), cluster.profile, cluster.detection)
+            })
+            .await?;
+        let target = found.ok_or_else(|| Status::not_found(format!("there is no target {name}: `kagectl status`")))?;
+        let vip = target.vips.first().map_or(target.address, |vip| vip.address());
+        let address = if request.at_target { target.address } else { vip };
+        let wanted = |service: &&Service| request.service.is_empty() || service.name.as_str() == request.service;
+        let mut services = Vec::new();
+        for service in target.services.iter().filter(wanted) {
+            let limits = service.probe.limits(profile, &detection);
+            let reply = self.agents.ask_probe(from.clone(), address, service.port, &service.probe, limits, true).await?;
+            services.push(ProbedService {
+                service: service.name.to_string(),
+                address: address.to_string(),
+                port: service.port.into(),
+                from: from.as_ref().map(ToString::to_string).unwrap_or_default(),
+                probe: service.probe.name().to_owned(),
+                reply: Some(reply),
+            });
+        }
+        if services.is_empty() {
+            let known: Vec<_> = target.services.iter().map(|service| service.name.as_str()).collect();
+            return Err(Status::not_found(match (request.service.as_str(), known.is_empty()) {
+                (_, true) => format!("target {name} has no [[target.service]] in cluster.toml"),
+                (other, false) => format!("target {name} has no service {other:?}: it has {}", known.join(", ")),
+            }));
+        }
+        Ok(ProbeTargetReply { services })
     }
 
     async fn move_target(
@@ -265,6 +305,13 @@ impl coordinator_server::Coordinator for Operator {
         let report = self.handle.query(|core, _| predict::predict(core.cluster())).await?;
         let report_json = serde_json::to_string(&report).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(CheckReply { report_json }))
+    }
+
+    async fn probe_target(
+        &self,
+        request: Request<ProbeTargetRequest>,
+    ) -> Result<Response<ProbeTargetReply>, Status> {
+        Ok(Response::new(self.probe(request.into_inner()).await?))
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {

@@ -320,6 +320,7 @@ rules! {
     "/kagemusha.coordinator.v1.Coordinator/Failover", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Failback", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Check", VIEW, Refusals;
+    "/kagemusha.coordinator.v1.Coordinator/ProbeTarget", OPERATOR, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/CreateToken", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Lease/Attend", AGENT, Calls;
     "/kagemusha.coordinator.v1.Enrolment/Enrol", Who::Anyone, Calls;

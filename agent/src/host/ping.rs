@@ -5,15 +5,30 @@ use std::{
     io,
     net::IpAddr,
     sync::atomic::{AtomicU16, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use surge_ping::{Client, Config, ICMP, PingIdentifier, PingSequence, SurgeError};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout_at};
 
 /// More in one request is a flood.
 const MAX_COUNT: u16 = 100;
 /// As `ping` sends.
 const PAYLOAD: [u8; 56] = [0x6b; 56];
+
+/// A series of echo requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// Requests at most.
+    pub count: u16,
+    /// From one request to the next.
+    pub interval: Duration,
+    /// Wait for each answer.
+    pub timeout: Duration,
+    /// After so many answers the series is over; None: all are sent and awaited.
+    pub enough: Option<u16>,
+    /// All is over then.
+    pub deadline: Option<Duration>,
+}
 
 /// The answers to a series of echo requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,24 +86,21 @@ impl Pinger {
         Self::default()
     }
 
-    /// Sends `count` requests, one every `interval`, and waits up to `timeout` for the answer to each. A request that
-    /// can't be sent (no route, host unreachable) counts as unanswered.
+    /// Sends the series and waits for the answers. A request that can't be sent (no route, host unreachable) counts as
+    /// unanswered.
     ///
     /// # Errors
     /// [`PingError`].
-    pub async fn ping(
-        &mut self,
-        target: IpAddr,
-        count: u16,
-        interval: Duration,
-        timeout: Duration,
-    ) -> Result<PingReport, PingError> {
+    pub async fn ping(&mut self, target: IpAddr, series: Series) -> Result<PingReport, PingError> {
         // One identifier per request: an answer to an earlier series is never taken for ours.
         static IDENTIFIER: AtomicU16 = AtomicU16::new(0);
+        let Series { count, interval, timeout, enough, deadline } = series;
         if count == 0 || count > MAX_COUNT {
             return Err(PingError::Count(count));
         }
         let client = self.client(target)?;
+        let begun = Instant::now();
+        // Dropped with the requests still under way.
         let mut requests = JoinSet::new();
         for index in 0..count {
             let own = std::process::id().to_le_bytes();
@@ -96,21 +108,38 @@ impl Pinger {
             let mut pinger = client.pinger(target, PingIdentifier(identifier)).await;
             pinger.timeout(timeout);
             requests.spawn(async move {
-                tokio::time::sleep(interval * u32::from(index)).await;
+                tokio::time::sleep_until((begun + interval * u32::from(index)).into()).await;
                 (index, pinger.ping(PingSequence(index), &PAYLOAD).await)
             });
         }
         let mut round_trips = vec![None; usize::from(count)];
-        while let Some(done) = requests.join_next().await {
+        let mut answered = 0;
+        let end = deadline.map(|deadline| begun + deadline);
+        loop {
+            let next = requests.join_next();
+            let done = match end {
+                Some(end) => timeout_at(end.into(), next).await.unwrap_or(None),
+                None => next.await,
+            };
             match done {
-                Ok((index, Ok((_, round_trip)))) => round_trips[usize::from(index)] = Some(round_trip),
-                Ok((_, Err(SurgeError::IOError(error)))) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Some(Ok((index, Ok((_, round_trip))))) => {
+                    round_trips[usize::from(index)] = Some(round_trip);
+                    answered += 1;
+                }
+                Some(Ok((_, Err(SurgeError::IOError(error))))) if error.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(PingError::NotAllowed(error));
                 }
-                Ok((_, Err(error))) => tracing::debug!(%target, %error, "ping"),
-                Err(error) => tracing::error!(%error, "a ping's task"),
+                Some(Ok((_, Err(error)))) => tracing::debug!(%target, %error, "ping"),
+                Some(Err(error)) => tracing::error!(%error, "a ping's task"),
+                None => break,
+            }
+            if enough.is_some_and(|enough| answered >= enough) {
+                break;
             }
         }
+        // Those whose turn had come.
+        let due = begun.elapsed().as_nanos() / interval.as_nanos().max(1) + 1;
+        round_trips.truncate(usize::try_from(due).unwrap_or(usize::MAX));
         Ok(PingReport { round_trips })
     }
 
@@ -135,17 +164,22 @@ impl Pinger {
 mod tests {
     use super::*;
 
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    const SERIES: Series = Series { count: 3, interval: ms(10), timeout: ms(1000), enough: None, deadline: None };
+
     #[tokio::test]
-    async fn loopback_answers_and_a_reserved_address_does_not() {
+    async fn loopback_answers() {
         let mut pinger = Pinger::new();
-        let ms = Duration::from_millis;
         for target in ["127.0.0.1", "::1"] {
             let target: IpAddr = target.parse().expect("address");
             if target.is_ipv6() && std::net::TcpListener::bind("[::1]:0").is_err() {
                 println!("skipped: no IPv6 here");
                 continue;
             }
-            match pinger.ping(target, 3, ms(10), ms(1000)).await {
+            match pinger.ping(target, SERIES).await {
                 Err(PingError::NotAllowed(error)) => println!("skipped: {error}"),
                 report => {
                     let report = report.expect("ping");
@@ -153,6 +187,25 @@ mod tests {
                 }
             }
         }
-        assert!(matches!(pinger.ping(IpAddr::from([127, 0, 0, 1]), 0, ms(1), ms(1)).await, Err(PingError::Count(0))));
+        let none = Series { count: 0, ..SERIES };
+        assert!(matches!(pinger.ping(IpAddr::from([127, 0, 0, 1]), none).await, Err(PingError::Count(0))));
+    }
+
+    #[tokio::test]
+    async fn one_answer_is_enough_and_silence_ends_in_time() {
+        let mut pinger = Pinger::new();
+        let once = Series { count: 5, interval: ms(200), enough: Some(1), deadline: Some(ms(1000)), ..SERIES };
+        let begun = Instant::now();
+        match pinger.ping(IpAddr::from([127, 0, 0, 1]), once).await {
+            Err(PingError::NotAllowed(error)) => return println!("skipped: {error}"),
+            report => assert_eq!(report.expect("ping").received(), 1),
+        }
+        assert!(begun.elapsed() < ms(200), "no wait for the second request");
+        // RFC 5737: nobody is there, whether this machine has a route or not.
+        let begun = Instant::now();
+        let silent = Series { count: 3, interval: ms(30), deadline: Some(ms(100)), enough: Some(1), ..SERIES };
+        let report = pinger.ping(IpAddr::from([192, 0, 2, 1]), silent).await.expect("ping");
+        assert_eq!(report.received(), 0);
+        assert!(begun.elapsed() < ms(600), "{:?}", begun.elapsed());
     }
 }

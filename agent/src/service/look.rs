@@ -7,12 +7,12 @@ use crate::{
         facts::Facts,
         load::{HostLoad, Sampler},
         nic::Nic,
-        ping::{PingError, Pinger},
-        probe::{Probe, ProbeError, ProbeResult, Step},
+        ping::{PingError, Pinger, Series},
+        probe::{self, Outcome, Probe, Step, Transport},
     },
     wire,
 };
-use kage_proto::agent::v1::{self, probe_reply::Outcome};
+use kage_proto::agent::v1;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -34,6 +34,8 @@ const VM_INTERVAL: Duration = Duration::from_secs(1);
 const BACKLOG: usize = 4;
 /// One probe, one echo.
 const USUAL: Duration = Duration::from_secs(1);
+/// A probe that lasts longer says nothing about now.
+const LONGEST: Duration = Duration::from_secs(60);
 
 impl Shared {
     pub(super) async fn facts(&self) -> Result<v1::Facts, Status> {
@@ -168,9 +170,15 @@ fn load_sample(load: HostLoad) -> v1::LoadSample {
 pub(super) async fn ping(request: v1::PingRequest) -> Result<v1::PingReply, Status> {
     let target: IpAddr =
         request.address.parse().map_err(|_| invalid(format!("{:?} is no IP address", request.address)))?;
-    let count = u16::try_from(request.count.max(1)).unwrap_or(u16::MAX);
-    let (timeout, every) = (limit(request.timeout_ms, USUAL), limit(request.interval_ms, Duration::from_millis(100)));
-    let report = Pinger::new().ping(target, count, every, timeout).await.map_err(|error| match &error {
+    let some = |ms: u32| (ms != 0).then(|| Duration::from_millis(ms.into()));
+    let series = Series {
+        count: u16::try_from(request.count.max(1)).unwrap_or(u16::MAX),
+        interval: limit(request.interval_ms, Duration::from_millis(100)),
+        timeout: limit(request.timeout_ms, USUAL),
+        enough: u16::try_from(request.enough).ok().filter(|enough| *enough != 0),
+        deadline: some(request.deadline_ms),
+    };
+    let report = Pinger::new().ping(target, series).await.map_err(|error| match &error {
         PingError::Count(_) => invalid(&error),
         PingError::NotAllowed(_) | PingError::Socket(_) => Status::failed_precondition(chain(&error)),
     })?;
@@ -185,49 +193,68 @@ pub(super) async fn ping(request: v1::PingRequest) -> Result<v1::PingReply, Stat
 pub(super) async fn probe(request: v1::ProbeRequest) -> Result<v1::ProbeReply, Status> {
     let address: IpAddr =
         request.address.parse().map_err(|_| invalid(format!("{:?} is no IP address", request.address)))?;
-    let port = u16::try_from(request.port).map_err(|_| invalid(format!("{} is no port", request.port)))?;
-    let deadline = limit(request.timeout_ms, USUAL);
-    let probe = match request.preset.as_str() {
-        "tcp" => Probe::tcp(deadline),
-        "http" => Probe::http(&host_header(address), "/", deadline).map_err(invalid)?,
-        "smtp" => Probe::smtp(deadline),
-        "" => steps(&request.steps, deadline)?,
-        other => return Err(invalid(format!("preset {other:?} is none of tcp, http, smtp"))),
-    };
-    let begun = Instant::now();
-    let found = probe.run(SocketAddr::new(address, port)).await.map_err(|error| match &error {
-        ProbeError::Pattern { .. } | ProbeError::Http(_) => invalid(chain(&error)),
-    })?;
-    let took_ms = wire::to_millis(begun.elapsed());
-    let (outcome, detail) = match found {
-        ProbeResult::Ok { .. } => (Outcome::Ok, String::new()),
-        ProbeResult::WrongReply { step, reply } => (Outcome::Error, format!("step {step}: {reply:?}")),
-        ProbeResult::NoReply { step: Some(step), cause } => (Outcome::Ng, format!("step {step}: {cause}")),
-        ProbeResult::NoReply { step: None, cause } => (Outcome::Ng, cause),
-    };
-    Ok(v1::ProbeReply { outcome: outcome.into(), detail, took_ms })
+    let port = u16::try_from(request.port).ok().filter(|port| *port != 0);
+    let port = port.ok_or_else(|| invalid(format!("port {} is none: give 1 to 65535", request.port)))?;
+    let report = checked(&request)?.run(SocketAddr::new(address, port)).await;
+    let told = if request.trace { report.steps } else { Vec::new() };
+    Ok(v1::ProbeReply {
+        outcome: outcome(report.outcome).into(),
+        detail: report.detail,
+        took_ms: wire::to_millis(report.took),
+        steps: told
+            .into_iter()
+            .map(|step| v1::ProbedStep {
+                step: step.step,
+                outcome: outcome(step.outcome).into(),
+                took_us: u32::try_from(step.took.as_micros()).unwrap_or(u32::MAX),
+                heard: step.heard,
+            })
+            .collect(),
+    })
 }
 
-fn host_header(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("[{v6}]"),
+fn outcome(outcome: Outcome) -> v1::probe_reply::Outcome {
+    match outcome {
+        Outcome::Ok => v1::probe_reply::Outcome::Ok,
+        Outcome::Error => v1::probe_reply::Outcome::Error,
+        Outcome::Ng => v1::probe_reply::Outcome::Ng,
     }
 }
 
-fn steps(wire: &[v1::ProbeStep], deadline: Duration) -> Result<Probe, Status> {
-    let mut steps = Vec::new();
-    let mut step_timeout = Duration::ZERO;
-    for step in wire {
-        step_timeout = step_timeout.max(limit(step.timeout_ms, deadline));
-        if !step.send.is_empty() {
-            let text = String::from_utf8(step.send.clone()).map_err(|_| invalid("what a step sends must be UTF-8"))?;
-            steps.push(Step::Send(text));
-        }
-        if !step.expect.is_empty() {
-            steps.push(Step::ExpectLine(step.expect.clone()));
-        }
+fn checked(request: &v1::ProbeRequest) -> Result<Probe, Status> {
+    if !request.preset.is_empty() {
+        return Err(invalid(format!(
+            "preset {:?}: agents know steps only; `kagectl probe --list-presets` prints them",
+            request.preset
+        )));
     }
-    let step_timeout = if step_timeout.is_zero() { deadline } else { step_timeout };
-    Ok(Probe { steps, step_timeout, deadline })
+    if request.steps.len() > probe::MAX_STEPS {
+        return Err(invalid(format!("{} steps: at most {}", request.steps.len(), probe::MAX_STEPS)));
+    }
+    let deadline = limit(request.timeout_ms, USUAL).min(LONGEST);
+    let transport = match request.transport() {
+        v1::probe_request::Transport::Tcp => Transport::Tcp,
+        v1::probe_request::Transport::Tls => {
+            Transport::Tls(Some(request.server_name.clone()).filter(|name| !name.is_empty()))
+        }
+        v1::probe_request::Transport::Udp => Transport::Udp,
+    };
+    let pattern = |text: &str| match text {
+        "" => Ok(None),
+        text => probe::pattern(text).map(Some).map_err(|error| invalid(chain(&error))),
+    };
+    let step = |step: &v1::ProbeStep| {
+        Ok(Step {
+            send: step.send.clone(),
+            expect: pattern(&step.expect)?,
+            wrong: pattern(&step.wrong)?,
+            timeout: limit(step.timeout_ms, deadline),
+        })
+    };
+    Ok(Probe {
+        transport,
+        steps: request.steps.iter().map(step).collect::<Result<_, Status>>()?,
+        connect_timeout: limit(request.connect_timeout_ms, deadline),
+        deadline,
+    })
 }

@@ -397,15 +397,15 @@ pub enum Action {
         /// Give up after.
         timeout: Duration,
     },
-    /// ICMP echo from here; good if one answer comes.
+    /// ICMP echo from here; good as soon as one answer comes.
     Ping {
         /// To be ended.
         job: JobId,
         /// Whom.
         address: IpAddr,
-        /// How many.
+        /// Requests at most, spread over the time.
         count: u16,
-        /// Each.
+        /// All of it.
         timeout: Duration,
     },
     /// Expect-style probe from here.
@@ -416,10 +416,10 @@ pub enum Action {
         address: IpAddr,
         /// Where.
         port: u16,
-        /// tcp, http, smtp
-        preset: String,
-        /// All of it.
-        timeout: Duration,
+        /// What is said and must be answered.
+        probe: Probe,
+        /// How long it may take.
+        limits: Limits,
     },
     /// Read a machine's power by its configured command: [`JobResult::Done`] if it is off, else failed.
     ReadPower {

@@ -12,6 +12,7 @@ mod doubles;
 mod event;
 mod placement;
 pub mod predict;
+pub mod probe;
 
 pub use core::{Coordinator, TargetView, VipView};
 pub use event::{

@@ -131,8 +131,8 @@ impl Coordinator {
                         job,
                         address,
                         port: service.port,
-                        preset: service.probe.clone(),
-                        timeout: detection.probe_timeout,
+                        probe: service.probe.clone(),
+                        limits: service.probe.limits(self.cluster.profile, &detection),
                     });
                 }
             }
@@ -142,7 +142,7 @@ impl Coordinator {
             }
             TargetJob::Ping | TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake => {
                 let timeout = detection.ping_timeout;
-                actions.push(Action::Ping { job, address: target.address, count: 1, timeout });
+                actions.push(Action::Ping { job, address: target.address, count: detection.ping_count, timeout });
             }
         }
         job

@@ -1,0 +1,136 @@
+//! Service probes: what is said to a service, and what it must answer (thesis §2: an expect script).
+//!
+//! The agent that looks knows no presets: it is sent the steps. Patterns are `regex-lite` on both sides, applied to
+//! bytes as if each were one character (U+0000 to U+00FF), so that `\xff` is a byte.
+
+mod escape;
+mod file;
+mod preset;
+
+pub use escape::{escape, unescape};
+pub use file::{Fault, FileProbe, FileStep};
+pub use preset::{PRESETS, Preset, listing, table};
+
+use crate::config::Detection;
+use kage_types::Profile;
+use regex_lite::RegexBuilder;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// More steps are no probe but a session.
+pub const MAX_STEPS: usize = 32;
+/// What one step sends: a request, not an upload.
+pub const MAX_SEND: usize = 4096;
+/// Length of one pattern.
+pub const MAX_PATTERN: usize = 1024;
+/// Size of a compiled pattern, in bytes; the agent has the same limit.
+pub const PATTERN_SIZE: usize = 256 * 1024;
+/// Depth of a pattern; the agent has the same limit.
+pub const PATTERN_DEPTH: u32 = 32;
+/// A probe that lasts longer says nothing about now.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What carries the conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// A TCP connection.
+    #[default]
+    Tcp,
+    /// TLS over TCP. The certificate is not verified: the question is whether the service serves.
+    Tls,
+    /// Datagrams; what a step sends is repeated until it is answered.
+    Udp,
+}
+
+/// Send something, then wait for something; either may be missing, not both.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Step {
+    /// Sent first.
+    pub send: Vec<u8>,
+    /// Then read on until this matches. Lines: `^` and `$` match at line breaks, CRLF counts as one.
+    pub expect: Option<String>,
+    /// If this matches while `expect` does not, the reply is wrong at once, not when the time is over.
+    pub wrong: Option<String>,
+    /// Instead of the usual.
+    pub timeout: Option<Duration>,
+}
+
+/// A checked probe.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Probe {
+    /// Name of the preset it was made from; empty: written by hand.
+    pub preset: String,
+    /// What carries it.
+    pub transport: Transport,
+    /// The name asked for in a TLS handshake (SNI); empty: none.
+    pub server_name: String,
+    /// In this order, once connected. None: the connection is all.
+    pub steps: Vec<Step>,
+    /// For all of it, instead of the profile's.
+    pub timeout: Option<Duration>,
+}
+
+/// How long a probe may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connecting, and each step without a time-out of its own.
+    pub step: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+impl Probe {
+    /// Its time-outs under a profile. Thesis: each step has its own 3 s. Else all of it has `probe_timeout`, unless
+    /// steps have time-outs of their own, which then add up.
+    #[must_use]
+    pub fn limits(&self, profile: Profile, detection: &Detection) -> Limits {
+        let step = self.timeout.unwrap_or(detection.probe_timeout);
+        let own = self.steps.iter().any(|step| step.timeout.is_some());
+        let sum = || {
+            let waits = self.steps.iter().filter(|step| step.expect.is_some() || step.timeout.is_some());
+            step + waits.map(|wait| wait.timeout.unwrap_or(step)).sum::<Duration>()
+        };
+        let total = match (self.timeout, profile) {
+            (Some(total), _) => total,
+            (None, Profile::Thesis) => sum(),
+            (None, Profile::Normal | Profile::Fast) if own => sum(),
+            (None, Profile::Normal | Profile::Fast) => step,
+        };
+        Limits { step: step.min(MAX_TIMEOUT), total: total.min(MAX_TIMEOUT) }
+    }
+
+    /// As status and listings name it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        if self.preset.is_empty() { "steps" } else { &self.preset }
+    }
+}
+
+/// Can this pattern be used, by the agent as well?
+///
+/// # Errors
+/// One sentence.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    if pattern.len() > MAX_PATTERN {
+        return Err(format!("a pattern of {} bytes is too long: at most {MAX_PATTERN}", pattern.len()));
+    }
+    if let Some(other) = pattern.chars().find(|c| !c.is_ascii()) {
+        let bytes: String = other.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+        return Err(format!("patterns are ASCII; write {other:?} as its bytes, '{bytes}' in UTF-8"));
+    }
+    let regex = RegexBuilder::new(pattern)
+        .multi_line(true)
+        .crlf(true)
+        .size_limit(PATTERN_SIZE)
+        .nest_limit(PATTERN_DEPTH)
+        .build()
+        .map_err(|error| format!("no regular expression: {error}"))?;
+    if regex.is_match("") {
+        return Err("it matches silence; give something that must be said".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
