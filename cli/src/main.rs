@@ -4,6 +4,7 @@ mod check;
 mod connect;
 mod events;
 mod pki;
+mod probe;
 mod status;
 mod table;
 
@@ -80,6 +81,8 @@ enum Command {
     Failover(Move),
     /// Move them back.
     Failback(Move),
+    /// Run a target's configured probes now: OK, ERROR (a wrong reply) or NG (no reply), and each step's time.
+    Probe(probe::Options),
     /// Agents that consent to leases while the coordinator is away.
     Voters,
     /// Certificates: make an authority, issue, show; tokens for machines that enrol.
@@ -138,6 +141,7 @@ async fn main() -> ExitCode {
         Command::Check { file } => check::check(&cli.global, file.as_deref()).await,
         Command::Failover(planned) => events::failover(&cli.global, planned).await,
         Command::Failback(planned) => events::failback(&cli.global, planned).await,
+        Command::Probe(options) => probe::run(&cli.global, options).await,
         Command::Pki(command) => pki::run(command, &cli.global).await,
     };
     match outcome {

@@ -1,9 +1,10 @@
 //! The program itself against a coordinator of canned answers: what it prints and how it exits.
 
 use kage_proto::{
+    agent::v1::{ProbeReply, ProbedStep, probe_reply::Outcome},
     coordinator::v1::{
-        CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest, Status,
-        WatchEventsRequest,
+        CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest,
+        ProbeTargetReply, ProbeTargetRequest, ProbedService, Status, WatchEventsRequest,
         coordinator_server::{Coordinator, CoordinatorServer},
     },
     server::{Config, Security, Server},
@@ -100,7 +101,7 @@ async fn commands_against_a_coordinator() {
     tokio::spawn(server.add(CoordinatorServer::new(Canned)).run(std::future::pending()));
     let run = async |role: &str, arguments: &[&str]| kagectl(dir.path(), &address, role, arguments).await;
 
-    let cases: [(&str, &[&str], i32, &str); 12] = [
+    let cases: [(&str, &[&str], i32, &str); 17] = [
         ("viewer", &["status"], 0, "profile normal  term 4 (NOT in authority)"),
         ("viewer", &["--json", "status"], 0, r#""term":4"#),
         ("viewer", &["events"], 0, "moved"),
@@ -113,6 +114,11 @@ async fn commands_against_a_coordinator() {
         ("operator", &["check"], 1, "another version"),
         ("operator", &["pki", "token", "--name", "rs9", "--addresses", "10.0.0.9"], 0, r#"rs9 agent ["10.0.0.9"] 60"#),
         ("operator", &["failover"], 2, "TARGET"),
+        ("operator", &["probe", "mail1", "smtp"], 0, "OK  1.2 ms  connect"),
+        ("operator", &["probe", "mail1"], 1, "smtp of mail1: not well"),
+        ("operator", &["--json", "probe", "mail1"], 1, r#""result":"NG""#),
+        ("viewer", &["probe", "--list-presets"], 0, r"expect = '^220 '"),
+        ("operator", &["probe"], 2, "TARGET"),
     ];
     for (role, arguments, code, words) in cases {
         let output = run(role, arguments).await;

@@ -9,8 +9,8 @@ use kage_coordinator_core::{
 use kage_proto::{
     agent::v1::{
         Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, PingRequest, ProbeReply,
-        ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState, WakeRequest,
-        agent_client::AgentClient, probe_reply::Outcome, probe_request, voter_client::VoterClient,
+        ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState,
+        WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request, voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},
@@ -204,7 +204,10 @@ impl Agents {
             Ok(JobResult::Check(if reply.received > 0 {
                 CheckOutcome::Ok
             } else {
-                CheckOutcome::Ng(format!("none of {} echo requests to {address} answered within {timeout:?}", reply.sent))
+                CheckOutcome::Ng(format!(
+                    "none of {} echo requests to {address} answered within {timeout:?}",
+                    reply.sent
+                ))
             }))
         });
     }

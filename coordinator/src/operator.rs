@@ -9,7 +9,8 @@ use crate::{
 use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
     AgentStatus, CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest,
-    ProbeTargetReply, ProbeTargetRequest, ProbedService, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
+    ProbeTargetReply, ProbeTargetRequest, ProbedService, Status as ClusterStatus, TargetStatus, VipStatus,
+    WatchEventsRequest, coordinator_server,
 };
 use kage_types::{TargetName, Time};
 use std::{pin::Pin, time::Duration};
@@ -54,7 +55,8 @@ impl Operator {
         let mut services = Vec::new();
         for service in target.services.iter().filter(wanted) {
             let limits = service.probe.limits(profile, &detection);
-            let reply = self.agents.ask_probe(from.clone(), address, service.port, &service.probe, limits, true).await?;
+            let reply =
+                self.agents.ask_probe(from.clone(), address, service.port, &service.probe, limits, true).await?;
             services.push(ProbedService {
                 service: service.name.to_string(),
                 address: address.to_string(),
@@ -307,10 +309,7 @@ impl coordinator_server::Coordinator for Operator {
         Ok(Response::new(CheckReply { report_json }))
     }
 
-    async fn probe_target(
-        &self,
-        request: Request<ProbeTargetRequest>,
-    ) -> Result<Response<ProbeTargetReply>, Status> {
+    async fn probe_target(&self, request: Request<ProbeTargetRequest>) -> Result<Response<ProbeTargetReply>, Status> {
         Ok(Response::new(self.probe(request.into_inner()).await?))
     }
 

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_answer_is_enough_and_silence_ends_in_time() {
+    async fn one_answer_is_enough() {
         let mut pinger = Pinger::new();
         let once = Series { count: 5, interval: ms(200), enough: Some(1), deadline: Some(ms(1000)), ..SERIES };
         let begun = Instant::now();
@@ -201,11 +201,5 @@ mod tests {
             report => assert_eq!(report.expect("ping").received(), 1),
         }
         assert!(begun.elapsed() < ms(200), "no wait for the second request");
-        // RFC 5737: nobody is there, whether this machine has a route or not.
-        let begun = Instant::now();
-        let silent = Series { count: 3, interval: ms(30), deadline: Some(ms(100)), enough: Some(1), ..SERIES };
-        let report = pinger.ping(IpAddr::from([192, 0, 2, 1]), silent).await.expect("ping");
-        assert_eq!(report.received(), 0);
-        assert!(begun.elapsed() < ms(600), "{:?}", begun.elapsed());
     }
 }

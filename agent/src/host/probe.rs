@@ -99,7 +99,9 @@ pub struct Report {
 
 /// A pattern that can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("pattern {pattern:?} can't be used: give a regex-lite expression in ASCII, within {PATTERN_SIZE} bytes compiled")]
+#[error(
+    "pattern {pattern:?} can't be used: give a regex-lite expression in ASCII, within {PATTERN_SIZE} bytes compiled"
+)]
 pub struct PatternError {
     /// As given.
     pub pattern: String,

@@ -1,5 +1,6 @@
 //! What happens to the coordinator, and what it wants done. Both are serialisable: the journal is a list of events.
 
+use crate::probe::{Limits, Probe};
 use kage_types::{AgentId, AskVip, DomainName, Epoch, Grant, Nonce, ServiceName, TargetName, Term, Time, Vip};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};

@@ -15,7 +15,7 @@ use crate::config::Detection;
 use kage_types::Profile;
 use regex_lite::RegexBuilder;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// More steps are no probe but a session.
 pub const MAX_STEPS: usize = 32;
@@ -72,7 +72,7 @@ pub struct Probe {
 }
 
 /// How long a probe may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Connecting, and each step without a time-out of its own.
     pub step: Duration,
@@ -104,6 +104,15 @@ impl Probe {
     #[must_use]
     pub fn name(&self) -> &str {
         if self.preset.is_empty() { "steps" } else { &self.preset }
+    }
+}
+
+/// An address as an HTTP request names it (RFC 3986 §3.2.2).
+#[must_use]
+pub fn host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

@@ -349,14 +349,14 @@ impl World {
                     let (after, result) = if read < ns(timeout) { (read, result) } else { (ns(timeout), unknown()) };
                     self.job_ends(slot, after, job, result);
                 }
-                Action::Probe { job, address, timeout, .. } => {
+                Action::Probe { job, address, limits, .. } => {
                     let vip = self.vips.iter().copied().find(|vip| vip.address() == address);
                     let serves = |vip| self.machines.iter().position(|m| m.kernel.live_until(self.now, vip).is_some());
                     match vip.map_or(Some(MAIL), serves) {
-                        Some(machine) => self.check(slot, job, machine, timeout),
+                        Some(machine) => self.check(slot, job, machine, limits.total),
                         None => {
                             let silence = JobResult::Check(CheckOutcome::Ng("no answer".into()));
-                            self.job_ends(slot, ns(timeout), job, silence);
+                            self.job_ends(slot, ns(limits.total), job, silence);
                         }
                     }
                 }

@@ -167,12 +167,24 @@ impl<'probe> Conversation<'probe> {
 
     /// Nothing more comes: was what came the wrong thing, or was it nothing?
     fn silent(&mut self, came: usize, why: String) -> Ended {
-        if self.heard.len() > came { self.wrong(came, &format!("{why} after")) } else { (Outcome::Ng, why) }
+        if self.heard.len() > self.fresh(came) { self.wrong(came, &format!("{why} after")) } else { (Outcome::Ng, why) }
+    }
+
+    /// Where this step's reply begins: the rest of a line that an earlier step matched may come late and is none.
+    fn fresh(&self, came: usize) -> usize {
+        let (before, after) = self.heard.split_at(self.matched);
+        let rest = match after.find('\n') {
+            _ if before.is_empty() || before.ends_with('\n') => 0,
+            Some(end) => end + 1,
+            None => after.len(),
+        };
+        came.max(self.matched + rest)
     }
 
     fn wrong(&mut self, came: usize, why: &str) -> Ended {
         // What an earlier step left over is shown if there is nothing else.
-        let from = if self.heard.len() > came { came } else { self.matched };
+        let fresh = self.fresh(came);
+        let from = if self.heard.len() > fresh { fresh } else { self.matched };
         (Outcome::Error, format!("{why} {}", shown(&bytes(&self.heard[from..]))))
     }
 }
@@ -193,7 +205,13 @@ fn brief(bytes: &[u8]) -> String {
     // A pattern's own backslashes stay single.
     let text: String = bytes
         .iter()
-        .flat_map(|byte| if *byte == b'\\' { "\\".chars().collect() } else { byte.escape_ascii().to_string().chars().collect::<Vec<_>>() })
+        .flat_map(|byte| {
+            if *byte == b'\\' {
+                "\\".chars().collect()
+            } else {
+                byte.escape_ascii().to_string().chars().collect::<Vec<_>>()
+            }
+        })
         .collect();
     if text.chars().count() <= LENGTH { text } else { text.chars().take(LENGTH).collect::<String>() + "…" }
 }

@@ -55,8 +55,9 @@ impl Link {
             Transport::Tls(name) => {
                 let stream = connect(target, within).await?;
                 let name = match name {
-                    Some(name) => ServerName::try_from(name.clone())
-                        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no host name")))?,
+                    Some(name) => ServerName::try_from(name.clone()).map_err(|_| {
+                        io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no host name"))
+                    })?,
                     None => ServerName::IpAddress(target.ip().into()),
                 };
                 Ok(Link::Stream(Box::new(TlsConnector::from(tls()?).connect(name, stream).await?)))

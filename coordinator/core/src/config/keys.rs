@@ -187,15 +187,36 @@ pub const SERVICE: Section = Section {
     about: "A service of a target.",
     keys: &[
         key("name", "name", "", "as in agent.toml of the target's machine"),
-        key("probe", "tcp, http, smtp", "", "how it is asked whether it is well"),
-        key("port", "1 to 65535", "", "where"),
+        key("probe", "name of a preset", "none: `steps`", "how it is asked whether it is well: docs/probes.md"),
+        key("steps", "list of tables", "of the preset", "instead of `probe`: what is said and must be answered"),
+        key("port", "1 to 65535", "of the preset", "where"),
         key("restart", "boolean", "true", "restart it before anything else is done"),
+        key("timeout", "duration", "of the profile", "for the whole probe: at most 60s"),
+        key("tls", "boolean", "of the preset", "speak TLS from the first byte; the certificate is not verified"),
+        key("udp", "boolean", "false", "with `steps`: send datagrams"),
+        key("path", "string", "/", "http, https: what is asked for"),
+        key("host", "string", "the first VIP", "http, https: the Host header; with TLS the name asked for (SNI)"),
+        key("status", "pattern", "`2..` or `3..`", "http, https: which status is good"),
+        key("method", "string", "GET", "http, https: HEAD and others"),
+        key("query", "DNS name", ".", "dns: the name asked for"),
+    ],
+};
+
+/// A step of a service's `steps`
+pub const STEP: Section = Section {
+    heading: "steps = [ { … } ]",
+    about: "A step of a service's probe: send something, then wait for something.",
+    keys: &[
+        key("send", "string", "nothing", "sent first; escapes `\\r \\n \\t \\0 \\\\ \\xHH`"),
+        key("expect", "pattern", "nothing", "then read on until this matches"),
+        key("wrong", "pattern", "none", "if this matches instead, the reply is wrong at once"),
+        key("timeout", "duration", "of the probe", "for this step"),
     ],
 };
 
 /// All of them, in the order of the reference.
 pub const SECTIONS: &[&Section] =
-    &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &AGENT, &TARGET, &BACKUP, &BUDGET, &SERVICE];
+    &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &AGENT, &TARGET, &BACKUP, &BUDGET, &SERVICE, &STEP];
 
 /// The reference as Markdown, section by section (docs/configuration.md).
 #[must_use]

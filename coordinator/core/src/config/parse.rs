@@ -1,9 +1,9 @@
 //! `cluster.toml` → [`Cluster`]: each section with its readers, then what the sections say of each other.
 
 use super::{
-    Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Machine, OnCoordinatorLoss, Service, Target,
-    is_mac, keys,
+    Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Machine, OnCoordinatorLoss, Target, is_mac, keys,
     read::{Faults, Given, Table},
+    service::services,
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
 use std::{
@@ -19,7 +19,8 @@ const TERM: Duration = Duration::from_secs(5);
 /// coordinator wait for minutes.
 const TERM_LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
-const A_NAME: &str = "no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit";
+pub(super) const A_NAME: &str =
+    "no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit";
 const AN_ADDRESS: &str = "no IP:PORT such as \"192.0.2.21:7702\"";
 const A_VIP: &str = "no virtual IP: give one unicast IPv4 or IPv6 address without prefix length";
 
@@ -210,7 +211,8 @@ fn targets(
         let backup = backup(faults, &table, agent.as_ref(), agents, places);
         let address: Option<Given<IpAddr>> = table.parsed(faults, "address", "no IP address such as \"192.0.2.21\"");
         let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);
-        let services = services(faults, &table);
+        let host = vips.first().map(|vip| crate::probe::host(vip.address())).unwrap_or_default();
+        let services = services(faults, &table, &host);
         let failback = table.choice(faults, "failback", FAILBACKS).unwrap_or_default();
         let budget = budget(faults, &table);
         let mut wait =
@@ -315,33 +317,9 @@ fn vips(
     vips.into_iter().map(Given::into_inner).collect()
 }
 
-fn services(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Vec<Service> {
-    let mut services: Vec<Service> = Vec::new();
-    let mut seen = BTreeMap::new();
-    for table in target.tables(faults, "service", &keys::SERVICE) {
-        let name: Option<Given<kage_types::ServiceName>> = table.parsed(faults, "name", A_NAME);
-        let name = table.required(faults, "name", name);
-        let probe = table.choice(faults, "probe", &[("tcp", "tcp"), ("http", "http"), ("smtp", "smtp")]);
-        let probe = table.required(faults, "probe", probe);
-        let port = table.integer(faults, "port", 1..65_536);
-        let port = table.required(faults, "port", port);
-        let restart = table.boolean(faults, "restart").unwrap_or(true);
-        if let Some(name) = &name
-            && let Some(first) = seen.insert(name.get_ref().clone(), name.span())
-        {
-            faults.twice(&table.place, name.span(), first);
-            continue;
-        }
-        let (Some(name), Some(probe), Some(port)) = (name, probe, port) else { continue };
-        let port = u16::try_from(port.into_inner()).unwrap_or_default();
-        services.push(Service { name: name.into_inner(), probe: probe.to_owned(), port, restart });
-    }
-    services
-}
-
 impl Faults<'_> {
     /// A name that was given away above.
-    fn twice(&mut self, place: &str, span: Range<usize>, first: Range<usize>) {
+    pub(super) fn twice(&mut self, place: &str, span: Range<usize>, first: Range<usize>) {
         let line = self.line(first.start);
         self.value(place, "name", span, format!("stands twice, first in line {line}"));
     }

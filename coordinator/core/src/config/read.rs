@@ -50,6 +50,11 @@ impl<'t> Faults<'t> {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
 
+    /// How many so far?
+    pub fn count(&self) -> usize {
+        self.faults.len()
+    }
+
     /// Is it no TOML somewhere?
     pub fn is_broken(&self) -> bool {
         !self.broken.is_empty()
@@ -328,7 +333,7 @@ fn list(keys: &[Key]) -> String {
 }
 
 /// The known word that was probably meant: at most a third of its letters differ.
-pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let close = known.map(|known| (distance(word, known), known)).min()?;
     (close.0 <= close.1.len().max(3) / 3).then_some(close.1)
 }

@@ -78,7 +78,7 @@ impl Faults {
         match Duration::try_from(given) {
             Ok(timeout) if !timeout.is_zero() && timeout <= MAX_TIMEOUT => Some(timeout),
             Ok(_) | Err(_) => {
-                let text = format!("timeout = {given}: above 0 and at most {MAX_TIMEOUT:?}, such as \"3s\"");
+                let text = format!("timeout = {given:#}: above 0 and at most {MAX_TIMEOUT:?}, such as \"3s\"");
                 self.0.push(Fault { key: "timeout", step, text });
                 None
             }
@@ -118,7 +118,9 @@ impl FileProbe {
                 }
                 None => {
                     let known: Vec<_> = preset::PRESETS.iter().map(|preset| preset.name).collect();
-                    faults.say("probe", format!("probe = {name:?} is none of {}; or give steps", known.join(", ")));
+                    let hint = crate::config::nearest(name, known.iter().copied())
+                        .map_or_else(|| "or give steps".to_owned(), |near| format!("did you mean {near:?}?"));
+                    faults.say("probe", format!("probe = {name:?} is none of {}; {hint}", known.join(", ")));
                     (String::new(), Vec::new())
                 }
             },
@@ -131,7 +133,10 @@ impl FileProbe {
                 (String::new(), Vec::new())
             }
             (None, None) => {
-                faults.say("probe", "neither probe nor steps: give probe = \"tcp\" to see that the port answers, or a preset, or steps");
+                faults.say(
+                    "probe",
+                    "neither probe nor steps: give probe = \"tcp\" to see that the port answers, or a preset, or steps",
+                );
                 (String::new(), Vec::new())
             }
         };
@@ -264,7 +269,7 @@ fn own_steps(written: &[FileStep], transport: Transport, faults: &mut Faults) ->
         steps.push(checked);
     }
     let hears = written.iter().any(|step| step.expect.is_some());
-    let speaks_first = written.first().is_some_and(|step| step.send.is_some());
+    let speaks_first = written.first().is_some_and(|step| step.send.as_deref().is_some_and(|send| !send.is_empty()));
     if transport == Transport::Udp && !(hears && speaks_first) {
         faults.say("steps", "over UDP the first step sends and one expects: nothing else shows that anybody is there");
     }

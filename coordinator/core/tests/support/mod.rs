@@ -375,7 +375,7 @@ impl World {
                     self.ends(ms(timeout), job, JobResult::Check(CheckOutcome::Ng("no echo".into())));
                 }
             }
-            Action::Probe { job, address, port, timeout, .. } => {
+            Action::Probe { job, address, port, limits, .. } => {
                 let vip = self.held.keys().copied().find(|vip| vip.address() == address);
                 let here = vip.map_or_else(|| self.at(address), |vip| &self.servers[&self.held[&vip].0]);
                 let reached = here.up && !here.cut;
@@ -386,7 +386,7 @@ impl World {
                 let (takes, result) = match (reached, good) {
                     (true, true) => (3, CheckOutcome::Ok),
                     (true, false) => (1, CheckOutcome::Ng("connection refused".into())),
-                    (false, _) => (ms(timeout), CheckOutcome::Ng("no reply".into())),
+                    (false, _) => (ms(limits.step), CheckOutcome::Ng("no reply".into())),
                 };
                 self.ends(takes, job, JobResult::Check(result));
             }
