@@ -17,7 +17,7 @@ const ONE: Series = Series { count: 1, interval: ms(1), timeout: ms(30), enough:
 
 /// Drops so many of a hundred echo requests and as many of the answers.
 fn lose(percent: u32) {
-    let rule = format!("numgen random mod 100 < {percent} drop");
+    let rule = if percent == 100 { "drop".to_owned() } else { format!("numgen random mod 100 < {percent} drop") };
     let rules = format!(
         "flush ruleset\ntable ip lossy {{\nchain in {{\ntype filter hook input priority 0;\n\
          icmp type echo-request {rule}\nicmp type echo-reply {rule}\n}}\n}}"
