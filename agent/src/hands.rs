@@ -1,8 +1,12 @@
 //! What an owner does besides the guard: the address, announcements, closing sockets. One thread, in order: an
 //! address that was dropped is never put back by an older order (docs/safety.md, rule 4).
 
-use crate::guard::{IfName, Link, MacAddr, address, announce, now, sockets};
+use crate::{
+    events::Events,
+    guard::{IfName, Link, MacAddr, address, announce, now, removals, sockets},
+};
 use kage_agent_core::HoldRefused;
+use kage_proto::agent::v1::{AddressRestored, agent_event::Event};
 use kage_types::{Time, Vip};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +24,8 @@ use tokio::{runtime::Handle, sync::oneshot};
 const QUEUE: usize = 1024;
 /// Without an order for so long, there is time to tidy up.
 const IDLE: Duration = Duration::from_millis(20);
+/// Somebody who takes an address off again and again is not fought more often; the renewal of each second goes on.
+const RESTORE_AGAIN: Duration = Duration::from_millis(100);
 
 /// The VIPs that are live now; asked before an announcement is repeated.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +58,8 @@ pub enum Order {
     Put(Vip, Duration),
     /// Longer.
     Refresh(Vec<Vip>, Duration),
+    /// Somebody took it off: back on the interface, if it was put there, is live, and the kernel says so too.
+    Restore(Vip),
     /// Off the interface, its connections closed.
     Drop(Vip),
     /// Its connections closed.
@@ -74,11 +82,24 @@ impl Hands {
     ///
     /// # Errors
     /// No thread to be had.
-    pub fn spawn(interface: Option<IfName>, live: LiveVips) -> io::Result<Self> {
+    pub fn spawn(interface: Option<IfName>, live: LiveVips, events: Events) -> io::Result<Self> {
         let Some(interface) = interface else { return Ok(Self(None)) };
         let (orders, queue) = sync_channel(QUEUE);
-        let thread =
-            Worker { interface, live, announced: BTreeMap::new(), spent: Vec::new(), runtime: Handle::current() };
+        let thread = Worker {
+            interface,
+            live,
+            events,
+            held: BTreeMap::new(),
+            restored: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            spent: Vec::new(),
+            runtime: Handle::current(),
+        };
+        let restore = orders.clone();
+        let removed = move |vip| !matches!(restore.try_send(Order::Restore(vip)), Err(TrySendError::Disconnected(_)));
+        if let Err(error) = removals::watch(interface, removed) {
+            tracing::warn!(%error, "an address that somebody takes off is noticed after a second only");
+        }
         thread::Builder::new().name("hands".into()).stack_size(256 << 10).spawn(move || thread.run(&queue))?;
         Ok(Self(Some(orders)))
     }
@@ -101,6 +122,10 @@ impl Hands {
 struct Worker {
     interface: IfName,
     live: LiveVips,
+    events: Events,
+    /// On the interface by our orders, and for how long.
+    held: BTreeMap<Vip, Duration>,
+    restored: BTreeMap<Vip, Time>,
     announced: BTreeMap<Vip, Time>,
     /// Closed when nothing else is to be done: that takes longer than all the rest.
     spent: Vec<announce::Sent>,
@@ -124,13 +149,20 @@ impl Worker {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Put(vip, life) => self.with_link("put the address on", vip, |link| address::hold(link, vip, life)),
+            Order::Put(vip, life) => {
+                self.held.insert(vip, life);
+                self.with_link("put the address on", vip, |link| address::hold(link, vip, life));
+            }
             Order::Refresh(vips, life) => {
                 for vip in vips {
+                    self.held.insert(vip, life);
                     self.with_link("renew the address on", vip, |link| address::hold(link, vip, life));
                 }
             }
+            Order::Restore(vip) => self.restore(vip),
             Order::Drop(vip) => {
+                self.held.remove(&vip);
+                self.restored.remove(&vip);
                 self.announced.remove(&vip);
                 self.with_link("take the address off", vip, |link| address::release(link, vip));
                 close(vip);
@@ -145,6 +177,27 @@ impl Worker {
                 let _ = reply.send(());
             }
         }
+    }
+
+    /// Neighbours still know the hardware address, so nothing is announced.
+    fn restore(&mut self, vip: Vip) {
+        let Some(life) = self.held.get(&vip).copied() else { return };
+        let often = self.restored.get(&vip).is_some_and(|last| now().since(*last) < RESTORE_AGAIN);
+        // Rule 4: never put back without a live element. The kernel's word, as ours may be older than a flush.
+        if often || !self.live.contains(vip) || !removals::is_live(vip).unwrap_or(false) {
+            return;
+        }
+        // Several removals may have been queued; one that was made good already is no news.
+        if Link::find(self.interface)
+            .and_then(|link| address::present(&link, [vip]))
+            .is_ok_and(|there| !there.is_empty())
+        {
+            return;
+        }
+        self.restored.insert(vip, now());
+        tracing::warn!(%vip, interface = %self.interface, "somebody took the address off; it is put back (a network manager? docs/hosts.md)");
+        self.with_link("put the address back on", vip, |link| address::hold(link, vip, life));
+        self.events.publish(Event::AddressRestored(AddressRestored { vip: vip.to_string() }));
     }
 
     fn with_link(&self, what: &'static str, vip: Vip, act: impl FnOnce(&Link) -> io::Result<()>) {

@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 use kage_agent::{
     config::{Config, ConfigError},
     daemon::{self, Refused},
-    host::facts::Facts,
+    host::{facts::Facts, os::services::Verb},
+    service::Services,
 };
 use kage_proto::{enrol, token::Token};
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -47,7 +48,11 @@ enum Action {
         pki: PathBuf,
     },
     /// Print what this machine is, as JSON.
-    Facts,
+    Facts {
+        /// The agent's configuration: says besides how its services are handled.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
     /// Remove the guard and all VIPs from this machine, before the agent is removed for good.
     Uninstall {
         /// The configuration the agent ran with.
@@ -96,8 +101,18 @@ fn run(action: Action) -> anyhow::Result<()> {
             println!("enrolled as {}", pki.identity());
             Ok(())
         }
-        Action::Facts => {
-            println!("{}", serde_json::to_string_pretty(&Facts::read())?);
+        Action::Facts { config } => {
+            let mut facts = serde_json::to_value(Facts::read())?;
+            if let Some(config) = config {
+                let services = Services::new(&Config::load(&config)?);
+                let ways = services.all().map(|service| {
+                    let way = |verb: Verb| (verb.as_str().to_owned(), service.way(verb).into());
+                    let ways: serde_json::Map<_, _> = Verb::ALL.into_iter().map(way).collect();
+                    (service.name.to_string(), ways.into())
+                });
+                facts["services"] = ways.collect::<serde_json::Map<_, _>>().into();
+            }
+            println!("{}", serde_json::to_string_pretty(&facts)?);
             Ok(())
         }
         Action::Uninstall { config } => daemon::uninstall(&Config::load(&config)?),

@@ -5,7 +5,11 @@
 mod guard_net;
 
 use guard_net::*;
-use kage_agent::guard::{Guard, GuardKind, Health, Link, Monitor, Place, address, announce, sockets, wake};
+use kage_agent::{
+    events::Events,
+    guard::{Guard, GuardKind, Health, Link, Monitor, Place, address, announce, sockets, wake},
+    hands::{Hands, LiveVips, Order},
+};
 use kage_agent_core::{KernelOp, KernelOutcome};
 use std::{
     collections::BTreeSet,
@@ -448,4 +452,47 @@ fn the_address_has_a_life_of_its_own() {
         host.inside(|| address::hold(&link, vip, Duration::from_secs(1))).expect("hold");
     }
     wait_until(ms(3000), "both have lapsed", || present().is_empty());
+}
+
+#[test]
+fn an_address_that_somebody_takes_off_is_put_back_while_it_is_live() {
+    needs_root!();
+    let (host, client) = host_and_client();
+    let guard = host_guard(&host);
+    let mut kernel = Kernel::start(&host, guard.egress());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let (live, events) = (LiveVips::default(), Events::default());
+    let mut told = events.subscribe();
+    let on = || !host.run("ip -o addr show dev eth0 to 10.78.0.100/32").stdout.is_empty();
+    let hands = host.inside(|| {
+        let _inside = runtime.enter();
+        Hands::spawn(Some(ifname("eth0")), live.clone(), events).expect("hands")
+    });
+    kernel.acquire(vip4(), HOST, ms(3000));
+    hands.order(Order::Put(vip4(), Duration::from_secs(60)));
+    live.set(BTreeSet::from([vip4()]));
+    wait_until(ms(2000), "put", on);
+    assert!(client.pings(vip4()));
+    for _ in 0..3 {
+        let begun = Instant::now();
+        host.sh("ip addr flush dev eth0 to 10.78.0.100/32");
+        wait_until(ms(2000), "put back", on);
+        eprintln!("an address taken off is back after {:?}, `ip` included", begun.elapsed());
+        wait_until(ms(1000), "told", || {
+            told.waiting().is_some_and(|event| format!("{event:?}").contains("AddressRestored"))
+        });
+        std::thread::sleep(ms(150));
+    }
+    assert!(client.pings(vip4()));
+    // Without its element it stays away, whatever the driver last knew; and so does what was dropped.
+    assert_eq!(kernel.close(vip4(), HOST), KernelOutcome::Done);
+    host.sh("ip addr del 10.78.0.100/32 dev eth0");
+    std::thread::sleep(ms(300));
+    assert!(!on() && told.waiting().is_none());
+    kernel.acquire(vip4(), HOST, ms(3000));
+    hands.order(Order::Put(vip4(), Duration::from_secs(60)));
+    hands.order(Order::Drop(vip4()));
+    std::thread::sleep(ms(300));
+    assert!(!on() && told.waiting().is_none());
 }

@@ -3,6 +3,7 @@
 mod check;
 mod connect;
 mod events;
+mod facts;
 mod pki;
 mod probe;
 mod status;
@@ -77,6 +78,14 @@ enum Command {
         /// A cluster.toml to check without a coordinator.
         file: Option<PathBuf>,
     },
+    /// What an agent's machine is, and how it restarts services, reboots and sleeps. Asks the agent itself.
+    Facts {
+        /// The agent's name.
+        agent: String,
+        /// Where it listens, if not where the coordinator's configuration says: then the coordinator is not asked.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+    },
     /// Move a target's virtual IPs to its backup server, as planned.
     Failover(Move),
     /// Move them back.
@@ -133,6 +142,7 @@ async fn main() -> ExitCode {
         .init();
     let outcome = match &cli.command {
         Command::Status => status::status(&cli.global).await,
+        Command::Facts { agent, address } => facts::facts(&cli.global, agent, address.as_deref()).await,
         Command::Voters => status::voters(&cli.global).await,
         Command::Events { follow, target, after, format } => {
             let format = if cli.global.json { events::Format::Json } else { *format };

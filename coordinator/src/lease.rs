@@ -133,6 +133,9 @@ fn report(event: wire::AgentEvent) -> Option<AgentReport> {
         E::LeaseOpened(opened) => AgentReport::Opened(ask(&opened.vip, opened.epoch)?),
         E::GoingDown(going) => AgentReport::GoingDown { machine: going.what != "agent", what: going.what },
         E::GuardReinstalled(guard) => AgentReport::Other(format!("the guard was put back: {}", guard.reason)),
+        E::AddressRestored(put) => {
+            AgentReport::Other(format!("the address {} was put back: somebody had taken it off", put.vip))
+        }
         E::Missed(count) => AgentReport::Other(format!("{count} events were dropped")),
     })
 }

@@ -108,13 +108,13 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
 
     let (handle, inputs) = driver::channel();
     let live_vips = LiveVips::default();
-    let hands = Hands::spawn(interface, live_vips.clone())?;
+    let events = Events::default();
+    let hands = Hands::spawn(interface, live_vips.clone(), events.clone())?;
     let storage = Storage::spawn(dir, handle.inputs())?;
     let mut voters = Voters::new(config.name.clone(), credentials.clone(), handle.clone());
     if let Some(stored) = &stored {
         voters.assign(&stored.voters, stored.timing.renewal);
     }
-    let events = Events::default();
     let parts = Parts {
         me: config.name.clone(),
         incarnation,

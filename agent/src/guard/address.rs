@@ -69,6 +69,14 @@ pub fn present(link: &Link, vips: impl IntoIterator<Item = Vip>) -> io::Result<V
     Ok(vips.into_iter().filter(|vip| there.contains(&vip.address())).collect())
 }
 
+/// The address whose removal from the interface `message` tells.
+pub(super) fn removed(message: &netlink::Message<'_>, link: &Link) -> Option<Vip> {
+    if message.kind != RTM_DELADDR {
+        return None;
+    }
+    parse(message.payload, link.index)?.to_string().parse().ok()
+}
+
 fn route() -> io::Result<Socket> {
     Socket::netlink(libc::NETLINK_ROUTE, 0)
 }

@@ -19,6 +19,7 @@ mod link;
 mod monitor;
 mod netlink;
 mod realtime;
+pub mod removals;
 mod renewal;
 mod ruleset;
 pub mod sockets;

@@ -97,6 +97,12 @@ fn watch(socket: &Socket, guard: &Mutex<Guard>, alerts: &UnboundedSender<GuardAl
 
 /// Compares, and puts back what differs.
 fn inspect(guard: &mut Guard) -> Result<Option<GuardAlert>, GuardError> {
+    // `nft flush ruleset`: nothing is to be compared, and each millisecond counts. Default deny first; who held a VIP
+    // finds its element gone and asks anew.
+    if guard.is_gone() {
+        let what = "the guard's tables were deleted (nft flush ruleset? docs/hosts.md)".to_owned();
+        return Ok(Some(GuardAlert { what, failed: guard.reinstall().err() }));
+    }
     match guard.verify()? {
         Health::Intact => Ok(None),
         Health::Changed(what) => Ok(Some(GuardAlert { what, failed: guard.reinstall().err() })),

@@ -2,7 +2,10 @@
 
 use super::{
     nic::{Nic, nics},
-    os::{Os, ServiceManager},
+    os::{
+        Os, ServiceManager,
+        net::{Party, firewalls, network_managers},
+    },
     power::sleep_states,
 };
 use rustix::net::{
@@ -10,7 +13,7 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_timeout},
 };
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use sysinfo::System;
 
 /// Facts about this host.
@@ -46,12 +49,26 @@ pub struct Facts {
     pub boot_id: String,
     /// Since boot, sleep included.
     pub uptime: Duration,
+    /// The kernel's clock source, and whether the wall clock is synchronised.
+    pub clock: String,
+    /// Who configures the network, and what follows for VIPs.
+    pub network_managers: BTreeMap<String, String>,
+    /// Who else writes rules for packets, and what follows for the guard.
+    pub firewalls: BTreeMap<String, String>,
 }
 
 impl Facts {
     /// Reads them; what can't be read is empty.
     #[must_use]
     pub fn read() -> Self {
+        Self::for_interface(None)
+    }
+
+    /// The same; `interface`: by index, where the VIPs are.
+    #[must_use]
+    pub fn for_interface(interface: Option<u32>) -> Self {
+        let root = Path::new("/");
+        let named = |parties: Vec<Party>| parties.into_iter().map(|one| (one.name.to_owned(), one.reason)).collect();
         let kernel = System::kernel_version().unwrap_or_default();
         let (os_id, os_version) = os_release();
         let os = Os::detect(Path::new("/"));
@@ -72,6 +89,9 @@ impl Facts {
                 .any(|path| Path::new(path).exists()),
             boot_id: line("/proc/sys/kernel/random/boot_id"),
             uptime: super::clock::now().since(kage_types::Time::ZERO),
+            clock: clock(),
+            network_managers: named(network_managers(root, interface)),
+            firewalls: named(firewalls(root)),
             kernel,
         }
     }
@@ -89,6 +109,15 @@ fn os_release() -> (String, String) {
         value.trim().trim_matches(['"', '\'']).to_owned()
     };
     (value("ID"), value("VERSION_ID"))
+}
+
+fn clock() -> String {
+    let source = line("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    // SAFETY: all-zero is a valid timex, and modes = 0 only reads; the pointer is to a local that outlives the call.
+    let state = unsafe { libc::adjtimex(&mut std::mem::zeroed()) };
+    let synchronised = if state == libc::TIME_ERROR { "not synchronised" } else { "synchronised" };
+    let source = if source.is_empty() { "unknown clock source" } else { &source };
+    format!("{source}, wall clock {synchronised}")
 }
 
 fn memory_bytes() -> u64 {

@@ -111,6 +111,21 @@ impl Power {
         }
     }
 
+    /// How this machine reboots, powers off and suspends, in words for people.
+    #[must_use]
+    pub fn ways(&self) -> [String; 3] {
+        let systemd = Path::new(SYSTEMD).exists();
+        let way =
+            |configured: &Option<Vec<String>>, verb| configured.clone().unwrap_or_else(|| graceful(verb, systemd));
+        let suspend = match (&self.config.suspend, check_sleep(Path::new(SYS_POWER_STATE))) {
+            (Some(argv), _) => argv.join(" "),
+            (None, Err(error)) => format!("none: {error}"),
+            (None, Ok(())) if systemd => graceful("suspend", true).join(" "),
+            (None, Ok(())) => format!("\"mem\" written to {SYS_POWER_STATE}"),
+        };
+        [way(&self.config.reboot, "reboot").join(" "), way(&self.config.power_off, "poweroff").join(" "), suspend]
+    }
+
     /// Suspends to memory. Returns before the sleep (systemd) or after it (kernel): see
     /// [`super::clock::SleepDetector`] for whether there was one.
     ///

@@ -7,13 +7,16 @@ use crate::{
         facts::Facts,
         load::{HostLoad, Sampler},
         nic::Nic,
+        os::services::Verb,
         ping::{PingError, Pinger, Series},
         probe::{self, Outcome, Probe, Step, Transport},
+        service::Service,
     },
     wire,
 };
 use kage_proto::agent::v1;
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -39,7 +42,13 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 impl Shared {
     pub(super) async fn facts(&self) -> Result<v1::Facts, Status> {
-        let facts = spawn_blocking(Facts::read).await.map_err(|error| Status::internal(error.to_string()))?;
+        let index = self.interface.and_then(|interface| Link::find(interface).ok()).map(|link| link.index);
+        let facts = spawn_blocking(move || Facts::for_interface(index)).await;
+        let facts = facts.map_err(|error| Status::internal(error.to_string()))?;
+        let [reboot, power_off, suspend] = self.power.ways();
+        let parties = |found: BTreeMap<String, String>| {
+            found.into_iter().map(|(name, reason)| v1::Party { name, reason }).collect()
+        };
         Ok(v1::Facts {
             agent: self.config.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,7 +58,7 @@ impl Shared {
             arch: facts.architecture,
             cpus: facts.cpus,
             memory_bytes: facts.memory_bytes,
-            init: facts.init.to_string(),
+            init: self.services.system().manager.to_string(),
             nics: facts.nics.iter().map(nic).collect(),
             sleep_states: facts.sleep_states,
             boot_id: facts.boot_id,
@@ -57,6 +66,15 @@ impl Shared {
             guard: self.guard.borrow().describe(),
             libvirt: self.vms.connection(),
             witness: self.config.witness,
+            init_reason: self.services.system().reason.clone(),
+            services: self.services.all().map(ways).collect(),
+            reboot,
+            power_off,
+            suspend,
+            network_managers: parties(facts.network_managers),
+            firewalls: parties(facts.firewalls),
+            nf_tables: facts.nf_tables,
+            clock: facts.clock,
         })
     }
 
@@ -75,6 +93,20 @@ impl Shared {
         })?;
         let answered_by = answered.filter(|mac| Some(*mac) != except).map(|mac| mac.to_string()).unwrap_or_default();
         Ok(v1::ProbeVipReply { answered_by })
+    }
+}
+
+fn ways(service: &Service) -> v1::ServiceWays {
+    v1::ServiceWays {
+        service: service.name.to_string(),
+        unit: service.unit.clone().unwrap_or_default(),
+        watched: service.watched(),
+        check: service.way(Verb::Status),
+        restart: service.way(Verb::Restart),
+        start: service.way(Verb::Start),
+        stop: service.way(Verb::Stop),
+        freeze: service.way(Verb::Freeze),
+        thaw: service.way(Verb::Thaw),
     }
 }
 

@@ -22,6 +22,9 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Every one.
+    pub const ALL: [Verb; 6] = [Verb::Status, Verb::Restart, Verb::Start, Verb::Stop, Verb::Freeze, Verb::Thaw];
+
     /// As in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
