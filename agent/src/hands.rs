@@ -91,6 +91,7 @@ impl Hands {
             events,
             held: BTreeMap::new(),
             restored: BTreeMap::new(),
+            orders: orders.clone(),
             announced: BTreeMap::new(),
             spent: Vec::new(),
             runtime: Handle::current(),
@@ -126,6 +127,8 @@ struct Worker {
     /// On the interface by our orders, and for how long.
     held: BTreeMap<Vip, Duration>,
     restored: BTreeMap<Vip, Time>,
+    /// To look again later.
+    orders: SyncSender<Order>,
     announced: BTreeMap<Vip, Time>,
     /// Closed when nothing else is to be done: that takes longer than all the rest.
     spent: Vec<announce::Sent>,
@@ -182,9 +185,8 @@ impl Worker {
     /// Neighbours still know the hardware address, so nothing is announced.
     fn restore(&mut self, vip: Vip) {
         let Some(life) = self.held.get(&vip).copied() else { return };
-        let often = self.restored.get(&vip).is_some_and(|last| now().since(*last) < RESTORE_AGAIN);
         // Rule 4: never put back without a live element. The kernel's word, as ours may be older than a flush.
-        if often || !self.live.contains(vip) || !removals::is_live(vip).unwrap_or(false) {
+        if !self.live.contains(vip) || !removals::is_live(vip).unwrap_or(false) {
             return;
         }
         // Several removals may have been queued; one that was made good already is no news.
@@ -192,6 +194,15 @@ impl Worker {
             .and_then(|link| address::present(&link, [vip]))
             .is_ok_and(|there| !there.is_empty())
         {
+            return;
+        }
+        // `ip addr flush` looks again and again until all are gone.
+        if self.restored.get(&vip).is_some_and(|last| now().since(*last) < RESTORE_AGAIN) {
+            let orders = self.orders.clone();
+            self.runtime.spawn(async move {
+                tokio::time::sleep(RESTORE_AGAIN).await;
+                let _ = orders.try_send(Order::Restore(vip));
+            });
             return;
         }
         self.restored.insert(vip, now());

@@ -113,10 +113,10 @@ fn find_manager(root: &Path) -> (ServiceManager, String) {
     {
         return (ServiceManager::OpenRc, because("/run/openrc is there"));
     }
-    for directory in ["run/runit", "etc/runit/runsvdir/current"] {
-        if there(directory) {
-            return (ServiceManager::Runit, format!("/{directory} is there"));
-        }
+    // Its directories are no sign: distributions carry them along for packages.
+    let first = fs::read_to_string(root.join("proc/1/comm")).unwrap_or_default();
+    if matches!(first.trim(), "runit" | "runsvdir") {
+        return (ServiceManager::Runit, format!("process 1 is {}", first.trim()));
     }
     let init = ["sbin/init", "init"].iter().find_map(|path| fs::canonicalize(root.join(path)).ok());
     if init.is_some_and(|path| path.file_name().is_some_and(|name| name == "busybox")) {
@@ -157,7 +157,9 @@ pub(crate) mod tests {
         fs::create_dir(root.join("sbin")).expect("directory");
         std::os::unix::fs::symlink("../bin/busybox", root.join("sbin/init")).expect("link");
         assert_eq!(found(), ServiceManager::Busybox);
-        write(root, "run/runit/stopit", "");
+        write(root, "run/runit/supervise/x", "");
+        assert_eq!(found(), ServiceManager::Busybox);
+        write(root, "proc/1/comm", "runit\n");
         assert_eq!(found(), ServiceManager::Runit);
         write(root, "run/openrc/softlevel", "default");
         assert_eq!(found(), ServiceManager::OpenRc);
