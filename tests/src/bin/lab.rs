@@ -14,7 +14,7 @@ use kage_tests::lab::config::Profile;
 use kage_tests::lab::daemons::{self, Part};
 use kage_tests::lab::drill::{Drill, Fault, Return};
 use kage_tests::lab::network::Cut;
-use kage_tests::lab::nodes::{self, Kind};
+use kage_tests::lab::nodes::{self, Kind, Layout, Service};
 use kage_tests::lab::{capture, client, console, hypervisor, image, lifecycle, machine, network, nic, spawn, speech};
 
 #[derive(Parser)]
@@ -31,6 +31,9 @@ enum Command {
         /// The product's timings: normal, fast or thesis
         #[arg(long, default_value = "normal")]
         profile: Profile,
+        /// Who is in it: small (one target), or msbs (Mail and Web, Debian, data on a file server)
+        #[arg(long, default_value = "small")]
+        layout: Layout,
     },
     /// Remove the lab; results of drills stay
     Down,
@@ -162,14 +165,25 @@ enum Command {
     /// (internal) The network cards of machines that are off
     #[command(hide = true)]
     Nic,
+    /// (internal) Run a program as its children's reaper: what daemons leave behind is taken at once
+    #[command(hide = true)]
+    Reap {
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// (internal) Send the magic packet from here
     #[command(hide = true)]
     Magic { machine: String },
+    /// (internal) Ask an address once who serves
+    #[command(hide = true)]
+    Ask { address: Ipv4Addr, service: Service },
     /// (internal) Ask an address over and over
     #[command(hide = true)]
     Client {
         #[arg(long)]
         vip: Ipv4Addr,
+        #[arg(long)]
+        service: Service,
         #[arg(long)]
         out: PathBuf,
         #[arg(long, default_value_t = 20)]
@@ -270,7 +284,7 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up { profile } => lifecycle::up(profile, &mut note)?,
+        Command::Up { profile, layout } => lifecycle::up(layout, profile, &mut note)?,
         Command::Down => lifecycle::down()?,
         Command::Status { json } => {
             let status = lifecycle::status()?;
@@ -344,9 +358,14 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Image { which } => make_image(&which)?,
         Command::Nic => nic::serve()?,
+        Command::Reap { command } => spawn::reap(&command)?,
         Command::Magic { machine } => nic::send(nodes::machine(&machine)?)?,
-        Command::Client { vip, out, interval_ms, timeout_ms } => {
-            client::poll(vip, Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms), &out)?;
+        Command::Ask { address, service } => {
+            let server = client::ask((address, service.port()).into(), service, Duration::from_secs(1));
+            print(&server.with_context(|| format!("nobody answers on {address}"))?);
+        }
+        Command::Client { vip, service, out, interval_ms, timeout_ms } => {
+            client::poll(vip, service, Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms), &out)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -357,10 +376,10 @@ fn prepare(profile: Option<Profile>) -> Result<()> {
     match (lifecycle::memory(), profile) {
         (Ok(memory), Some(wanted)) if memory.profile != wanted => {
             lifecycle::down()?;
-            lifecycle::up(wanted, &mut note)
+            lifecycle::up(memory.layout, wanted, &mut note)
         }
         (Ok(_), _) => Ok(()),
-        (Err(_), wanted) => lifecycle::up(wanted.unwrap_or_default(), &mut note),
+        (Err(_), wanted) => lifecycle::up(Layout::Small, wanted.unwrap_or_default(), &mut note),
     }
 }
 

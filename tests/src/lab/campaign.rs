@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::Profile;
 use super::drill::{Drill, Fault};
 use super::network::Cut;
-use super::nodes::machine as machine_node;
+use super::nodes::{Layout, machine as machine_node};
 use super::report::spread;
 use super::run::{run, write};
 use super::suite::{prepare, promised_ms};
@@ -110,7 +110,7 @@ pub fn lease(runs: u32, say: &mut dyn FnMut(&str)) -> Result<()> {
             Ok,
         )?;
     for profile in [Profile::Normal, Profile::Fast] {
-        prepare(profile, say)?;
+        prepare(Layout::Small, profile, say)?;
         for number in 1..=runs {
             for (name, fault, trouble) in LEASE {
                 // The faults that the lease is for, each `runs` times; the others once, to see that they stay good.
@@ -128,7 +128,7 @@ pub fn lease(runs: u32, say: &mut dyn FnMut(&str)) -> Result<()> {
                 write(&path, serde_json::to_string_pretty(&measurement)? + "\n")?;
                 if broken {
                     lifecycle::down()?;
-                    lifecycle::up(profile, say)?;
+                    lifecycle::up(Layout::Small, profile, say)?;
                 }
             }
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::nodes::Service;
 use super::run::{ms, now_ns};
 
 /// One question and its fate.
@@ -48,24 +49,44 @@ pub struct Outage {
     pub after: Option<String>,
 }
 
-fn ask(vip: SocketAddr, timeout: Duration) -> Option<String> {
+/// Asks once who serves; `None` if there is no right answer within `timeout`.
+///
+/// HTTP: the page's first line. SMTP: the greeting's host name, after `quit` was answered with 221 (the thesis's probe).
+#[must_use]
+pub fn ask(address: SocketAddr, service: Service, timeout: Duration) -> Option<String> {
     let start = Instant::now();
     let left = || timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
-    let mut stream = TcpStream::connect_timeout(&vip, timeout).ok()?;
+    let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_write_timeout(Some(left()?)).ok()?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
     let mut answer = Vec::new();
-    loop {
-        stream.set_read_timeout(Some(left()?)).ok()?;
-        let mut chunk = [0; 1024];
-        match stream.read(&mut chunk).ok()? {
-            0 => break,
-            count => answer.extend_from_slice(&chunk[..count]),
+    // Reads on to the end of the connection, or until what was heard satisfies `enough`.
+    let mut hear = |stream: &mut TcpStream, enough: &dyn Fn(&[u8]) -> bool| -> Option<String> {
+        answer.clear();
+        while !enough(&answer) {
+            stream.set_read_timeout(Some(left()?)).ok()?;
+            let mut chunk = [0; 1024];
+            match stream.read(&mut chunk).ok()? {
+                0 => break,
+                count => answer.extend_from_slice(&chunk[..count]),
+            }
+        }
+        String::from_utf8(answer.clone()).ok()
+    };
+    match service {
+        Service::Http => {
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+            let answer = hear(&mut stream, &|_| false)?;
+            let (head, page) = answer.split_once("\r\n\r\n")?;
+            head.lines().next()?.contains(" 200").then(|| page.lines().next().unwrap_or("").to_owned())
+        }
+        Service::Smtp => {
+            let line = |heard: &[u8]| heard.ends_with(b"\n");
+            let greeting = hear(&mut stream, &line)?;
+            let host = greeting.strip_prefix("220 ")?.split([' ', '.', '\r']).next()?.to_owned();
+            stream.write_all(b"quit\r\n").ok()?;
+            hear(&mut stream, &line)?.starts_with("221").then_some(host)
         }
     }
-    let answer = String::from_utf8(answer).ok()?;
-    let (head, page) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.contains(" 200").then(|| page.lines().next().unwrap_or("").to_owned())
 }
 
 /// Asks `vip` every `interval` until the process is ended, appending one JSON line for each
@@ -73,10 +94,10 @@ fn ask(vip: SocketAddr, timeout: Duration) -> Option<String> {
 ///
 /// # Errors
 /// The file can't be written.
-pub fn poll(vip: Ipv4Addr, interval: Duration, timeout: Duration, out: &Path) -> Result<()> {
+pub fn poll(vip: Ipv4Addr, service: Service, interval: Duration, timeout: Duration, out: &Path) -> Result<()> {
     let file = std::fs::File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     let file = Arc::new(Mutex::new(file));
-    let address = SocketAddr::from((vip, 80));
+    let address = SocketAddr::from((vip, service.port()));
     // Enough askers that each is free again when its turn comes.
     let askers = u32::try_from(timeout.as_nanos() / interval.as_nanos().max(1)).unwrap_or(32).clamp(1, 64) + 4;
     let start = Instant::now();
@@ -90,7 +111,7 @@ pub fn poll(vip: Ipv4Addr, interval: Duration, timeout: Duration, out: &Path) ->
                     turn += askers;
                     let t_ns = now_ns();
                     let asked = Instant::now();
-                    let server = ask(address, timeout);
+                    let server = ask(address, service, timeout);
                     let latency_ns = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
                     let sample = Sample { t_ns, latency_ns, ok: server.is_some(), server };
                     let Ok(mut line) = serde_json::to_vec(&sample) else { return };

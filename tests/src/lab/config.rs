@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::dirs;
-use super::nodes::{Kind, NODES, Spec, find, of};
+use super::nodes::{self, Kind, Service, Spec, System, find, of};
 use super::run::{run, text, write};
 
 /// The profile of the product's timings.
@@ -83,7 +84,7 @@ pub fn agent_file(node: &Spec) -> PathBuf {
 
 /// Who runs an agent, and so needs a certificate and a configuration.
 pub fn agents() -> impl Iterator<Item = &'static Spec> {
-    NODES.iter().filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::Voter | Kind::Machine))
+    nodes::nodes().iter().filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::Voter | Kind::Machine))
 }
 
 /// Makes a new authority, the certificates of the controllers and the operator, and one for each agent.
@@ -121,14 +122,28 @@ pub fn agent_toml(node: &Spec) -> String {
         node.kind == Kind::Voter,
     );
     match node.kind {
-        Kind::Machine => toml.push_str(
-            "\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n[services.http]\ncheck = [\"pidof\", \"httpd\"]\n\
-             restart = [\"sh\", \"-c\", \"killall httpd 2> /dev/null; httpd -p 80 -h /www\"]\nprocess = \"httpd\"\n",
-        ),
+        Kind::Machine => {
+            toml.push_str("\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n");
+            toml.push_str(service_toml(node));
+        }
         Kind::Hypervisor => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
-        Kind::Switch | Kind::Voter | Kind::Client | Kind::Domain => {}
+        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::Domain => {}
     }
     toml
+}
+
+/// How a machine's agent sees, restarts and watches its service. `/run/kage-broken` is the trouble that only a reboot
+/// cures; in the Debian guest its units look at it themselves.
+const fn service_toml(node: &Spec) -> &'static str {
+    match (node.system, node.service) {
+        (System::Busybox, Service::Http | Service::Smtp) => {
+            "[services.http]\ncheck = [\"pidof\", \"httpd\"]\n\
+             restart = [\"sh\", \"-c\", \"[ ! -e /run/kage-broken ] || exit 1; killall httpd 2> /dev/null; httpd -p 80 -h /www\"]\n\
+             process = \"httpd\"\n"
+        }
+        (System::Debian, Service::Http) => "[services.http]\nunit = \"nginx.service\"\nprocess = \"nginx\"\n",
+        (System::Debian, Service::Smtp) => "[services.smtp]\nunit = \"postfix@-.service\"\nprocess = \"master\"\n",
+    }
 }
 
 /// The cluster's configuration: what the coordinator and the SIF are told of the lab.
@@ -149,24 +164,35 @@ pub fn cluster_toml(profile: Profile) -> String {
             Kind::Machine => {
                 let _ = writeln!(toml, "guard = \"host\"\nmac = \"{}\"", node.mac_text());
             }
-            Kind::Switch | Kind::Client | Kind::Domain => {}
+            Kind::Switch | Kind::Client | Kind::FileServer | Kind::Domain => {}
         }
     }
     for double in of(Kind::Domain) {
         if let (Some(target), Some(vip)) = (double.double_of, double.vip()) {
+            let (wait, service) = (reboot_wait(double).as_secs(), double.service.name());
             let _ = write!(
                 toml,
                 "\n[[target]]\nname = \"{target}\"\nagent = \"{target}\"\nvips = [\"{vip}\"]\n\
                  backup = {{ agent = \"{}\", domain = \"{}\" }}\n\
-                 failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"15s\"\nstart_wait = \"15s\"\n\
+                 failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"{wait}s\"\nstart_wait = \"{wait}s\"\n\
                  # Drills come many times an hour.\n\
                  budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\n\
-                 [[target.service]]\nname = \"http\"\nprobe = \"http\"\nport = 80\n",
-                double.host, double.name
+                 [[target.service]]\nname = \"{service}\"\nprobe = \"{service}\"\nport = {}\n",
+                double.host,
+                double.name,
+                double.service.port(),
             );
         }
     }
     toml
+}
+
+/// Trc: how long a machine that does not answer may be rebooting. The thesis takes 1.3 times a measured reboot.
+const fn reboot_wait(node: &Spec) -> Duration {
+    match node.system {
+        System::Busybox => Duration::from_secs(15),
+        System::Debian => Duration::from_secs(45),
+    }
 }
 
 /// Writes every configuration file.

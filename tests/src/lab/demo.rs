@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::capture::Capture;
 use super::config::Profile;
 use super::drill::Poller;
-use super::nodes::machine as machine_node;
+use super::nodes::{Layout, machine as machine_node};
 use super::report::RunReport;
 use super::run::{ms, now_ns};
 use super::suite::{kagectl_json, prepare, promised_ms};
@@ -20,7 +20,7 @@ use super::{daemons, dirs, machine, speech};
 /// # Errors
 /// The lab does not come up, or Mail does not come home.
 pub fn run(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<bool> {
-    prepare(profile, say)?;
+    prepare(Layout::Small, profile, say)?;
     let target = machine_node("mail")?;
     let vip = target.vip().context("mail has a VIP")?;
     super::run::wait_until(Duration::from_secs(60), "mail is in regular mode", || {

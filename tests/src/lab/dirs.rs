@@ -50,8 +50,8 @@ pub fn project() -> Result<PathBuf> {
 pub fn binary(name: &str) -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = std::env::var_os("KAGE_BIN_DIR").map(PathBuf::from).into_iter().collect();
     if let Ok(project) = project() {
-        places.push(project.join("target/lab"));
-        places.push(project.join("target/release"));
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), PathBuf::from);
+        places.extend([target.join("lab"), target.join("release")]);
     }
     let path = places.iter().map(|place| place.join(name)).find(|path| path.is_file())?;
     let help = run(&[&path.to_string_lossy(), "--help"]).ok()?;

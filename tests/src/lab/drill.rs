@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::capture::Capture;
 use super::client::{self, Sample};
 use super::daemons::{self, Part};
-use super::lifecycle::{BOOT_LIMIT, this_program};
+use super::lifecycle::this_program;
 use super::network::{self, Cut};
 use super::nodes::{Spec, double, find};
 use super::report::{Report, RunReport};
@@ -88,9 +88,10 @@ impl Drill {
     #[must_use]
     pub fn new(name: &str, fault: Fault, target: &'static Spec) -> Self {
         let expect = match fault {
-            Fault::Crash | Fault::Hang | Fault::Shutdown | Fault::Cut(Cut::Full | Cut::FromTarget | Cut::ToTarget) => {
-                Expect::Takeover
-            }
+            Fault::Crash
+            | Fault::Hang
+            | Fault::Shutdown
+            | Fault::Cut(Cut::Full | Cut::FromTarget | Cut::ToTarget | Cut::AllButStorage) => Expect::Takeover,
             Fault::Cut(Cut::Coordinator) | Fault::Service => Expect::Stay,
             Fault::Cut(Cut::Loss(_)) | Fault::Stall(_) | Fault::Reboot => Expect::Either,
         };
@@ -127,7 +128,7 @@ impl Drill {
 
     fn once(&self, folder: &Path, number: u32) -> Result<RunReport> {
         let vip = self.target.vip().with_context(|| format!("{} serves no virtual address", self.target.name))?;
-        self.wait_home(BOOT_LIMIT).context("the service must be at home before a drill")?;
+        self.wait_home(self.target.boot_limit()).context("the service must be at home before a drill")?;
         let capture = Capture::start(&folder.join(format!("run-{number}.pcap")))?;
         let poller = Poller::start(self.target, &folder.join(format!("run-{number}.jsonl")))?;
         poller.wait("the client is served", Duration::from_secs(10), |samples| good_at_end(samples, 50))?;
@@ -220,7 +221,7 @@ impl Drill {
         if self.expect == Expect::Stay {
             return Ok(());
         }
-        machine::wait_answering(self.target, BOOT_LIMIT)?;
+        machine::wait_answering(self.target, self.target.boot_limit())?;
         match self.back {
             Return::Auto => {}
             // Refused until the target has been healthy for long enough: ask again.
@@ -237,7 +238,7 @@ impl Drill {
             .is_none_or(|double| hypervisor::state(double).is_ok_and(|state| state == "paused"));
         let served = || {
             let client = find("client").ok()?;
-            network::fetch(client, self.target.vip()?)
+            network::who_serves(client, self.target.vip()?, self.target.service)
         };
         at_rest && served().as_deref() == Some(self.target.name)
     }
@@ -305,7 +306,17 @@ impl Poller {
         let daemon = Daemon::new(find("client")?, "poller");
         daemon.stop()?;
         let _ = std::fs::remove_file(file);
-        daemon.start(&[&this_program()?, "client", "--vip", &vip.to_string(), "--out", &text(file)])?;
+        let (interval, timeout) = target.service.poll();
+        let words = [
+            this_program()?,
+            "client".into(),
+            format!("--vip={vip}"),
+            format!("--service={}", target.service.name()),
+            format!("--interval-ms={}", interval.as_millis()),
+            format!("--timeout-ms={}", timeout.as_millis()),
+            format!("--out={}", text(file)),
+        ];
+        daemon.start(&words.each_ref().map(String::as_str))?;
         Ok(Self { daemon, file: file.to_owned() })
     }
 

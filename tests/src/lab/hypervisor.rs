@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 
 use super::image;
 use super::machine::{command_line, console_log, initramfs_path, shell_socket};
-use super::nodes::{GUEST_MEMORY_MIB, Kind, Spec, find, of};
+use super::nodes::{Kind, Spec, System, find, of};
 use super::run::{run, succeeds, text, wait_until, write};
 use super::spawn::{Daemon, HOLDER, run_in};
-use super::{dirs, network};
+use super::{debian, dirs, network};
 
 /// Folders that libvirt knows by fixed paths: each hypervisor sees its own there.
 const PRIVATE: &[&str] =
@@ -73,7 +73,18 @@ pub fn up(node: &'static Spec) -> Result<()> {
 /// It does not within 20 s.
 pub fn start_libvirtd(node: &'static Spec) -> Result<()> {
     let daemon = libvirtd(node);
-    daemon.start(&["libvirtd", "-l", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"])?;
+    let program = super::lifecycle::this_program()?;
+    daemon.start(&[
+        &program,
+        "reap",
+        "--",
+        "libvirtd",
+        "-l",
+        "-f",
+        "/etc/libvirt/libvirtd.conf",
+        "-p",
+        "/run/libvirt/libvirtd.pid",
+    ])?;
     wait_until(Duration::from_secs(20), &format!("libvirtd of {} answers", node.name), || {
         Ok(virsh(node, &["uri"]).is_ok())
     })
@@ -108,11 +119,21 @@ pub fn define(domain: &Spec) -> Result<()> {
     let kind = if image::accelerator(&kernel)? == "kvm" { "kvm" } else { "qemu" };
     let folder = dirs::node(domain.name);
     image::initramfs(&kernel, None, &folder.join("etc"), &initramfs_path(domain))?;
+    let disk = match domain.system {
+        System::Busybox => String::new(),
+        // The guest agent sets the clock of a double that slept for long.
+        System::Debian => format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/>
+      <target dev='vda' bus='virtio'/></disk>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
+            text(&debian::overlay(domain)?)
+        ),
+    };
     let xml = format!(
         "<domain type='{kind}'>
   <name>{name}</name>
   <uuid>00000000-0000-4000-8000-0000000001{number:02x}</uuid>
-  <memory unit='MiB'>{GUEST_MEMORY_MIB}</memory>
+  <memory unit='MiB'>{memory}</memory>
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
@@ -139,11 +160,13 @@ pub fn define(domain: &Spec) -> Result<()> {
     <serial type='file'><source path='{console}' append='on'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='{shell}'/><target port='1'/></serial>
     <memballoon model='none'/>
+    {disk}
   </devices>
 </domain>
 ",
         name = domain.name,
         number = domain.host_number,
+        memory = domain.memory_mib(),
         kernel = text(&kernel.image),
         initrd = text(&initramfs_path(domain)),
         command_line = command_line(domain, true),
@@ -169,7 +192,7 @@ pub fn boot_and_suspend(domain: &Spec, limit: Duration) -> Result<Duration> {
         return Ok(Duration::ZERO);
     }
     let took = wait_until(limit, &format!("{} answers on {}", domain.name, domain.ip()), || {
-        Ok(network::fetch(host, domain.ip()).is_some_and(|page| page == domain.name))
+        Ok(network::who_serves(host, domain.ip(), domain.service).as_deref() == Some(domain.name))
     })
     .with_context(|| {
         let log = std::fs::read_to_string(console_log(domain)).unwrap_or_default();

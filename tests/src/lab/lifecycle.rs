@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -10,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Cgroup;
 use super::config::{self, Profile};
 use super::daemons::{self, Part};
-use super::nodes::{Kind, NODES, find, of};
+use super::nodes::{self, Kind, Layout, System, find, of};
 use super::run::{read, text, write};
 use super::spawn::Daemon;
-use super::{dirs, hypervisor, image, machine, network};
-
-/// How long a guest may take to its first answer, with every other one booting beside it.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(40);
+use super::{debian, dirs, fileserver, hypervisor, image, machine, network};
 
 /// What the lab remembers of itself while it is up.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Memory {
     /// The profile it was brought up with.
     pub profile: Profile,
+    /// Who is in it.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 fn memory_file() -> PathBuf {
@@ -50,21 +49,26 @@ pub fn this_program() -> Result<String> {
 ///
 /// # Errors
 /// The lab is up already, or something does not start; what did is left for inspection.
-pub fn up(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn up(layout: Layout, profile: Profile, say: &mut dyn FnMut(&str)) -> Result<()> {
     if network::exists() || !Cgroup::all().is_empty() {
         bail!("the lab is up, or half of it; run `tests/lab down` first");
     }
     if !network::tools_present() {
         bail!("nft, tcpdump or ip is missing; tests/lab installs them");
     }
+    nodes::choose(layout);
     let kernel = image::kernel()?;
     image::base(&kernel)?;
+    if nodes::nodes().iter().any(|node| node.system == System::Debian) {
+        say("looking for the Debian guest's disk; making it takes about three minutes the first time");
+        debian::image()?;
+    }
     say(&format!("guests run Linux {} under {}", kernel.release, image::accelerator(&kernel)?));
-    for node in NODES.iter().filter(|node| node.kind != Kind::Domain) {
+    for node in nodes::nodes().iter().filter(|node| node.kind != Kind::Domain) {
         Cgroup::of(node.name).create()?;
     }
     network::up()?;
-    write(&memory_file(), serde_json::to_string(&Memory { profile })?)?;
+    write(&memory_file(), serde_json::to_string(&Memory { profile, layout })?)?;
     let product = match dirs::binary("kagectl") {
         Some(kagectl) => {
             config::make_pki(&kagectl)?;
@@ -76,6 +80,9 @@ pub fn up(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<()> {
             false
         }
     };
+    for node in of(Kind::FileServer) {
+        fileserver::up(node)?;
+    }
     for node in of(Kind::Hypervisor) {
         hypervisor::up(node)?;
     }
@@ -101,14 +108,14 @@ fn guests(say: &mut dyn FnMut(&str)) -> Result<()> {
     }
     for domain in of(Kind::Domain) {
         hypervisor::define(domain)?;
-        let took = hypervisor::boot_and_suspend(domain, BOOT_LIMIT)?;
+        let took = hypervisor::boot_and_suspend(domain, domain.boot_limit())?;
         say(&format!("{} answered after {took:.2?} and is suspended", domain.name));
     }
     if !guarded {
         start_machines()?;
     }
     for node in of(Kind::Machine) {
-        let took = machine::wait_answering(node, BOOT_LIMIT)?;
+        let took = machine::wait_answering(node, node.boot_limit())?;
         say(&format!("{} answers ({took:.2?})", node.name));
     }
     Ok(())
@@ -159,6 +166,8 @@ pub struct NodeStatus {
 /// The lab as it stands.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
+    /// The layout.
+    pub layout: Layout,
     /// The profile.
     pub profile: Profile,
     /// Whether the SIF runs.
@@ -176,9 +185,9 @@ pub struct Status {
 /// # Errors
 /// The lab is down.
 pub fn status() -> Result<Status> {
-    let profile = memory()?.profile;
+    let Memory { profile, layout } = memory()?;
     let client = find("client")?;
-    let nodes = NODES
+    let nodes = nodes::nodes()
         .iter()
         .map(|node| NodeStatus {
             name: node.name,
@@ -186,7 +195,7 @@ pub fn status() -> Result<Status> {
             state: match node.kind {
                 Kind::Machine => format!("{:?}", machine::power(node)).to_lowercase(),
                 Kind::Domain => hypervisor::state(node).unwrap_or_else(|_| "unknown".to_owned()),
-                Kind::Switch | Kind::Hypervisor | Kind::Voter | Kind::Client => "on".to_owned(),
+                Kind::Switch | Kind::Hypervisor | Kind::Voter | Kind::Client | Kind::FileServer => "on".to_owned(),
             },
             cut: node.kind != Kind::Switch && network::is_cut(node),
             agent: config::agents()
@@ -195,10 +204,13 @@ pub fn status() -> Result<Status> {
         })
         .collect();
     let mut served_by: Vec<(String, Option<String>)> = Vec::new();
-    for vip in NODES.iter().filter(|node| node.kind == Kind::Machine).filter_map(super::nodes::Spec::vip) {
-        served_by.push((vip.to_string(), network::fetch(client, vip)));
+    for node in of(Kind::Machine) {
+        if let Some(vip) = node.vip() {
+            served_by.push((vip.to_string(), network::who_serves(client, vip, node.service)));
+        }
     }
     Ok(Status {
+        layout,
         profile,
         sif: daemons::running(Part::Sif),
         coordinator: daemons::running(Part::Coordinator),
@@ -213,7 +225,8 @@ impl Status {
     pub fn table(&self) -> String {
         let yes = |flag: bool| if flag { "yes" } else { "no" };
         let mut table = format!(
-            "profile {}   sif {}   coordinator {}\n",
+            "layout {}   profile {}   sif {}   coordinator {}\n",
+            self.layout.name(),
             self.profile.name(),
             yes(self.sif),
             yes(self.coordinator)

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::cgroup::Cgroup;
-use super::nodes::{GUEST_MEMORY_MIB, Kind, Spec};
+use super::nodes::{Kind, Spec, System};
 use super::run::{run, text, wait_until, write};
 use super::spawn::Daemon;
-use super::{dirs, image, network};
+use super::{debian, dirs, image, network};
 
 /// Where a machine's power stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +35,9 @@ pub fn command_line(node: &Spec, static_vip: bool) -> String {
         node.name,
         node.ip()
     );
+    if node.system == System::Debian {
+        line.push_str(&format!(" KAGE_ROOT=/dev/vda KAGE_SERVICE={} net.ifnames=0", node.service.name()));
+    }
     if let (true, Some(vip)) = (static_vip, node.vip()) {
         line.push_str(&format!(" KAGE_VIP={vip}"));
     }
@@ -95,8 +98,17 @@ pub fn power_on(node: &'static Spec) -> Result<()> {
     let accelerator = image::accelerator(&kernel)?;
     let agent = dirs::binary("kage-agent").filter(|_| dirs::node(node.name).join("etc/kagemusha/agent.toml").exists());
     let folder = dirs::node(node.name);
+    if node.system == System::Debian && agent.is_some() {
+        // As the product ships it.
+        let unit = std::fs::read(dirs::project()?.join("deploy/kage-agent.service")).context("cannot read the unit")?;
+        write(&folder.join("etc/kage-agent.service"), unit)?;
+    }
     image::initramfs(&kernel, agent.as_deref(), &folder.join("etc"), &initramfs_path(node))?;
-    let disk = ensure_disk(node)?;
+    // The small guest's disk keeps only the agent's state; Debian's is all it has.
+    let (disk, format) = match node.system {
+        System::Busybox => (ensure_disk(node)?, "raw"),
+        System::Debian => (debian::overlay(node)?, "qcow2"),
+    };
     let _ = std::fs::remove_file(sleep_mark(node));
     network::set_link(node, true)?;
     let port = node.port();
@@ -111,7 +123,7 @@ pub fn power_on(node: &'static Spec) -> Result<()> {
         "-cpu",
         if accelerator == "kvm" { "host" } else { "qemu64" },
         "-m",
-        &GUEST_MEMORY_MIB.to_string(),
+        &node.memory_mib().to_string(),
         "-nodefaults",
         "-no-user-config",
         "-display",
@@ -139,9 +151,9 @@ pub fn power_on(node: &'static Spec) -> Result<()> {
         "-device",
         &format!("virtio-net-pci,netdev=net,romfile=,mac={}", node.mac_text()),
         "-drive",
-        &format!("if=none,id=state,format=raw,file={}", text(&disk)),
+        &format!("if=none,id=disk,format={format},file={}", text(&disk)),
         "-device",
-        "virtio-blk-pci,drive=state",
+        "virtio-blk-pci,drive=disk",
     ]
     .iter()
     .map(|&word| word.to_owned())
@@ -222,14 +234,14 @@ pub fn wake(node: &'static Spec) -> Result<Power> {
     Ok(before)
 }
 
-/// Waits until the machine's own address answers HTTP, asking from the client.
+/// Waits until the machine's own address offers its service, asking from the client.
 ///
 /// # Errors
 /// It does not within `limit`; the message ends with its console's last lines.
 pub fn wait_answering(node: &Spec, limit: Duration) -> Result<Duration> {
     let client = super::nodes::find("client")?;
     wait_until(limit, &format!("{} answers on {}", node.name, node.ip()), || {
-        Ok(network::fetch(client, node.ip()).is_some_and(|page| page == node.name))
+        Ok(network::who_serves(client, node.ip(), node.service).as_deref() == Some(node.name))
     })
     .with_context(|| {
         let log = std::fs::read_to_string(console_log(node)).unwrap_or_default();

@@ -28,6 +28,7 @@ pub mod debian;
 pub mod demo;
 pub mod dirs;
 pub mod drill;
+pub mod fileserver;
 pub mod hypervisor;
 pub mod image;
 pub mod lifecycle;

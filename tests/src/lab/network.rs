@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
-use super::nodes::{Kind, NODES, Spec, find};
+use super::nodes::{self, Kind, Service, Spec, find};
 use super::run::{run, shell, succeeds};
 use super::spawn::run_in;
 
@@ -23,6 +23,8 @@ pub enum Cut {
     ToTarget,
     /// Both ways, between the target and the coordinator's host only.
     Coordinator,
+    /// Everything but the file server, both ways: a cut server that could still write.
+    AllButStorage,
     /// Each frame with this probability in percent, both ways.
     Loss(u8),
 }
@@ -36,10 +38,11 @@ impl FromStr for Cut {
             "from" | "from-target" => Self::FromTarget,
             "to" | "to-target" => Self::ToTarget,
             "coordinator" => Self::Coordinator,
+            "all-but-storage" => Self::AllButStorage,
             other => match other.strip_prefix("loss:").and_then(|percent| percent.parse().ok()) {
                 Some(percent) if percent <= 100 => Self::Loss(percent),
                 Some(_) | None => {
-                    bail!("`{other}` is no cut; cuts are full, from, to, coordinator, loss:PERCENT")
+                    bail!("`{other}` is no cut; cuts are full, from, to, coordinator, all-but-storage, loss:PERCENT")
                 }
             },
         })
@@ -68,7 +71,7 @@ fn link(node: &Spec, script: &mut String) {
              ip -n {ns} address add {address} dev br0
              ip -n kage-sw link set p-{name} master br-sw up"
         ),
-        Kind::Voter | Kind::Client => writeln!(
+        Kind::Voter | Kind::Client | Kind::FileServer => writeln!(
             script,
             "ip netns add {ns}; ip -n {ns} link set lo up
              ip link add eth0 address {mac} netns {ns} type veth peer name p-{name} netns kage-sw
@@ -91,7 +94,7 @@ fn link(node: &Spec, script: &mut String) {
 /// Not root, or a tool is missing.
 pub fn up() -> Result<()> {
     let mut script = String::new();
-    for node in NODES {
+    for node in nodes::nodes() {
         link(node, &mut script);
     }
     shell(&script)?;
@@ -143,6 +146,10 @@ pub fn cut(target: &Spec, cut: Cut) -> Result<()> {
         Cut::FromTarget => vec![out],
         Cut::ToTarget => vec![into],
         Cut::Coordinator => vec![format!("{out} oifname {coordinator}"), format!("{into} iifname {coordinator}")],
+        Cut::AllButStorage => {
+            let storage = find("fs")?.port();
+            vec![format!("{out} oifname != {storage}"), format!("{into} iifname != {storage}")]
+        }
         Cut::Loss(percent) => vec![
             format!("{out} numgen random mod 100 < {percent}"),
             format!("{into} numgen random mod 100 < {percent}"),
@@ -189,11 +196,12 @@ pub fn set_link(target: &Spec, up: bool) -> Result<()> {
     Ok(())
 }
 
-/// The page at `http://ADDRESS/` as asked for from `node`, or `None` if nobody answers within a second.
+/// Who answers `service` at `address` when asked from `node`, or `None` if nobody does within a second.
 #[must_use]
-pub fn fetch(node: &Spec, address: std::net::Ipv4Addr) -> Option<String> {
-    let url = format!("http://{address}/");
-    run_in(node, &["timeout", "1", "busybox", "wget", "-q", "-O", "-", &url]).ok().map(|page| page.trim().to_owned())
+pub fn who_serves(node: &Spec, address: std::net::Ipv4Addr, service: Service) -> Option<String> {
+    let program = super::lifecycle::this_program().ok()?;
+    let name = run_in(node, &[&program, "ask", &address.to_string(), service.name()]).ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 /// Whether the lab could work here at all.

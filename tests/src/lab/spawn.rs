@@ -52,6 +52,29 @@ pub fn run_in(node: &Spec, argv: &[&str]) -> Result<String> {
     run(&words)
 }
 
+/// Runs `command` to its end and takes every orphan below it at once. The real machine's process 1 may take a second or
+/// more, and until then libvirt counts a killed QEMU as alive.
+///
+/// # Errors
+/// The program can't be started.
+pub fn reap(command: &[String]) -> Result<()> {
+    rustix::process::set_child_subreaper(Pid::from_raw(1)).context("cannot become a reaper")?;
+    // Ended with us, as it would be without us.
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "TERM", "--"])
+        .args(command)
+        .spawn()
+        .context("cannot start setpriv (util-linux)")?;
+    let child = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    loop {
+        match rustix::process::wait(rustix::process::WaitOptions::empty()) {
+            Ok(Some((gone, _))) if Some(gone) == child => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for children"),
+        }
+    }
+}
+
 impl Daemon {
     /// The process called `name` of `node`, running or not.
     #[must_use]

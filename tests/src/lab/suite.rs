@@ -12,7 +12,7 @@ use super::config::Profile;
 use super::daemons::{self, Part};
 use super::drill::{Drill, Expect, Fault, Poller};
 use super::network::Cut;
-use super::nodes::{Spec, find, machine as machine_node};
+use super::nodes::{Layout, Spec, find, machine as machine_node};
 use super::report::RunReport;
 use super::run::{ms, now_ns, wait_until};
 use super::{dirs, hypervisor, lifecycle, machine, speech};
@@ -81,7 +81,8 @@ pub fn run(only: Option<&str>, say: Say<'_>) -> Result<bool> {
         if wanted.is_empty() {
             continue;
         }
-        prepare(profile, say)?;
+        let layout = Layout::Small;
+        prepare(layout, profile, say)?;
         for scenario in wanted {
             let began = Instant::now();
             let target = machine_node("mail")?;
@@ -97,7 +98,7 @@ pub fn run(only: Option<&str>, say: Say<'_>) -> Result<bool> {
                     say(&format!("FAILED  {} ({took} s): {error:#}", scenario.name));
                     // The next one deserves a whole lab.
                     lifecycle::down()?;
-                    lifecycle::up(profile, say)?;
+                    lifecycle::up(layout, profile, say)?;
                 }
             }
         }
@@ -110,14 +111,14 @@ pub fn run(only: Option<&str>, say: Say<'_>) -> Result<bool> {
 ///
 /// # Errors
 /// It does not come up.
-pub fn prepare(profile: Profile, say: Say<'_>) -> Result<()> {
+pub fn prepare(layout: Layout, profile: Profile, say: Say<'_>) -> Result<()> {
     match lifecycle::memory() {
-        Ok(memory) if memory.profile == profile => Ok(()),
+        Ok(memory) if memory.profile == profile && memory.layout == layout => Ok(()),
         Ok(_) => {
             lifecycle::down()?;
-            lifecycle::up(profile, say)
+            lifecycle::up(layout, profile, say)
         }
-        Err(_) => lifecycle::up(profile, say),
+        Err(_) => lifecycle::up(layout, profile, say),
     }
 }
 
@@ -156,7 +157,7 @@ fn settled(target: &'static Spec) -> Result<()> {
     })?;
     let vip = target.vip().context("it has a VIP")?;
     wait_until(Duration::from_secs(30), "the client is served by the target", || {
-        Ok(super::network::fetch(find("client")?, vip).as_deref() == Some(target.name))
+        Ok(super::network::who_serves(find("client")?, vip, target.service).as_deref() == Some(target.name))
     })?;
     Ok(())
 }
@@ -412,7 +413,7 @@ fn qmp_stop(target: &'static Spec, _: Say<'_>) -> Result<String> {
         .collect();
     ensure!(early.is_empty(), "{} frames as the VIP before a new lease: {early:?}", early.len());
     wait_until(Duration::from_secs(20), "the client is served again", || {
-        Ok(super::network::fetch(find("client")?, vip).is_some())
+        Ok(super::network::who_serves(find("client")?, vip, target.service).is_some())
     })?;
     daemons::kagectl(&["failback", target.name])?;
     Ok(format!("no frame before the new lease {:.0} ms after the stop", ms(opened.saturating_sub(stopped_ns))))
