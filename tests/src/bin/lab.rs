@@ -15,6 +15,7 @@ use kage_tests::lab::daemons::{self, Part};
 use kage_tests::lab::drill::{Drill, Fault, Return};
 use kage_tests::lab::network::Cut;
 use kage_tests::lab::nodes::{self, Kind, Layout, Service};
+use kage_tests::lab::trouble::Trouble;
 use kage_tests::lab::{capture, client, console, hypervisor, image, lifecycle, machine, network, nic, spawn, speech};
 
 #[derive(Parser)]
@@ -100,7 +101,7 @@ enum Command {
     Drill {
         /// The fault
         fault: FaultName,
-        /// The machine
+        /// The machine; for a standard trouble also `both`
         #[arg(long, default_value = "mail")]
         target: String,
         /// How often
@@ -234,6 +235,57 @@ enum FaultName {
     Service,
     Shutdown,
     Reboot,
+    /// The thesis: service stopped, its restart cures it
+    #[value(name = "St1")]
+    St1,
+    /// The thesis: service stopped, only a reboot of the server cures it
+    #[value(name = "St2")]
+    St2,
+    /// The thesis: server rebooted on purpose
+    #[value(name = "Nt1")]
+    Nt1,
+    /// The thesis: server shut down
+    #[value(name = "Nt2")]
+    Nt2,
+}
+
+/// The thesis's standard troubles are measured in another way than single faults.
+const fn trouble(name: FaultName) -> Option<Trouble> {
+    match name {
+        FaultName::St1 => Some(Trouble::St1),
+        FaultName::St2 => Some(Trouble::St2),
+        FaultName::Nt1 => Some(Trouble::Nt1),
+        FaultName::Nt2 => Some(Trouble::Nt2),
+        FaultName::Crash
+        | FaultName::Hang
+        | FaultName::Cut
+        | FaultName::CutFrom
+        | FaultName::CutTo
+        | FaultName::CutCoordinator
+        | FaultName::Loss
+        | FaultName::Stall
+        | FaultName::Service
+        | FaultName::Shutdown
+        | FaultName::Reboot => None,
+    }
+}
+
+fn standard(trouble: Trouble, target: &str, runs: u32, json: bool) -> Result<ExitCode> {
+    let targets: Vec<_> = match target {
+        "both" => nodes::of(Kind::Machine).collect(),
+        one => vec![nodes::machine(one)?],
+    };
+    let profile = lifecycle::memory()?.profile;
+    let mut found = Vec::new();
+    for number in 1..=runs {
+        let run = kage_tests::lab::trouble::run(profile, &vec![trouble; targets.len()], &targets, number)?;
+        note(&run.line(number));
+        found.push(run);
+    }
+    if json {
+        print(&serde_json::to_string_pretty(&found)?);
+    }
+    Ok(if found.iter().all(|run| run.problems.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -261,6 +313,7 @@ fn fault(name: FaultName, amount: Option<u64>) -> Result<Fault> {
         FaultName::Service => Fault::Service,
         FaultName::Shutdown => Fault::Shutdown,
         FaultName::Reboot => Fault::Reboot,
+        FaultName::St1 | FaultName::St2 | FaultName::Nt1 | FaultName::Nt2 => bail!("a standard trouble is no single fault"),
     })
 }
 
@@ -316,6 +369,10 @@ fn act(command: Command) -> Result<ExitCode> {
             print(&hypervisor::virsh(nodes::find(&node)?, &arguments)?);
         }
         Command::Drill { fault: name, target, runs, profile, amount, back, hold, limit, json } => {
+            if let Some(trouble) = trouble(name) {
+                prepare(profile)?;
+                return standard(trouble, &target, runs, json);
+            }
             let title = name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
             let mut drill = Drill::new(&title, fault(name, amount)?, nodes::machine(&target)?);
             drill.runs = runs;

@@ -179,6 +179,28 @@ pub fn outages(samples: &[Sample]) -> Vec<Outage> {
     found
 }
 
+/// The thesis's access disconnection time: from the first failure at or after `from_ns` to the first success after it.
+#[must_use]
+pub fn disconnection_s(samples: &[Sample], from_ns: u64) -> f64 {
+    let mut later = samples.iter().filter(|sample| sample.done_ns() >= from_ns);
+    let Some(failed) = later.find(|sample| !sample.ok) else { return 0.0 };
+    let end = later.find(|sample| sample.ok).or(samples.last()).unwrap_or(failed);
+    ms(end.t_ns.saturating_sub(failed.t_ns)) / 1e3
+}
+
+/// The thesis's client log: a line for each question, with OK or XX.
+#[must_use]
+pub fn thesis_log(samples: &[Sample]) -> String {
+    let mut log = String::new();
+    for sample in samples {
+        let seconds = sample.t_ns / 1_000_000_000;
+        let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+        let word = if sample.ok { "OK" } else { "XX" };
+        log.push_str(&format!("{hours:02}:{minutes:02}:{:02} {word}\n", seconds % 60));
+    }
+    log
+}
+
 /// The longest time between two good answers: shows slow moments that made no question fail.
 #[must_use]
 pub fn longest_gap_ms(samples: &[Sample]) -> f64 {

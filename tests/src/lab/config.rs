@@ -141,8 +141,8 @@ const fn service_toml(node: &Spec) -> &'static str {
              restart = [\"sh\", \"-c\", \"[ ! -e /run/kage-broken ] || exit 1; killall httpd 2> /dev/null; httpd -p 80 -h /www\"]\n\
              process = \"httpd\"\n"
         }
-        (System::Debian, Service::Http) => "[services.http]\nunit = \"nginx.service\"\nprocess = \"nginx\"\n",
-        (System::Debian, Service::Smtp) => "[services.smtp]\nunit = \"postfix@-.service\"\nprocess = \"master\"\n",
+        (System::Debian, Service::Http) => "[services.http]\nunit = \"nginx.service\"\n",
+        (System::Debian, Service::Smtp) => "[services.smtp]\nunit = \"postfix@-.service\"\n",
     }
 }
 

@@ -297,16 +297,24 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Starts asking the target's virtual address, 50 times a second.
+    /// Starts asking the target's virtual address as often as its service bears.
     ///
     /// # Errors
     /// The lab is down.
     pub fn start(target: &Spec, file: &Path) -> Result<Self> {
+        let (interval, timeout) = target.service.poll();
+        Self::start_as(target, "poller", file, interval, timeout)
+    }
+
+    /// The same under another name, with another rhythm.
+    ///
+    /// # Errors
+    /// The lab is down.
+    pub fn start_as(target: &Spec, name: &str, file: &Path, interval: Duration, timeout: Duration) -> Result<Self> {
         let vip = target.vip().with_context(|| format!("{} serves no virtual address", target.name))?;
-        let daemon = Daemon::new(find("client")?, "poller");
+        let daemon = Daemon::new(find("client")?, name);
         daemon.stop()?;
         let _ = std::fs::remove_file(file);
-        let (interval, timeout) = target.service.poll();
         let words = [
             this_program()?,
             "client".into(),

@@ -42,3 +42,4 @@ pub mod run;
 pub mod spawn;
 pub mod speech;
 pub mod suite;
+pub mod trouble;

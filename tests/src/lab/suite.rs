@@ -357,7 +357,20 @@ fn event_since(after: u64, kind: &str) -> Result<bool> {
     Ok(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|event| event["kind"] == kind))
 }
 
-fn last_event() -> Result<u64> {
+/// The coordinator's events after the one with this number.
+///
+/// # Errors
+/// The coordinator does not answer.
+pub fn events_after(after: u64) -> Result<Vec<Value>> {
+    let text = daemons::kagectl(&["--json", "events", "--after", &after.to_string()])?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// The number of the newest event.
+///
+/// # Errors
+/// The coordinator does not answer.
+pub fn last_event() -> Result<u64> {
     let text = daemons::kagectl(&["--json", "events"])?;
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
     last.and_then(|event| event["seq"].as_u64().or_else(|| event["seq"].as_str()?.parse().ok()))
