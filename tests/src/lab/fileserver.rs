@@ -45,6 +45,10 @@ pub fn up(node: &'static Spec) -> Result<()> {
         let own = text(&folder.join("root").join(path.trim_start_matches('/')));
         script.push_str(&format!("mkdir -p {own} {path}; mount --bind {own} {path}\n"));
     }
+    // It asks for each client's name before it answers, and there is no name server here.
+    let names = folder.join("nsswitch.conf");
+    write(&names, "passwd: files\ngroup: files\nhosts: files\n")?;
+    script.push_str(&format!("mount --bind {} /etc/nsswitch.conf\n", text(&names)));
     script.push_str(&format!(
         "exec ganesha.nfsd -F -L STDOUT -f {} -p {}\n",
         text(&settings),
