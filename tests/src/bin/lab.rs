@@ -139,11 +139,14 @@ enum Command {
     },
     /// Measure for long, into docs/measurements; goes on where it was stopped
     Campaign {
-        /// Which: lease
+        /// Which: lease, msbs
         name: String,
-        /// Runs of each
-        #[arg(long, default_value_t = 10)]
-        runs: u32,
+        /// Runs of each [default: lease 10, msbs 5]
+        #[arg(long)]
+        runs: Option<u32>,
+        /// msbs: only these profiles
+        #[arg(long)]
+        profile: Vec<Profile>,
         /// Only write the table again
         #[arg(long)]
         table: bool,
@@ -313,7 +316,9 @@ fn fault(name: FaultName, amount: Option<u64>) -> Result<Fault> {
         FaultName::Service => Fault::Service,
         FaultName::Shutdown => Fault::Shutdown,
         FaultName::Reboot => Fault::Reboot,
-        FaultName::St1 | FaultName::St2 | FaultName::Nt1 | FaultName::Nt2 => bail!("a standard trouble is no single fault"),
+        FaultName::St1 | FaultName::St2 | FaultName::Nt1 | FaultName::Nt2 => {
+            bail!("a standard trouble is no single fault")
+        }
     })
 }
 
@@ -400,14 +405,24 @@ fn act(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Campaign { name, runs, table } => {
-            if name != "lease" {
-                bail!("`{name}` is no campaign; campaigns are lease");
-            }
-            if !table {
-                kage_tests::lab::campaign::lease(runs, &mut note)?;
-            }
-            print(&kage_tests::lab::campaign::document(&name)?.to_string_lossy());
+        Command::Campaign { name, runs, profile, table } => {
+            use kage_tests::lab::{campaign, msbs};
+            let document = match name.as_str() {
+                "lease" => {
+                    if !table {
+                        campaign::lease(runs.unwrap_or(10), &mut note)?;
+                    }
+                    campaign::document(&name)?
+                }
+                "msbs" => {
+                    if !table {
+                        msbs::measure(runs.unwrap_or(5), &profile, &mut note)?;
+                    }
+                    msbs::document()?
+                }
+                other => bail!("`{other}` is no campaign; campaigns are lease, msbs"),
+            };
+            print(&document.to_string_lossy());
         }
         Command::Where => print(&kage_tests::lab::dirs::lab().join("results").to_string_lossy()),
         Command::Analyse { file, vip } => {

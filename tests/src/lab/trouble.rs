@@ -179,8 +179,7 @@ pub fn run(profile: Profile, troubles: &[Trouble], targets: &[&'static Spec], nu
     let folder = dirs::lab().join("results").join(format!("{}-{name}-{number}", now_ns() / 1_000_000_000));
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let capture = Capture::start(&folder.join("capture.pcap"))?;
-    let clients: Vec<Clients> =
-        targets.iter().map(|target| Clients::start(target, &folder)).collect::<Result<_>>()?;
+    let clients: Vec<Clients> = targets.iter().map(|target| Clients::start(target, &folder)).collect::<Result<_>>()?;
     for clients in &clients {
         clients.fine.wait("the client is served", Duration::from_secs(20), |samples| served_at_end(samples, 10))?;
     }
@@ -228,7 +227,8 @@ pub fn run(profile: Profile, troubles: &[Trouble], targets: &[&'static Spec], nu
         let (fine, second) = &samples[target.name];
         let speech = speech::analyse(&frames, vip);
         if speech.two_owner_ms > 0.0 || speech.stray_count > 0 {
-            problems.push(format!("two owners of {vip} for {:.1} ms, {} frames", speech.two_owner_ms, speech.stray_count));
+            problems
+                .push(format!("two owners of {vip} for {:.1} ms, {} frames", speech.two_owner_ms, speech.stray_count));
         }
         seen.push(judge(target, &events, injected_ns, fine, second, speech.two_owner_ms));
     }

@@ -1,0 +1,353 @@
+//! The campaign `msbs`: the thesis's four troubles on Mail, and on Mail and Web at once, measured beside what
+//! `kagectl check` predicts and beside the thesis (tables 2.2 and 2.3, fig. 2.7). Resumable.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::campaign::{commit, conditions, file, stale};
+use super::config::Profile;
+use super::nodes::{Layout, machine as machine_node};
+use super::report::spread;
+use super::run::write;
+use super::suite::{kagectl_json, prepare};
+use super::trouble::{self, TargetRun, Trouble, TroubleRun};
+use super::{daemons, lifecycle};
+
+/// The measurement file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measurement {
+    /// The code that was measured.
+    pub commit: String,
+    /// The machine and the circumstances.
+    pub conditions: BTreeMap<String, String>,
+    /// What `kagectl check` said, by profile.
+    pub check: BTreeMap<String, Value>,
+    /// What `kagectl characterise` measured, by profile.
+    pub characteristics: BTreeMap<String, Value>,
+    /// Every run.
+    pub runs: Vec<Numbered>,
+}
+
+/// One run and its number among those of its kind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Numbered {
+    /// From 1.
+    pub number: u32,
+    /// The run.
+    #[serde(flatten)]
+    pub run: TroubleRun,
+}
+
+const PROFILES: [Profile; 2] = [Profile::Thesis, Profile::Normal];
+
+/// What is done: each trouble to Mail alone, and three to both at once.
+const KINDS: &[(Trouble, bool)] = &[
+    (Trouble::St1, false),
+    (Trouble::St2, false),
+    (Trouble::Nt1, false),
+    (Trouble::Nt2, false),
+    (Trouble::St2, true),
+    (Trouble::Nt1, true),
+    (Trouble::Nt2, true),
+];
+
+/// The thesis's figures in seconds: function, target, client measured; function, target, client predicted.
+const fn thesis(trouble: Trouble) -> ([Option<f64>; 3], [Option<f64>; 3]) {
+    match trouble {
+        Trouble::St1 => ([None, Some(3.4), Some(9.4)], [None, Some(3.0), Some(9.0)]),
+        Trouble::St2 => ([Some(5.5), Some(54.4), Some(11.5)], [Some(5.1), Some(52.4), Some(11.1)]),
+        Trouble::Nt1 => ([Some(4.7), Some(44.5), Some(11.6)], [Some(4.1), Some(42.4), Some(11.1)]),
+        Trouble::Nt2 => ([Some(4.8), Some(102.6), Some(11.7)], [Some(4.1), Some(100.3), Some(11.1)]),
+    }
+}
+
+/// Table 2.3: conventional and proposed availability.
+const fn thesis_availability(trouble: Trouble) -> Option<(f64, f64)> {
+    match trouble {
+        Trouble::St1 => None,
+        Trouble::St2 => Some((0.65, 0.96)),
+        Trouble::Nt1 => Some((0.70, 0.97)),
+        Trouble::Nt2 => Some((0.50, 0.98)),
+    }
+}
+
+/// Fig. 2.7: function and target of Mail and of Web.
+const fn thesis_pair(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::St1 => "–",
+        Trouble::St2 => "5.8 / 5.8 (54.4 / 54.5)",
+        Trouble::Nt1 => "4.7 / 4.7 (44.6 / 44.5)",
+        Trouble::Nt2 => "5.0 / 5.2 (105.3 / 104.9)",
+    }
+}
+
+fn open() -> Result<(PathBuf, Measurement)> {
+    let path = file("msbs")?;
+    let commit = commit()?;
+    let known = std::fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| serde_json::from_str::<Measurement>(&text).ok())
+        .filter(|known| known.commit == commit);
+    let measurement = match known {
+        Some(known) => known,
+        None => {
+            let mut conditions = conditions()?;
+            conditions.insert("client".into(), "once a second, time-out 1 s; HTTP each 20 ms, SMTP each 100 ms".into());
+            conditions.insert("guests".into(), "Debian 12, systemd, postfix, nginx, 256 MiB; data on NFS 4.1".into());
+            let (check, characteristics) = Default::default();
+            Measurement { commit, conditions, check, characteristics, runs: Vec::new() }
+        }
+    };
+    Ok((path, measurement))
+}
+
+/// Measures `runs` of each kind at each of `profiles` (all if none is named).
+///
+/// # Errors
+/// The lab does not come up, or the file can't be written.
+pub fn measure(runs: u32, profiles: &[Profile], say: &mut dyn FnMut(&str)) -> Result<()> {
+    let (path, mut measurement) = open()?;
+    let profiles = if profiles.is_empty() { &PROFILES[..] } else { profiles };
+    for profile in profiles {
+        for number in 1..=runs {
+            for (trouble, both) in KINDS {
+                let count = if *both { 2 } else { 1 };
+                let troubles = vec![*trouble; count];
+                let same = |known: &Numbered| {
+                    known.run.profile == *profile && known.run.troubles == troubles && known.number == number
+                };
+                if measurement.runs.iter().any(same) {
+                    continue;
+                }
+                prepare(Layout::Msbs, *profile, say)?;
+                if !measurement.check.contains_key(profile.name()) {
+                    characterise(*profile, &mut measurement, say)?;
+                    write(&path, serde_json::to_string_pretty(&measurement)? + "\n")?;
+                }
+                let targets = [machine_node("mail")?, machine_node("web")?];
+                match trouble::run(*profile, &troubles, &targets[..count], number) {
+                    Ok(run) => {
+                        say(&run.line(number));
+                        let whole = run.problems.is_empty();
+                        measurement.runs.push(Numbered { number, run });
+                        write(&path, serde_json::to_string_pretty(&measurement)? + "\n")?;
+                        if !whole {
+                            lifecycle::down()?;
+                        }
+                    }
+                    Err(error) => {
+                        // Not a measurement: the lab was not at rest. A fresh lab, and the next kind; run again for it.
+                        say(&format!("{} could not be run: {error:#}", trouble.name()));
+                        lifecycle::down()?;
+                    }
+                }
+            }
+        }
+    }
+    say(&table(&measurement, None));
+    Ok(())
+}
+
+/// The product measures its own characteristics, then predicts.
+fn characterise(profile: Profile, measurement: &mut Measurement, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let targets = [machine_node("mail")?, machine_node("web")?];
+    trouble::all_regular(&targets, std::time::Duration::from_secs(120))?;
+    for target in targets {
+        let limit = ["--timeout", "600", "characterise", target.name];
+        match daemons::kagectl(&limit) {
+            Ok(text) => say(&text),
+            Err(error) => say(&format!("{} is not characterised, so nothing is predicted: {error:#}", target.name)),
+        }
+    }
+    if let Ok(shown) = kagectl_json(&["characterise", "--show"]) {
+        measurement.characteristics.insert(profile.name().into(), shown);
+    }
+    measurement.check.insert(profile.name().into(), kagectl_json(&["check"])?);
+    trouble::all_regular(&targets, std::time::Duration::from_secs(120))
+}
+
+/// What `kagectl check` predicts in seconds: function, target, client in the worst phase.
+fn predicted(check: Option<&Value>, trouble: Trouble) -> [Option<f64>; 3] {
+    let rows = check.and_then(|check| check["targets"].as_array()).into_iter().flatten();
+    let row = rows
+        .filter(|target| target["target"] == "mail")
+        .filter_map(|target| target["troubles"].as_array())
+        .flatten()
+        .find(|row| row["trouble"].as_str().is_some_and(|name| name.starts_with(trouble.name())));
+    let Some(row) = row else { return [None; 3] };
+    let seconds = |value: &Value| value.as_f64().map(|ms| ms / 1e3);
+    [seconds(&row["function_ms"]["worst"]), seconds(&row["target_ms"]["worst"]), seconds(&row["outage_worst_ms"])]
+}
+
+fn show(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1}"))
+}
+
+/// Median, and the worst, of what runs have of something.
+fn middle<'a>(
+    runs: impl Iterator<Item = &'a TargetRun>,
+    of: impl Fn(&TargetRun) -> Option<f64>,
+) -> (Option<f64>, Option<f64>) {
+    let values: Vec<f64> = runs.filter_map(of).collect();
+    let (median, _, worst) = spread(values.iter().copied());
+    if values.is_empty() { (None, None) } else { (Some(median), Some(worst)) }
+}
+
+/// The tables of a measurement, in Markdown.
+#[must_use]
+pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
+    let mut text = String::new();
+    for profile in PROFILES {
+        let of = |trouble: Trouble, both: bool| {
+            let count = if both { 2 } else { 1 };
+            measurement
+                .runs
+                .iter()
+                .filter(move |known| known.run.profile == profile && known.run.troubles == vec![trouble; count])
+        };
+        if measurement.runs.iter().all(|known| known.run.profile != profile) {
+            continue;
+        }
+        let check = measurement.check.get(profile.name());
+        let _ = write!(
+            text,
+            "## Profile `{}`\n\n### Table 2.2: recovery of function, of target; access disconnection\n\nSeconds: \
+             median (worst) measured; worst phase predicted by `kagectl check`; the thesis's measured (predicted).\n\n\
+             | Trouble | Runs | Function | predicted | thesis | Target | predicted | thesis | Client, 1/s | predicted | \
+             thesis | Client, fine | Coming home, fine | Two owners, ms | Runs with problems |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+            profile.name()
+        );
+        for trouble in Trouble::ALL {
+            let runs: Vec<&Numbered> = of(trouble, false).collect();
+            if runs.is_empty() {
+                continue;
+            }
+            let mail = || {
+                runs.iter().filter(|known| known.run.problems.is_empty()).filter_map(|known| known.run.targets.first())
+            };
+            let both = |(median, worst): (Option<f64>, Option<f64>)| format!("{} ({})", show(median), show(worst));
+            let cured = trouble == Trouble::St1;
+            let function = if cured { "–".to_owned() } else { both(middle(mail(), |run| run.function_s)) };
+            let (measured, foretold) = thesis(trouble);
+            let theirs = |at: usize| format!("{} ({})", show(measured[at]), show(foretold[at]));
+            let ours = predicted(check, trouble);
+            let (_, two) = middle(mail(), |run| Some(run.two_owner_ms));
+            let _ = writeln!(
+                text,
+                "| {} | {} | {function} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                trouble.name(),
+                runs.len(),
+                show(ours[0]),
+                theirs(0),
+                both(middle(mail(), |run| run.target_s)),
+                show(ours[1]),
+                theirs(1),
+                both(middle(mail(), |run| Some(run.client_s))),
+                show(ours[2]),
+                theirs(2),
+                both(middle(mail(), |run| Some(run.client_fine_s))),
+                both(middle(mail(), |run| Some(run.return_fine_s))),
+                show(two),
+                runs.iter().filter(|known| !known.run.problems.is_empty()).count(),
+            );
+        }
+        let medians: BTreeMap<Trouble, (f64, f64)> = Trouble::ALL
+            .into_iter()
+            .filter(|trouble| *trouble != Trouble::St1)
+            .filter_map(|trouble| {
+                let runs = || of(trouble, false).filter_map(|known| known.run.targets.first());
+                Some((trouble, (middle(runs(), |run| run.function_s).0?, middle(runs(), |run| run.target_s).0?)))
+            })
+            .collect();
+        availability(&medians, &mut text);
+        pairs(&of, &mut text);
+    }
+    let _ = write!(text, "Measured at commit {}", measurement.commit);
+    for (name, value) in &measurement.conditions {
+        let _ = write!(text, "; {name}: {value}");
+    }
+    text.push_str(".\n");
+    if let Some(reason) = stale {
+        let _ = write!(text, "\n**Older than the code it measures:** {reason}.\n");
+    }
+    text
+}
+
+/// Thesis §1: Ti is the largest recovery of the target; conventional = Ti / (Ti + ti), proposed = (Ti + ti − tbi) /
+/// (Ti + ti).
+fn availability(medians: &BTreeMap<Trouble, (f64, f64)>, text: &mut String) {
+    let up = medians.values().map(|(_, target)| *target).fold(0.0, f64::max);
+    if up <= 0.0 {
+        return;
+    }
+    text.push_str(
+        "\n### Table 2.3: availability\n\n| Trouble | conventional | MSBS | improvement % | thesis |\n|---|---|---|---|---|\n",
+    );
+    let mut sums = (0.0, 0.0, 0.0);
+    for (trouble, (function, target)) in medians {
+        let conventional = up / (up + target);
+        let proposed = (up + target - function) / (up + target);
+        sums = (sums.0 + conventional, sums.1 + proposed, sums.2 + 1.0);
+        let theirs = thesis_availability(*trouble).map_or_else(String::new, |(was, is)| format!("{was:.2} → {is:.2}"));
+        let better = (proposed - conventional) / conventional * 100.0;
+        let _ = writeln!(text, "| {} | {conventional:.2} | {proposed:.2} | {better:.2} | {theirs} |", trouble.name());
+    }
+    let (conventional, proposed) = (sums.0 / sums.2, sums.1 / sums.2);
+    let better = (proposed - conventional) / conventional * 100.0;
+    let _ = writeln!(text, "| average | {conventional:.2} | {proposed:.2} | {better:.2} | 0.62 → 0.97 |");
+}
+
+fn pairs<'a, I: Iterator<Item = &'a Numbered>>(of: &impl Fn(Trouble, bool) -> I, text: &mut String) {
+    text.push_str(
+        "\n### Fig. 2.7: Mail and Web at once\n\nSeconds, medians: function Mail / Web (target Mail / Web).\n\n\
+         | Both | Runs | measured | Mail alone | thesis, both |\n|---|---|---|---|---|\n",
+    );
+    for trouble in [Trouble::St2, Trouble::Nt1, Trouble::Nt2] {
+        let count = of(trouble, true).count();
+        if count == 0 {
+            continue;
+        }
+        let median = |both: bool, at: usize, of_function: bool| {
+            let runs = of(trouble, both).filter_map(|known| known.run.targets.get(at));
+            show(middle(runs, |run| if of_function { run.function_s } else { run.target_s }).0)
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {count} | {} / {} ({} / {}) | {} ({}) | {} |",
+            trouble.name(),
+            median(true, 0, true),
+            median(true, 1, true),
+            median(true, 0, false),
+            median(true, 1, false),
+            median(false, 0, true),
+            median(false, 0, false),
+            thesis_pair(trouble),
+        );
+    }
+    text.push('\n');
+}
+
+/// Writes `docs/measurements/msbs.md` from `msbs.json`.
+///
+/// # Errors
+/// There is no such measurement.
+pub fn document() -> Result<PathBuf> {
+    let path = file("msbs")?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("there is no {}: run tests/campaign msbs", path.display()))?;
+    let measurement: Measurement =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let out = path.with_extension("md");
+    let page = format!(
+        "# Measurement: msbs\n\nGenerated by `tests/campaign msbs --table` from `msbs.json`.\n\n{}",
+        table(&measurement, stale(&measurement.commit)?)
+    );
+    write(&out, page)?;
+    Ok(out)
+}
