@@ -1,4 +1,5 @@
 //! The lab and the simulator.
 
+pub mod bench;
 pub mod lab;
 pub mod sim;

@@ -151,6 +151,20 @@ enum Command {
         #[arg(long)]
         table: bool,
     },
+    /// Measure beside others, into docs/measurements; goes on where it was stopped
+    Bench {
+        /// Which: failover
+        name: String,
+        /// Runs of each
+        #[arg(long, default_value_t = 5)]
+        runs: u32,
+        /// Only those whose name has all these words, like `pacemaker-tuned cut`
+        #[arg(long)]
+        only: Option<String>,
+        /// Only write the table again
+        #[arg(long)]
+        table: bool,
+    },
     /// Where results are
     Where,
     /// Say who spoke as an address in a capture of the lab's switch
@@ -423,6 +437,15 @@ fn act(command: Command) -> Result<ExitCode> {
                 other => bail!("`{other}` is no campaign; campaigns are lease, msbs"),
             };
             print(&document.to_string_lossy());
+        }
+        Command::Bench { name, runs, only, table } => {
+            if name != "failover" {
+                bail!("`{name}` is no measurement beside others; there is failover");
+            }
+            if !table {
+                kage_tests::bench::failover::failover(runs, only.as_deref(), &mut note)?;
+            }
+            print(&kage_tests::bench::failover::document()?.to_string_lossy());
         }
         Command::Where => print(&kage_tests::lab::dirs::lab().join("results").to_string_lossy()),
         Command::Analyse { file, vip } => {

@@ -67,12 +67,20 @@ pub(super) fn file(name: &str) -> Result<PathBuf> {
     Ok(dirs::project()?.join("docs/measurements").join(format!("{name}.json")))
 }
 
-pub(super) fn commit() -> Result<String> {
+/// The code that is measured.
+///
+/// # Errors
+/// The tree is no git repository.
+pub fn commit() -> Result<String> {
     let project = dirs::project()?;
     Ok(run(&["git", "-C", &super::run::text(&project), "rev-parse", "--short=12", "HEAD"])?.trim().to_owned())
 }
 
-pub(super) fn conditions() -> Result<BTreeMap<String, String>> {
+/// The machine and the client.
+///
+/// # Errors
+/// The lab could not work here.
+pub fn conditions() -> Result<BTreeMap<String, String>> {
     let mut conditions = BTreeMap::new();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = image::kernel()?;

@@ -24,13 +24,25 @@ impl Capture {
     /// # Errors
     /// The lab is down, or tcpdump does not start within 5 s.
     pub fn start(file: &Path) -> Result<Self> {
+        Self::on(Daemon::new(find("sw")?, "tcpdump"), "kage-sw", "br-sw", file)
+    }
+
+    /// Begins a capture of a bridge in a namespace, by a process called `daemon`.
+    ///
+    /// # Errors
+    /// There is no such bridge, or tcpdump does not start within 5 s.
+    pub fn on(daemon: Daemon, namespace: &str, bridge: &str, file: &Path) -> Result<Self> {
         let _ = std::fs::remove_file(file);
-        let daemon = Daemon::new(find("sw")?, "tcpdump");
         daemon.stop()?;
         // The bridge's own interface repeats what came in on a port: leave it out.
-        let index = run(&["ip", "netns", "exec", "kage-sw", "cat", "/sys/class/net/br-sw/ifindex"])?;
+        let index = format!("/sys/class/net/{bridge}/ifindex");
+        let index = run(&["ip", "netns", "exec", namespace, "cat", &index])?;
         let filter = format!("(arp or ip or ip6) and not ifindex {}", index.trim());
-        daemon.start(&[
+        let network = format!("--net=/run/netns/{namespace}");
+        let words = [
+            "nsenter",
+            &network,
+            "--",
             "tcpdump",
             "-n",
             "-i",
@@ -51,7 +63,8 @@ impl Capture {
             "-w",
             &text(file),
             &filter,
-        ])?;
+        ];
+        daemon.start_bare(&words.map(str::to_owned))?;
         wait_until(Duration::from_secs(5), "tcpdump captures", || {
             Ok(std::fs::metadata(file).is_ok_and(|meta| meta.len() >= 24))
         })

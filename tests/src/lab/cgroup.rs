@@ -15,7 +15,7 @@ pub struct Cgroup {
 }
 
 fn root() -> PathBuf {
-    dirs::cgroups().join("kagemusha-lab")
+    dirs::cgroups().join(dirs::group())
 }
 
 impl Cgroup {

@@ -58,6 +58,13 @@ pub fn binary(name: &str) -> Option<PathBuf> {
     (!help.trim().is_empty()).then_some(path)
 }
 
+/// The control group above those of the nodes: `$KAGE_LAB_GROUP`. With `$KAGE_LAB_DIR` of its own and in a mount
+/// namespace of its own (`/run/netns`), a second lab does not meet the first.
+#[must_use]
+pub fn group() -> PathBuf {
+    from_environment("KAGE_LAB_GROUP", "kagemusha-lab")
+}
+
 /// The version 2 control group hierarchy of this machine.
 #[must_use]
 pub fn cgroups() -> &'static Path {

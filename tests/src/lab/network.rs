@@ -12,6 +12,9 @@ use super::spawn::run_in;
 /// The table of the cuts, in the switch's namespace.
 const TABLE: &str = "kage_lab";
 
+/// The port of an observer that is on a machine's own side of every cut, when there is one.
+pub const NEAR_PORT: &str = "p-near";
+
 /// What a cut severs, seen from its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -158,6 +161,10 @@ pub fn cut(target: &Spec, cut: Cut) -> Result<()> {
     let chain = chain(target);
     let mut batch =
         format!("add chain bridge {TABLE} {chain} {{ type filter hook forward priority 0; policy accept; }}\n");
+    // Who sits beside the target, on its side of the cut, goes on talking to it: see `bench::near`.
+    for beside in [format!("iifname {port} oifname {NEAR_PORT}"), format!("oifname {port} iifname {NEAR_PORT}")] {
+        let _ = writeln!(batch, "add rule bridge {TABLE} {chain} {beside} accept");
+    }
     for rule in rules {
         let _ = writeln!(batch, "add rule bridge {TABLE} {chain} {rule} counter drop");
     }

@@ -291,6 +291,12 @@ impl Spec {
     }
 }
 
+/// One who is on the lab's switch for a measurement only, or on a switch of its own.
+#[must_use]
+pub const fn visitor(name: &'static str, kind: Kind, host_number: u8) -> Spec {
+    spec(name, kind, host_number)
+}
+
 /// `52:54:00:77:00:0b`.
 #[must_use]
 pub fn mac_text(mac: &[u8]) -> String {
