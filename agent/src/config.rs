@@ -1,5 +1,7 @@
 //! `agent.toml`.
 
+mod lease_lost;
+
 use crate::{
     guard::{GuardKind, IfName},
     host::{
@@ -8,10 +10,12 @@ use crate::{
         service::Commands,
     },
 };
-use kage_types::{AgentId, ServiceName};
+pub use lease_lost::OnLeaseLost;
+
+use kage_types::{AgentId, ServiceName, Vip};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -139,6 +143,10 @@ pub struct ServiceConfig {
     pub process: Option<String>,
     /// A file with the number of its process, whose end is noticed at once.
     pub pid_file: Option<PathBuf>,
+    /// What becomes of it when the lease of its VIPs is not here: absent, what is usual for a service of that name.
+    pub on_lease_lost: Option<OnLeaseLost>,
+    /// The VIPs it stands behind; empty: any of this machine's own.
+    pub vips: BTreeSet<Vip>,
 }
 
 impl ServiceConfig {

@@ -6,12 +6,13 @@
 mod act;
 mod inputs;
 mod task;
+mod writers;
 
 use crate::{
     guard::{IfName, MacAddr, RenewalThread},
     hands::Opened,
 };
-use kage_agent_core::{AskVip, Assignment, CommandResult, HoldRefused, Place, VipView, VoterStore};
+use kage_agent_core::{AskVip, Assignment, CommandResult, HoldRefused, Place, VipView, VoterStore, WriterEvent};
 use kage_proto::{
     agent::v1::{Grant, VoteReply, VoteRequest},
     coordinator::v1::AgentMessage,
@@ -162,6 +163,8 @@ pub enum Input {
         /// Is it?
         ok: bool,
     },
+    /// Something about a service that must not run without a lease.
+    Writer(WriterEvent),
     /// The guard stands, which it did not at the start.
     KernelUp(RenewalThread),
 }

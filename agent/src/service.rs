@@ -5,10 +5,12 @@ mod look;
 mod machine;
 mod vms;
 mod voter;
+mod writers;
 
 pub use machine::Services;
 pub use vms::Vms;
 pub use voter::VoterService;
+pub use writers::writers;
 
 use crate::{config::Config, driver::Handle, events::Events, guard::IfName, host::power::Power, keeper::GuardStatus};
 use kage_proto::{

@@ -3,7 +3,7 @@
 //! `voter.json` is durable before a voter answers, `memory.json` before a release is acknowledged (safety rule 7). `owner.json` and `assignment.json` are best effort:
 //! safety does not rest on them.
 
-use kage_agent_core::{Assignment, OnCoordinatorLoss, OwnerMemory, Place, VoterStore};
+use kage_agent_core::{Assignment, OnCoordinatorLoss, OwnerMemory, Place, VoterStore, WriterMemory};
 use kage_types::{AgentId, Epoch, LeaseTiming, Term, Vip};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -150,6 +150,22 @@ impl StateDir {
     /// [`StateError::Io`]: what was there before is still there.
     pub fn write_voter(&self, store: &VoterStore) -> Result<(), StateError> {
         self.write("voter.json", store)
+    }
+
+    /// Which services are held back for want of a lease.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn writers(&self) -> Result<WriterMemory, StateError> {
+        Ok(self.read("services.json")?.unwrap_or_default())
+    }
+
+    /// Which services are held back now.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]
+    pub fn write_writers(&self, memory: &WriterMemory) -> Result<(), StateError> {
+        self.write("services.json", memory)
     }
 
     /// Durable when it returns.

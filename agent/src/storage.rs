@@ -4,7 +4,7 @@ use crate::{
     driver::Input,
     state::{OwnerState, StateDir},
 };
-use kage_agent_core::{OwnerMemory, VoterStore};
+use kage_agent_core::{OwnerMemory, VoterStore, WriterMemory};
 use std::{
     io,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -24,6 +24,8 @@ pub enum Write {
     Memory(u64, OwnerMemory),
     /// Best effort.
     Owner(OwnerState),
+    /// Best effort.
+    Writers(WriterMemory),
 }
 
 /// Handle of the thread.
@@ -54,12 +56,13 @@ impl Storage {
 fn run(state: &StateDir, queue: &Receiver<Write>, inputs: &mpsc::Sender<Input>) {
     while let Ok(first) = queue.recv() {
         // Each write is the whole: of several that wait only the last counts.
-        let (mut voter, mut memory, mut owner) = (None, None, None);
+        let (mut voter, mut memory, mut owner, mut writers) = (None, None, None, None);
         for write in std::iter::once(first).chain(queue.try_iter()) {
             match write {
                 Write::Voter(version, store) => voter = Some((version, store)),
                 Write::Memory(version, wanted) => memory = Some((version, wanted)),
                 Write::Owner(state) => owner = Some(state),
+                Write::Writers(state) => writers = Some(state),
             }
         }
         if let Some((version, store)) = voter {
@@ -79,6 +82,11 @@ fn run(state: &StateDir, queue: &Receiver<Write>, inputs: &mpsc::Sender<Input>) 
             if inputs.blocking_send(Input::Remembered { version, ok: written.is_ok() }).is_err() {
                 return;
             }
+        }
+        if let Some(writers) = writers
+            && let Err(error) = state.write_writers(&writers)
+        {
+            tracing::error!(%error, "a restart would not know which services are held back by this agent");
         }
         if let Some(owner) = owner
             && let Err(error) = state.write_owner(&owner)

@@ -128,6 +128,9 @@ fn report(event: wire::AgentEvent) -> Option<AgentReport> {
     Some(match event.event? {
         E::Vm(vm) => AgentReport::Other(format!("VM {} {} ({})", vm.domain, vm.event, vm.detail)),
         E::Service(state) if state.state == "running" => AgentReport::Other(format!("service {} runs", state.service)),
+        E::Service(state) if state.state == "held" => {
+            AgentReport::Other(format!("service {} is {}", state.service, state.detail))
+        }
         E::Service(state) => AgentReport::ServiceDown { service: state.service.parse().ok()?, detail: state.detail },
         E::LeaseLost(lost) => AgentReport::Lost { ask: ask(&lost.vip, lost.epoch)?, reason: lost.reason },
         E::LeaseOpened(opened) => AgentReport::Opened(ask(&opened.vip, opened.epoch)?),

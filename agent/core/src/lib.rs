@@ -1,5 +1,5 @@
 //! Decisions of the agent, without I/O: whether it owns a virtual IP ([`Owner`]), and whether it consents to
-//! another's ownership ([`Voter`]). Rules: docs/safety.md.
+//! another's ownership ([`Voter`]), and which services must not run without it ([`Writers`]). Rules: docs/safety.md.
 //!
 //! Architecture invariant: no clock, no I/O, no async, no randomness; ordered collections only. The shell and the
 //! simulator feed the same events and carry out the same actions.
@@ -7,6 +7,7 @@
 mod kernel;
 mod owner;
 mod voter;
+mod writers;
 
 pub use kage_types::{AskVip, Grant, GrantItem, Verdict};
 pub use kernel::{KernelOp, KernelOutcome, OpId};
@@ -15,6 +16,7 @@ pub use owner::{
     OwnerEvent, OwnerMemory, Place, RenewedBy, VipView,
 };
 pub use voter::{Voter, VoterAction, VoterEvent, VoterStore};
+pub use writers::{Halt, HaltOutcome, WriterAction, WriterConfig, WriterEvent, WriterMemory, Writers};
 
 /// A rule broken on purpose, so that the simulator can prove that it would notice.
 #[cfg(feature = "sabotage")]

@@ -512,6 +512,13 @@ impl Owner {
         }
     }
 
+    /// Until when this agent is the owner of a VIP, served or not: b + L. None: it was given up, or is another's.
+    #[must_use]
+    pub fn owned_until(&self, vip: Vip) -> Option<Time> {
+        let held = self.held.get(&vip).filter(|held| !matches!(held.state, State::Closing { .. }))?;
+        held.grant.map(|(b, l)| b + l)
+    }
+
     /// When to call again, and why.
     #[must_use]
     pub fn deadline(&self) -> Option<(Time, &'static str)> {

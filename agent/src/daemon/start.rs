@@ -9,13 +9,15 @@ use crate::{
     hands::{Hands, LiveVips},
     host::power::Power,
     keeper::{self, Keeper},
-    service::{AgentService, Services, Shared, Vms, VoterService},
+    service::{AgentService, Services, Shared, Vms, VoterService, writers},
     session::Session,
     state::{AssignmentState, HeldEntry, OwnerState, StateDir, boot_id},
     storage::Storage,
     votes::Voters,
 };
-use kage_agent_core::{Adopted, KernelOp, KernelOutcome, OpId, Owner, OwnerEvent, OwnerMemory, Place, Voter};
+use kage_agent_core::{
+    Adopted, Halt, KernelOp, KernelOutcome, OpId, Owner, OwnerEvent, OwnerMemory, Place, Voter, Writers,
+};
 use kage_proto::{
     agent::v1::{agent_server::AgentServer, voter_server::VoterServer},
     channel::Credentials,
@@ -68,6 +70,10 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let mut memory = dir.memory()?;
     // A damaged one costs a lapse, no more.
     let owner_state = dir.owner().inspect_err(|error| tracing::error!(%error, "adopting nothing")).unwrap_or_default();
+    let writer_memory = dir
+        .writers()
+        .inspect_err(|error| tracing::error!(%error, "services held back before this start are left as they are"))
+        .unwrap_or_default();
     let stored =
         dir.assignment().inspect_err(|error| tracing::error!(%error, "no VIP is guarded yet")).unwrap_or_default();
 
@@ -115,6 +121,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     if let Some(stored) = &stored {
         voters.assign(&stored.voters, stored.timing.renewal);
     }
+    let services = Services::new(&config);
     let parts = Parts {
         me: config.name.clone(),
         incarnation,
@@ -131,6 +138,9 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
         events: events.clone(),
         taps,
         first,
+        writers: Writers::new(now(), writers(&config), writer_memory),
+        services: services.clone(),
+        handle: handle.clone(),
     };
     let driver = tokio::spawn(Driver::run(parts));
 
@@ -150,8 +160,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
 
     let vms = Vms::start(config.libvirt.as_ref())?;
     vms.watch(events.clone(), handle.clone());
-    let services = Services::new(&config);
-    services.watch(events.clone());
+    services.watch(events.clone(), handle.clone());
     let listen = config.listen;
     let power = Power::new(config.power.clone());
     let name = config.name.clone();
@@ -308,13 +317,22 @@ fn sweep(interface: IfName, stored: &AssignmentState, held: &[Adopted]) {
     }
 }
 
-/// `kage-agent uninstall`: VIPs and guard are removed; nothing of the state directory is.
+/// `kage-agent uninstall`: VIPs and guard are removed; nothing of the state directory is. Services that are held back
+/// stay so, as without an agent nothing would tell whether their double runs: they are named.
 ///
 /// # Errors
 /// What could not be removed.
 pub fn uninstall(config: &Config) -> anyhow::Result<()> {
     let Some(kind) = config.guard_kind() else { return Ok(()) };
-    let stored = StateDir::open(&config.state)?.assignment().unwrap_or_default();
+    let dir = StateDir::open(&config.state)?;
+    for (service, halt) in dir.writers().unwrap_or_default().held {
+        let (is, cure) = match halt {
+            Halt::Stop => ("stopped", "start"),
+            Halt::Freeze => ("frozen", "thaw"),
+        };
+        println!("service {service} is still {is}, as its virtual IP is not here: {cure} it when its double is down");
+    }
+    let stored = dir.assignment().unwrap_or_default();
     let vips = stored.map(|stored| stored.vips).unwrap_or_default();
     // While the guard still stands: an address without guard and lease would answer.
     if matches!(kind, guard::GuardKind::Host { .. }) {

@@ -62,9 +62,14 @@ impl Driver {
                 self.hands.order(Order::Announce(vip, mac));
             }
             OwnerAction::Opened { ask } => {
+                self.lease_opened(ask.vip);
                 self.events.publish(Event::LeaseOpened(LeaseOpened { vip: ask.vip.to_string(), epoch: ask.epoch.0 }));
             }
             OwnerAction::Lost { ask, reason, place } => {
+                // First of all: nobody knows how late it is.
+                if place == Place::Host {
+                    self.lease_lost(ask.vip, &reason);
+                }
                 let reason = wire::loss(&reason);
                 tracing::warn!(vip = %ask.vip, epoch = %ask.epoch, reason, "lease lost");
                 if place == Place::Host {

@@ -111,6 +111,7 @@ impl Driver {
                 self.step(OwnerEvent::Tick);
             }
             Input::Remembered { version, ok } => self.step(OwnerEvent::Remembered { version, ok }),
+            Input::Writer(event) => self.step_writers(event),
             Input::KernelUp(kernel) => self.kernel = Some(kernel),
         }
     }

@@ -1,16 +1,18 @@
 //! The driver's loop.
 
-use super::{Input, Stream, TapPort};
+use super::{Handle, Input, Stream, TapPort};
 use crate::{
     events::Events,
     guard::{RenewalReport, RenewalThread, now},
     hands::{Hands, LiveVips, Opened, Order},
     host::clock::SleepDetector,
+    service::Services,
     storage::Storage,
     votes::Voters,
 };
 use kage_agent_core::{
     CommandId, CommandResult, HoldRefused, KernelOutcome, OpId, Owner, OwnerAction, OwnerEvent, Voter, VoterEvent,
+    Writers,
 };
 use kage_proto::agent::v1::{VoteReply, VoteRequest};
 use kage_types::{AgentId, DomainName, Epoch, Nonce, Term, Time, Vip};
@@ -62,6 +64,12 @@ pub struct Parts {
     pub taps: BTreeMap<DomainName, TapPort>,
     /// What the owner wanted done when it adopted them.
     pub first: Vec<OwnerAction>,
+    /// Which services must not run without a lease.
+    pub writers: Writers,
+    /// How they are held back.
+    pub services: Services,
+    /// For what takes time.
+    pub handle: Handle,
 }
 
 pub(super) enum Reply {
@@ -123,6 +131,9 @@ pub struct Driver {
     pub(super) seen: BTreeMap<Vip, (Epoch, &'static str)>,
     /// A long lease is wanted: addresses keep their long life.
     pub(super) stopping: bool,
+    pub(super) writers: Writers,
+    pub(super) services: Services,
+    pub(super) handle: Handle,
     next_refresh: Time,
     sleep: SleepDetector,
 }
@@ -156,11 +167,17 @@ impl Driver {
             delayed: VecDeque::new(),
             seen: BTreeMap::new(),
             stopping: false,
+            writers: parts.writers,
+            services: parts.services,
+            handle: parts.handle,
             next_refresh: Time::ZERO,
             sleep: SleepDetector::new(),
         };
         for action in parts.first {
             driver.act(action);
+        }
+        for vip in driver.live_addresses() {
+            driver.lease_opened(vip);
         }
         driver.step(OwnerEvent::Tick);
         loop {
@@ -183,7 +200,8 @@ impl Driver {
         let delayed = self.delayed.front().map_or(Time::FAR, |(at, ..)| *at);
         let relay = self.relays.values().map(|relay| relay.expires).min().unwrap_or(Time::FAR);
         let refresh = if self.seen.is_empty() { Time::FAR } else { self.next_refresh };
-        core.min(delayed).min(relay).min(refresh)
+        let writers = self.writers.deadline().unwrap_or(Time::FAR);
+        core.min(delayed).min(relay).min(refresh).min(writers)
     }
 
     fn timers(&mut self) {
@@ -192,6 +210,7 @@ impl Driver {
                 self.step(OwnerEvent::Kernel { op, outcome, at });
             }
         }
+        self.writers_due();
         let time = now();
         let over: Vec<_> =
             self.relays.iter().filter(|(_, relay)| relay.expires <= time).map(|(key, _)| key.clone()).collect();

@@ -3,7 +3,7 @@
 use super::{Shared, chain, invalid, limit};
 use crate::{
     config::{Config, OsConfig, ServiceConfig},
-    driver::Command,
+    driver::{Command, Handle, Input},
     events::Events,
     guard::{IfName, Link, MacAddr, wake},
     host::{
@@ -13,10 +13,11 @@ use crate::{
         watch::{ProcessEvent, ProcessWatch},
     },
 };
+use kage_agent_core::WriterEvent;
 use kage_proto::agent::v1::{self, GoingDown, agent_event::Event};
 use kage_types::ServiceName;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -38,12 +39,15 @@ const BACKLOG: usize = 64;
 /// Packets sent by [`wake::wake`].
 const PACKETS: u32 = 3;
 
-/// The services of the configuration.
+/// The services of the configuration. Cheap enough to clone.
+#[derive(Clone)]
 pub struct Services {
-    all: BTreeMap<ServiceName, Service>,
+    pub(super) all: BTreeMap<ServiceName, Service>,
     system: Arc<Os>,
     /// Restarted by us just now: their process's end is no failure.
     restarting: Arc<Mutex<BTreeMap<ServiceName, Instant>>>,
+    /// Held back for want of a lease: nor is it.
+    pub(super) held: Arc<Mutex<BTreeSet<ServiceName>>>,
 }
 
 fn service(name: &ServiceName, config: &ServiceConfig, os: &OsConfig, system: &Arc<Os>) -> Service {
@@ -67,7 +71,8 @@ impl Services {
         let system = Arc::new(config.os.system());
         tracing::info!(manager = %system.manager, reason = system.reason, "services are handled by");
         let one = |(name, one): (&ServiceName, &ServiceConfig)| (name.clone(), service(name, one, &config.os, &system));
-        Self { all: config.services.iter().map(one).collect(), system, restarting: Arc::default() }
+        Self { all: config.services.iter().map(one).collect(), system, held: Arc::default(),
+            restarting: Arc::default() }
     }
 
     /// The service of this name.
@@ -88,16 +93,22 @@ impl Services {
     }
 
     /// Tells of each service whose process ends or comes back. Must be called within a tokio runtime.
-    pub fn watch(&self, events: Events) {
+    pub fn watch(&self, events: Events, handle: Handle) {
         let (send, mut changes) = mpsc::channel(BACKLOG);
         let watches: Vec<_> =
             self.all.values().filter_map(|service| ProcessWatch::start(service, send.clone())).collect();
-        let restarting = Arc::clone(&self.restarting);
+        let (restarting, services) = (Arc::clone(&self.restarting), self.clone());
         tokio::spawn(async move {
             let _watches = watches;
             while let Some(change) = changes.recv().await {
                 let (service, state, detail) = match change {
-                    ProcessEvent::Up { service, pid, .. } => (service, "running", format!("process {pid}")),
+                    ProcessEvent::Up { service, pid, .. } => {
+                        let _ = handle.tell(Input::Writer(WriterEvent::CameUp(service.clone()))).await;
+                        (service, "running", format!("process {pid}"))
+                    }
+                    ProcessEvent::Down { service, .. } if services.is_held(&service) => {
+                        (service, "held", "held back: the lease of its virtual IP is not here".to_owned())
+                    }
                     ProcessEvent::Down { service, pid, .. } => {
                         let ours = restarting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&service);
                         let detail = match (pid, ours) {
@@ -122,7 +133,11 @@ impl Services {
     pub async fn list(&self) -> Vec<v1::ServiceState> {
         let mut states = Vec::new();
         for service in self.all.values() {
-            states.push(state(service).await);
+            let mut state = state(service).await;
+            if self.is_held(&service.name) {
+                state.state = "held".to_owned();
+            }
+            states.push(state);
         }
         states
     }
@@ -170,6 +185,11 @@ impl Shared {
                 "no service {name}: add [services.{name}] to this agent's configuration"
             )));
         };
+        if self.services.is_held(&name) {
+            return Err(Status::failed_precondition(format!(
+                "{name} is held back: the lease of its virtual IP is not here (on_lease_lost in agent.toml)"
+            )));
+        }
         let service = Service { restart_deadline: limit(request.timeout_ms, RESTART), ..service.clone() };
         let restarting = Arc::clone(&self.services.restarting);
         // On its own: a caller that gives up does not kill the restart.
