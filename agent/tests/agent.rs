@@ -150,6 +150,10 @@ impl Cluster {
     }
 
     fn agent(&mut self, name: &str, last: u8, witness: bool) -> Agent {
+        self.agent_with(name, last, witness, "")
+    }
+
+    fn agent_with(&mut self, name: &str, last: u8, witness: bool, more: &str) -> Agent {
         let namespace = self.net.machine(name, last);
         let (pki, state, config) = (
             self.dir.path().join(format!("{name}-pki")),
@@ -159,7 +163,7 @@ impl Cluster {
         self.authority.issue_into(&Subject::new(Identity::new(Role::Agent, name).unwrap()), &pki).expect("issue");
         let guard = if witness { "" } else { "[guard]\nkind = \"host\"\ninterface = \"eth0\"\n" };
         let text = format!(
-            "name = \"{name}\"\nlisten = \"10.79.0.{last}:7702\"\ncoordinator = \"{COORDINATOR}:7700\"\npki = {pki:?}\nstate = {state:?}\nwitness = {witness}\n{guard}"
+            "name = \"{name}\"\nlisten = \"10.79.0.{last}:7702\"\ncoordinator = \"{COORDINATOR}:7700\"\npki = {pki:?}\nstate = {state:?}\nwitness = {witness}\n{guard}{more}"
         );
         fs::write(&config, text).expect("config");
         let expected = Expected::role(Role::Agent);
@@ -375,6 +379,71 @@ fn a_stalled_agent_lapses_and_needs_a_new_grant() {
         answering(&pings).await;
         let events = cluster.fake.mood.lock().unwrap().events.clone();
         assert!(events.iter().any(|(_, what)| what.contains("LeaseLost") && what.contains("lapsed")), "{events:?}");
+    });
+}
+
+#[test]
+fn a_service_that_writes_is_stopped_with_the_lease_and_started_with_it() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let runs = cluster.dir.path().join("runs");
+        let section = format!(
+            "[services.mail]\ncheck = [\"test\", \"-e\", {runs:?}]\nrestart = [\"touch\", {runs:?}]\n\
+             stop = [\"rm\", {runs:?}]\non_lease_lost = \"stop\"\n"
+        );
+        let set = |running: bool| if running { fs::write(&runs, "") } else { fs::remove_file(&runs) }.expect("service");
+        set(true);
+        let mut agent = cluster.agent_with("mail", 11, false, &section);
+        agent.up().await;
+        pass(Duration::from_secs(1)).await;
+        assert!(runs.exists(), "before its first lease it is left alone");
+        agent.hold(1).await.expect("hold");
+
+        // Stalled for longer than the lease: the first thing it does.
+        agent.signal(Signal::STOP);
+        pass(Duration::from_millis(2500)).await;
+        cluster.fake.set(|mood| mood.wait = true);
+        let woken = wall();
+        agent.signal(Signal::CONT);
+        wait_until("stopped", async || !runs.exists()).await;
+        println!("stopped {:?} after the agent woke", wall().saturating_sub(woken));
+        cluster.fake.set(|mood| mood.wait = false);
+        wait_until("started", async || runs.exists()).await;
+
+        // Clean stops and crashes of the agent change nothing while the lease lasts.
+        agent.signal(Signal::TERM);
+        agent.wait().await;
+        pass(Duration::from_secs(1)).await;
+        agent.start();
+        agent.up().await;
+        pass(Duration::from_secs(1)).await;
+        assert!(runs.exists());
+
+        // Given up: at once; and still known to have been its own doing after a crash.
+        let at = wall();
+        cluster.fake.set(|mood| mood.superseded = true);
+        wait_until("stopped", async || !runs.exists()).await;
+        println!("stopped {:?} after another was said to be the owner", wall().saturating_sub(at));
+        pass(Duration::from_millis(300)).await;
+        agent.signal(Signal::KILL);
+        agent.wait().await;
+        agent.start();
+        agent.up().await;
+        cluster.fake.set(|mood| mood.superseded = false);
+        agent.hold(2).await.expect("hold");
+        wait_until("started", async || runs.exists()).await;
+
+        // What the administrator stopped stays so.
+        set(false);
+        cluster.fake.set(|mood| mood.superseded = true);
+        wait_until("given up", async || agent.held().await.is_none()).await;
+        pass(Duration::from_millis(500)).await;
+        cluster.fake.set(|mood| mood.superseded = false);
+        agent.hold(3).await.expect("hold");
+        pass(Duration::from_secs(1)).await;
+        assert!(!runs.exists());
+        let events = cluster.fake.mood.lock().unwrap().events.clone();
+        assert!(events.iter().any(|(_, what)| what.contains("\"held\"")), "{events:?}");
     });
 }
 
