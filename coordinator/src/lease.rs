@@ -127,6 +127,9 @@ fn report(event: wire::AgentEvent) -> Option<AgentReport> {
     let ask = |vip: &str, epoch: u64| Some(AskVip { vip: vip.parse().ok()?, epoch: Epoch(epoch) });
     Some(match event.event? {
         E::Vm(vm) => AgentReport::Other(format!("VM {} {} ({})", vm.domain, vm.event, vm.detail)),
+        E::Service(state) if state.held.is_some() => {
+            AgentReport::ServiceHeld { service: state.service.parse().ok()?, held: state.held() }
+        }
         E::Service(state) if state.state == "running" => AgentReport::Other(format!("service {} runs", state.service)),
         E::Service(state) if state.state == "held" => {
             AgentReport::Other(format!("service {} is {}", state.service, state.detail))

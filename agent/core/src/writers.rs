@@ -273,6 +273,7 @@ impl Writers {
             }
             (State::Halting, HaltOutcome::NotRunning) if self.memory.held.contains_key(name) => {
                 writer.state = State::Held;
+                tell(true, "still held back: the lease of its virtual IP is not here");
             }
             (State::Halting, HaltOutcome::NotRunning) => writer.state = State::Absent,
             (State::Resuming, HaltOutcome::Done | HaltOutcome::NotRunning) => {

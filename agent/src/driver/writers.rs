@@ -59,7 +59,7 @@ impl Driver {
                     tracing::warn!(%service, held, detail, "on_lease_lost");
                     let state = if held { "held" } else { "running" };
                     let (service, state) = (service.to_string(), state.to_owned());
-                    self.events.publish(Event::Service(ServiceState { service, state, detail }));
+                    self.events.publish(Event::Service(ServiceState { service, state, detail, held: Some(held) }));
                 }
             }
         }

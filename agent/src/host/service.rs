@@ -364,39 +364,6 @@ impl Service {
         })
     }
 
-    /// Starts it. It is no error when it runs.
-    ///
-    /// # Errors
-    /// [`ServiceError`].
-    pub async fn start(&self) -> Result<(), ServiceError> {
-        match &self.control {
-            Control::Unit(unit) => self.command("start", &systemctl("start", unit)).await,
-            Control::Commands { restart, .. } => self.command("start", restart).await,
-        }
-    }
-
-    /// Lets none of its processes run any more; they keep their memory, files and connections.
-    ///
-    /// # Errors
-    /// [`ServiceError`]: part of it may still run.
-    pub async fn freeze(&self) -> Result<(), ServiceError> {
-        match &self.control {
-            Control::Unit(unit) => self.command("freeze", &systemctl("freeze", unit)).await,
-            Control::Commands { .. } => Err(ServiceError::NoStop(self.name.clone())),
-        }
-    }
-
-    /// Lets them run again. It is no error when they do.
-    ///
-    /// # Errors
-    /// [`ServiceError`].
-    pub async fn thaw(&self) -> Result<(), ServiceError> {
-        match &self.control {
-            Control::Unit(unit) => self.command("thaw", &systemctl("thaw", unit)).await,
-            Control::Commands { .. } => Err(ServiceError::NoStop(self.name.clone())),
-        }
-    }
-
     async fn command(&self, action: &'static str, argv: &[String]) -> Result<(), ServiceError> {
         let result = run(argv, self.restart_deadline).await;
         result.map(drop).map_err(|source| ServiceError::Command { service: self.name.clone(), action, source })

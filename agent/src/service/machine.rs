@@ -71,8 +71,12 @@ impl Services {
         let system = Arc::new(config.os.system());
         tracing::info!(manager = %system.manager, reason = system.reason, "services are handled by");
         let one = |(name, one): (&ServiceName, &ServiceConfig)| (name.clone(), service(name, one, &config.os, &system));
-        Self { all: config.services.iter().map(one).collect(), system, held: Arc::default(),
-            restarting: Arc::default() }
+        Self {
+            all: config.services.iter().map(one).collect(),
+            system,
+            held: Arc::default(),
+            restarting: Arc::default(),
+        }
     }
 
     /// The service of this name.
@@ -124,6 +128,7 @@ impl Services {
                     service: service.to_string(),
                     state: state.to_owned(),
                     detail,
+                    held: None,
                 }));
             }
         });
@@ -151,7 +156,7 @@ async fn state(service: &Service) -> v1::ServiceState {
         ServiceState::Failed => "failed",
         ServiceState::Unknown => "unknown",
     };
-    v1::ServiceState { service: service.name.to_string(), state: state.to_owned(), detail: status.detail }
+    v1::ServiceState { service: service.name.to_string(), state: state.to_owned(), detail: status.detail, held: None }
 }
 
 /// What the machine is told to do.

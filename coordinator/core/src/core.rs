@@ -433,6 +433,7 @@ impl Coordinator {
                     self.service_down(now, agent, &service, &detail, actions);
                 }
             }
+            AgentReport::ServiceHeld { service, held } => self.service_held(agent, &service, held, actions),
             AgentReport::Other(text) => self.note(None, Severity::Info, "agent", format!("{agent}: {text}"), actions),
         }
     }

@@ -8,7 +8,10 @@ use crate::{
     placement::{Owner, describe},
 };
 use kage_types::{AgentId, ServiceName, TargetName, Time};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 mod background;
 mod budget;
@@ -29,6 +32,8 @@ pub(crate) struct Dbss {
     since: Time,
     ping: Seen,
     services: BTreeMap<usize, Seen>,
+    /// Stopped by its own agent, as its double serves: what a probe says of it is no trouble then.
+    held: BTreeSet<usize>,
     round: Round,
     round_ended: Time,
     budgets: Budgets,
@@ -42,6 +47,7 @@ impl Dbss {
             since: now,
             ping: Seen::Unknown,
             services: BTreeMap::new(),
+            held: BTreeSet::new(),
             round: Round::Idle,
             round_ended: now,
             budgets: Budgets::default(),

@@ -94,6 +94,13 @@ pub enum AgentReport {
         /// For people.
         detail: String,
     },
+    /// A service is held back for want of a lease, or not any more.
+    ServiceHeld {
+        /// Which.
+        service: ServiceName,
+        /// Is it?
+        held: bool,
+    },
     /// Something for the log only.
     Other(String),
 }

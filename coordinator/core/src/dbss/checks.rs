@@ -194,7 +194,9 @@ impl Coordinator {
         let seen = Seen::of(now, result);
         match what {
             TargetJob::Probe(index) => {
-                dbss.services.insert(*index, seen);
+                let away = matches!(dbss.mode, Mode::TargetServerRecovery { .. } | Mode::Returning);
+                let standby = away && dbss.held.contains(index) && seen.bad();
+                dbss.services.insert(*index, if standby { Seen::Good(now) } else { seen });
             }
             TargetJob::Ping => {
                 // Thesis 2: network bad, and the service is not asked any more.

@@ -135,6 +135,31 @@ impl Coordinator {
         }
     }
 
+    /// The target's own agent keeps it from writing while the VIPs are elsewhere, or does so no longer.
+    pub(crate) fn service_held(
+        &mut self,
+        agent: &AgentId,
+        service: &ServiceName,
+        held: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let found = self.cluster.targets.iter().find_map(|(name, target)| {
+            let index = target.services.iter().position(|known| known.name == *service)?;
+            (target.agent == *agent).then(|| (name.clone(), index))
+        });
+        let name = found.map(|(name, index)| {
+            let dbss = self.dbss(&name);
+            if held {
+                dbss.held.insert(index);
+            } else {
+                dbss.held.remove(&index);
+            }
+            name
+        });
+        let does = if held { "holds back" } else { "lets go of" };
+        self.note(name, Severity::Info, "service-held", format!("{agent} {does} {service}"), actions);
+    }
+
     /// Cure these services, one after another.
     pub(crate) fn recover_services(
         &mut self,
