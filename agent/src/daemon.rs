@@ -1,5 +1,7 @@
 //! `kage-agent run`: puts the parts together, and takes them apart again at a signal.
 
+#[cfg(feature = "dbus")]
+mod sleep;
 mod start;
 mod stop;
 

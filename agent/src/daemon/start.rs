@@ -178,6 +178,9 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let serving = serve(server::Config::new(listen, security), Arc::new(shared), handle.clone(), stop.clone());
     let serving = tokio::spawn(serving);
 
+    #[cfg(feature = "dbus")]
+    tokio::spawn(super::sleep::watch(handle.clone(), events.clone()));
+
     tracing::info!(agent = %name, %listen, version = env!("CARGO_PKG_VERSION"), took_ms = now().since(started).as_millis(), "kage-agent is up");
     stop::notify_ready(handle.clone());
     let ended = stop::wait(signals, serving, &handle, &events, &hands, &stop).await;

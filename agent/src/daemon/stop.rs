@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 const LONG_LEASE: Duration = Duration::from_millis(1500);
 /// The coordinator's request for a release arrives within some tens of milliseconds of its being told; a machine on its
 /// way down can be slow.
-const HANDOVER: Duration = Duration::from_millis(700);
+pub(super) const HANDOVER: Duration = Duration::from_millis(700);
 /// For all elements to be deleted before the machine goes down.
-const RELEASE: Duration = Duration::from_millis(1500);
+pub(super) const RELEASE: Duration = Duration::from_millis(1500);
 /// For what was said to reach the coordinator.
 pub(super) const FLUSH: Duration = Duration::from_secs(2);
 /// systemd answers at once, unless it is itself in trouble.

@@ -232,6 +232,24 @@ fn a_full_disk_refuses_the_acknowledgement_and_the_next_release_writes_again() {
 }
 
 #[test]
+fn a_machine_that_slept_closes_first_and_no_answer_from_before_counts() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1200, OwnerEvent::Tick);
+    let nonce = bench.owner.last_nonce.0;
+    let actions = bench.step(9_001_200, OwnerEvent::ClockJumped);
+    let close = |action: &OwnerAction| matches!(action, OwnerAction::Kernel { change: KernelOp::Close { .. }, .. });
+    assert!(actions.first().is_some_and(close), "{actions:?}");
+    let reason = |action: &OwnerAction| matches!(action, OwnerAction::Lost { reason: LossReason::ClockJumped, .. });
+    assert!(actions.iter().any(reason));
+    let op = bench.owner.last_op.0;
+    bench.done(9_001_201, op, KernelOutcome::Done);
+    let armed = bench.owner.last_op.0;
+    bench.done(9_001_202, armed, KernelOutcome::Done);
+    assert!(kernel(&bench.step(9_001_203, grant(nonce, 5, Verdict::Granted))).is_empty(), "granted before it slept");
+    assert_eq!(bench.state(), "asking");
+}
+
+#[test]
 fn a_planned_stop_takes_a_long_lease_and_then_does_nothing_more() {
     let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
     let actions = bench.step(1100, OwnerEvent::PrepareStop { command: CommandId(9) });
