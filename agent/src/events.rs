@@ -4,7 +4,8 @@ use crate::guard::now;
 use kage_proto::agent::v1::{AgentEvent, agent_event::Event};
 use tokio::sync::broadcast;
 
-/// A subscriber that is further behind misses events, and is told how many.
+/// A subscriber that is further behind misses the oldest events, and is told how many. The coordinator's, while there is
+/// no stream to it: some minutes of a service that keeps failing.
 const BACKLOG: usize = 256;
 
 /// Where events are published. Cheap to clone.
@@ -21,7 +22,7 @@ impl Events {
     /// Publishes; never blocks.
     pub fn publish(&self, event: Event) {
         // No subscriber is no error.
-        let _ = self.0.send(AgentEvent { at_ns: now().as_nanos(), event: Some(event) });
+        let _ = self.0.send(AgentEvent { at_ns: now().as_nanos(), age_ms: 0, event: Some(event) });
     }
 
     /// From now on.
@@ -41,7 +42,7 @@ impl Subscription {
         match self.0.recv().await {
             Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                Some(AgentEvent { at_ns: now().as_nanos(), event: Some(Event::Missed(missed)) })
+                Some(AgentEvent { at_ns: now().as_nanos(), age_ms: 0, event: Some(Event::Missed(missed)) })
             }
             Err(broadcast::error::RecvError::Closed) => None,
         }

@@ -2,7 +2,8 @@
 
 use crate::{
     driver::{Handle, Input, Stream},
-    events::Events,
+    events::{Events, Subscription},
+    guard::now,
     keeper::Told,
     wire,
 };
@@ -15,6 +16,7 @@ use kage_proto::{
     roles::Role,
     tls::Expected,
 };
+use kage_types::Time;
 use std::time::Duration;
 use tokio::{
     sync::mpsc,
@@ -26,8 +28,8 @@ use tonic::{Status, Streaming};
 
 /// Questions in the stream's queue.
 const QUESTIONS: usize = 8;
-/// Events in the stream's queue. More are dropped: the coordinator asks for status anew when it reconnects.
-const EVENTS: usize = 64;
+/// Events in the stream's queue: all that waited for the stream (`events::BACKLOG`), and some. More are dropped.
+const EVENTS: usize = 320;
 /// Between two attempts: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// From dialling to the first assignment.
@@ -60,8 +62,10 @@ impl Session {
     pub async fn run(self, stop: CancellationToken) {
         let mut pause = BACKOFF.0;
         let mut last = String::new();
+        // One for all streams: what happens while there is none waits here, the oldest dropped first and counted.
+        let mut watch = self.events.subscribe();
         for id in 1.. {
-            let (error, served) = match self.attend(id, &stop).await {
+            let (error, served) = match self.attend(id, &mut watch, &stop).await {
                 Ok(()) => return,
                 Err(ended) => ended,
             };
@@ -83,7 +87,7 @@ impl Session {
     }
 
     /// One stream, to its end. Err: why it ended, and whether it had begun. Ok: stopped.
-    async fn attend(&self, id: u64, stop: &CancellationToken) -> Result<(), (Status, bool)> {
+    async fn attend(&self, id: u64, watch: &mut Subscription, stop: &CancellationToken) -> Result<(), (Status, bool)> {
         let begin = async {
             let options = Options::noticing_within(NOTICE);
             let connection = channel(&self.coordinator, &self.credentials, Expected::role(Role::Coordinator), &options)
@@ -106,7 +110,7 @@ impl Session {
         let close = CancellationToken::new();
         let stream = Stream { id, messages, close: close.clone() };
         self.handle.tell(Input::StreamUp(stream)).await.map_err(|status| (status, false))?;
-        self.converse(id, heard, events, close, stop).await
+        self.converse(id, heard, events, watch, close, stop).await
     }
 
     async fn converse(
@@ -114,10 +118,10 @@ impl Session {
         id: u64,
         mut heard: Streaming<CoordinatorMessage>,
         events: mpsc::Sender<AgentMessage>,
+        watch: &mut Subscription,
         close: CancellationToken,
         stop: &CancellationToken,
     ) -> Result<(), (Status, bool)> {
-        let mut watch = self.events.subscribe();
         let mut assigned = false;
         let patience = sleep(BEGIN);
         tokio::pin!(patience);
@@ -180,7 +184,9 @@ impl Session {
     }
 }
 
-fn pass_on(events: &mpsc::Sender<AgentMessage>, event: AgentEvent) {
+fn pass_on(events: &mpsc::Sender<AgentMessage>, mut event: AgentEvent) {
+    // No clocks are compared: how old it is, not when it was.
+    event.age_ms = wire::to_millis(now().since(Time::from_nanos(event.at_ns)));
     if events.try_send(AgentMessage { message: Some(Message::Event(event)) }).is_err() {
         tracing::warn!("an event did not reach the coordinator: its stream is full");
     }

@@ -442,8 +442,19 @@ fn a_service_that_writes_is_stopped_with_the_lease_and_started_with_it() {
         agent.hold(3).await.expect("hold");
         pass(Duration::from_secs(1)).await;
         assert!(!runs.exists());
-        let events = cluster.fake.mood.lock().unwrap().events.clone();
-        assert!(events.iter().any(|(_, what)| what.contains("\"held\"")), "{events:?}");
+        let told = |cluster: &Cluster, what: &str| {
+            cluster.fake.mood.lock().unwrap().events.iter().filter(|(_, event)| event.contains(what)).count()
+        };
+        assert!(told(&cluster, "\"held\"") > 0);
+
+        // What happens while there is no stream is told when there is one.
+        let lost = told(&cluster, "LeaseLost");
+        cluster.fake.set(|mood| mood.down = true);
+        wait_until("lapsed", async || agent.log().contains("session to the coordinator is down")).await;
+        pass(LEASE).await;
+        assert_eq!(told(&cluster, "LeaseLost"), lost);
+        cluster.fake.set(|mood| mood.down = false);
+        wait_until("told afterwards", async || told(&cluster, "LeaseLost") > lost).await;
     });
 }
 

@@ -122,7 +122,28 @@ fn ask_event(agent: AgentId, session: SessionId, via: Option<AgentId>, ask: &Ask
     })
 }
 
+/// What happened longer ago is history: the agent could not tell it in time, and the checks have seen more since.
+const STALE_MS: u32 = 3000;
+
 fn report(event: wire::AgentEvent) -> Option<AgentReport> {
+    let age = event.age_ms;
+    let report = fresh(event)?;
+    if age <= STALE_MS {
+        return Some(report);
+    }
+    let text = match report {
+        // How things are, not what happened: the last word counts.
+        AgentReport::ServiceHeld { .. } => return Some(report),
+        AgentReport::Opened(ask) => format!("{} was opened at epoch {}", ask.vip, ask.epoch),
+        AgentReport::Lost { ask, reason } => format!("{} was closed at epoch {}: {reason}", ask.vip, ask.epoch),
+        AgentReport::GoingDown { what, .. } => format!("it was going down ({what})"),
+        AgentReport::ServiceDown { service, detail } => format!("service {service} was down: {detail}"),
+        AgentReport::Other(text) => text,
+    };
+    Some(AgentReport::Other(format!("{text} ({} s ago)", age / 1000)))
+}
+
+fn fresh(event: wire::AgentEvent) -> Option<AgentReport> {
     use wire::agent_event::Event as E;
     let ask = |vip: &str, epoch: u64| Some(AskVip { vip: vip.parse().ok()?, epoch: Epoch(epoch) });
     Some(match event.event? {
