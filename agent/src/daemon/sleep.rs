@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// Gives the VIPs back whenever logind says that the machine is about to sleep or go down. Never ends.
 pub(super) async fn watch(handle: Handle, events: Events) {
-    let prepare = async |what: &'static str| give_back(&handle, &events, what).await;
+    let prepare = |what| give_back(handle.clone(), events.clone(), what);
     let mut told = false;
     loop {
         let error = match dbus::system().await {
@@ -40,7 +40,7 @@ pub(super) async fn watch(handle: Handle, events: Events) {
     }
 }
 
-async fn give_back(handle: &Handle, events: &Events, what: &'static str) {
+async fn give_back(handle: Handle, events: Events, what: &'static str) {
     tracing::warn!(what, "logind says that this machine is about to go: all VIPs are released");
     events.publish(Event::GoingDown(GoingDown { what: what.to_owned() }));
     if !matches!(timeout(RELEASE, handle.command(Command::ReleaseAll)).await, Ok(Ok(()))) {
@@ -51,14 +51,17 @@ async fn give_back(handle: &Handle, events: &Events, what: &'static str) {
 }
 
 /// Holds a delay inhibitor, and lets go of it when `prepare` has ended. Ends with the bus or logind.
-async fn attend(bus: &Connection, prepare: &impl AsyncFn(&'static str)) -> BusError {
+async fn attend<F: Future<Output = ()>>(bus: &Connection, prepare: &impl Fn(&'static str) -> F) -> BusError {
     match attend_until(bus, prepare).await {
         Ok(()) => BusError::Timeout("org.freedesktop.login1: the bus was lost; it".to_owned(), Duration::ZERO),
         Err(error) => error,
     }
 }
 
-async fn attend_until(bus: &Connection, prepare: &impl AsyncFn(&'static str)) -> Result<(), BusError> {
+async fn attend_until<F: Future<Output = ()>>(
+    bus: &Connection,
+    prepare: &impl Fn(&'static str) -> F,
+) -> Result<(), BusError> {
     let failed = |error| BusError::Call("the system bus".to_owned(), error);
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
@@ -159,10 +162,13 @@ mod tests {
         let released = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&released);
         let task = tokio::spawn(async move {
-            let prepare = async |what: &'static str| {
-                assert_eq!(what, "suspend");
-                sleep(Duration::from_millis(100)).await;
-                seen.store(true, Ordering::SeqCst);
+            let prepare = move |what: &'static str| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    assert_eq!(what, "suspend");
+                    sleep(Duration::from_millis(100)).await;
+                    seen.store(true, Ordering::SeqCst);
+                }
             };
             attend(&agent, &prepare).await
         });
