@@ -8,19 +8,21 @@ use kage_coordinator_core::{
 };
 use kage_proto::{
     agent::v1::{
-        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, PingRequest, ProbeReply,
+        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, PingRequest, ProbeReply,
         ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState,
         WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request, voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},
 };
-use kage_types::{AgentId, Epoch, Term, Vip};
+use kage_types::{AgentId, AskVip, Epoch, Term, Vip};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tonic::{Code, Request, Status, transport::Channel};
 
 /// A bar is one write to the voter's disk.
 const BAR_DEADLINE: Duration = Duration::from_millis(700);
+/// The operator waits for it.
+const LIST_DEADLINE: Duration = Duration::from_secs(2);
 /// On top of what the agent itself may take: the way there and back.
 const WAY: Duration = Duration::from_millis(200);
 
@@ -95,6 +97,21 @@ impl Agents {
         let channel = self.channels.get(voter).cloned().ok_or_else(|| Status::not_found("not configured"))?;
         let request = with_deadline(GetVoterStateRequest {}, BAR_DEADLINE);
         Ok(VoterClient::new(channel).get_voter_state(request).await?.into_inner())
+    }
+
+    /// The virtual IPs that are open on an agent now.
+    ///
+    /// # Errors
+    /// If it does not answer, or not in words that are known.
+    pub async fn holds(&self, agent: &AgentId) -> Result<Vec<AskVip>, Status> {
+        let mut client = self.agent(agent).ok_or_else(|| Status::not_found("not configured"))?;
+        let reply = client.list_leases(with_deadline(ListLeasesRequest {}, LIST_DEADLINE)).await?.into_inner();
+        let open = reply.vips.into_iter().filter(|held| held.state == "live");
+        open.map(|held| {
+            let vip = held.vip.parse().map_err(|error| Status::internal(format!("{agent}: {error}")))?;
+            Ok(AskVip { vip, epoch: Epoch(held.epoch) })
+        })
+        .collect()
     }
 
     /// Carry out a command.

@@ -188,6 +188,14 @@ impl Driver {
                 let term = self.term();
                 self.sif.put_trouble(term, target, stage, detail);
             }
+            Action::PutOrder { job, order } => {
+                let term = self.term();
+                self.sif.put_order(job, term, order);
+            }
+            Action::ClearOrder { job, scope } => {
+                let term = self.term();
+                self.sif.clear_order(job, term, &scope);
+            }
             Action::Bar { job, voter, vip, floor } => self.agents.bar(job, self.term(), &voter, vip, floor),
             Action::Command { job, agent, command, timeout } => {
                 self.agents.command(job, self.term(), &agent, command, timeout);

@@ -8,6 +8,7 @@ mod events;
 mod journal;
 mod lease;
 mod operator;
+mod orders;
 mod sif;
 
 use anyhow::Context as _;

@@ -5,13 +5,15 @@ use crate::{
     driver::{Handle, Input, observer},
     enrol::Enrolment,
     events::{Events, Numbered},
+    orders,
 };
 use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
-    AgentStatus, CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest,
-    ProbeTargetReply, ProbeTargetRequest, ProbedService, Status as ClusterStatus, TargetStatus, VipStatus,
+    AdoptReply, AdoptRequest, AgentStatus, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest, OrderReply,
+    PutOrderRequest, ProbeTargetReply, ProbeTargetRequest, ProbedService, Status as ClusterStatus, TargetStatus, VipStatus,
     WatchEventsRequest, coordinator_server,
 };
+use kage_proto::roles::Peer;
 use kage_types::{TargetName, Time};
 use std::{pin::Pin, time::Duration};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -235,6 +237,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
         alerts: core.alerts(),
         journal_seq,
         on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
+        orders: orders::status(core, now),
     }
 }
 
@@ -301,6 +304,22 @@ impl coordinator_server::Coordinator for Operator {
 
     async fn failback(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
         Ok(Response::new(Box::pin(self.move_target(request.into_inner(), true).await?)))
+    }
+
+    async fn put_order(&self, request: Request<PutOrderRequest>) -> Result<Response<OrderReply>, Status> {
+        let peer = Peer::of(&request)?;
+        Ok(Response::new(orders::put(&self.handle, &peer, request.into_inner()).await?))
+    }
+
+    async fn clear_order(&self, request: Request<ClearOrderRequest>) -> Result<Response<OrderReply>, Status> {
+        let peer = Peer::of(&request)?;
+        Ok(Response::new(orders::clear(&self.handle, &peer, request.into_inner()).await?))
+    }
+
+    async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<AdoptReply>, Status> {
+        let peer = Peer::of(&request)?;
+        let reply = orders::adopt(&self.handle, &self.events, &self.agents, &peer, request.into_inner()).await?;
+        Ok(Response::new(reply))
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {

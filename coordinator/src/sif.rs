@@ -1,17 +1,22 @@
 //! SIF's client: terms, epochs, the tables. Every call has a deadline and ends as one event.
 
-use crate::{agents::Agents, clock::now, driver::Handle};
+use crate::{
+    agents::Agents,
+    clock::{now, unix_ms},
+    driver::Handle,
+};
 use kage_coordinator_core::{Cause, Event, JobId, JobResult, VipRow, config::Cluster};
 use kage_proto::{
     channel::{ChannelError, Credentials, Options, channel, reason},
     roles::Role,
     sif::v1::{
-        AcquireTermRequest, AdvanceEpochRequest, EpochReport, GetLedgerRequest, Ledger, PutTroubleRequest,
-        RenewTermRequest, ReportVoterRequest, SetLongLeaseRequest, sif_client::SifClient,
+        AcquireTermRequest, AdvanceEpochRequest, ClearOrderRequest, EpochReport, GetLedgerRequest, Ledger, OrderRow,
+        PutOrderRequest, PutTroubleRequest, RenewTermRequest, ReportVoterRequest, SetLongLeaseRequest,
+        sif_client::SifClient,
     },
     tls::{Expected, Pki},
 };
-use kage_types::{AgentId, DomainName, Epoch, TargetName, Term, Vip};
+use kage_types::{AgentId, DomainName, Epoch, Order, OrderScope, TargetName, Term, Vip};
 use std::time::Duration;
 use tonic::{Code, Request, Status, transport::Channel};
 
@@ -68,6 +73,20 @@ fn rows(ledger: &Ledger) -> Vec<VipRow> {
         .collect()
 }
 
+/// A row that can't be read is no order that could be obeyed; SIF checks them when they are written.
+fn orders(ledger: &Ledger) -> Vec<Order> {
+    let order = |row: &OrderRow| {
+        Some(Order {
+            scope: row.scope.parse().ok()?,
+            reason: row.reason.clone(),
+            who: row.who.clone(),
+            since_unix_ms: row.since_unix_ms,
+            until_unix_ms: row.until_unix_ms,
+        })
+    };
+    ledger.orders.iter().filter_map(order).collect()
+}
+
 impl Sif {
     /// A channel to the SIF of the configuration.
     ///
@@ -102,7 +121,11 @@ impl Sif {
         let sent = now();
         let request = AcquireTermRequest { coordinator: "coordinator".into() };
         let reply = self.client.acquire_term(with_deadline(request)).await?.into_inner();
-        let rows = rows(&reply.ledger.unwrap_or_default());
+        let ledger = reply.ledger.unwrap_or_default();
+        // Before the term: nothing is done against an order that stands.
+        let standing = Event::OrdersRead { orders: orders(&ledger), now_unix_ms: unix_ms() };
+        self.handle.event(standing).await;
+        let rows = rows(&ledger);
         let length = Duration::from_millis(reply.length_ms.into());
         Ok(Event::TermAcquired { term: Term(reply.term), sent, length, rows })
     }
@@ -187,6 +210,39 @@ impl Sif {
         tokio::spawn(async move {
             let request = SetLongLeaseRequest { term: term.0, vip: vip.to_string(), outstanding };
             let result = match this.client.set_long_lease(with_deadline(request)).await {
+                Ok(_) => JobResult::Done,
+                Err(status) => failure(&status),
+            };
+            this.handle.ended(job, result).await;
+        });
+    }
+
+    /// Note an operator's order.
+    pub fn put_order(&self, job: JobId, term: Term, order: Order) {
+        let mut this = self.clone();
+        let row = OrderRow {
+            scope: order.scope.to_string(),
+            reason: order.reason,
+            who: order.who,
+            since_unix_ms: order.since_unix_ms,
+            until_unix_ms: order.until_unix_ms,
+        };
+        tokio::spawn(async move {
+            let request = PutOrderRequest { term: term.0, order: Some(row) };
+            let result = match this.client.put_order(with_deadline(request)).await {
+                Ok(_) => JobResult::Done,
+                Err(status) => failure(&status),
+            };
+            this.handle.ended(job, result).await;
+        });
+    }
+
+    /// It is lifted, or has ended.
+    pub fn clear_order(&self, job: JobId, term: Term, scope: &OrderScope) {
+        let mut this = self.clone();
+        let request = ClearOrderRequest { term: term.0, scope: scope.to_string() };
+        tokio::spawn(async move {
+            let result = match this.client.clear_order(with_deadline(request)).await {
                 Ok(_) => JobResult::Done,
                 Err(status) => failure(&status),
             };

@@ -319,6 +319,9 @@ rules! {
     "/kagemusha.coordinator.v1.Coordinator/WatchEvents", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/Failover", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Failback", OPERATOR, Calls;
+    "/kagemusha.coordinator.v1.Coordinator/PutOrder", OPERATOR, Calls;
+    "/kagemusha.coordinator.v1.Coordinator/ClearOrder", OPERATOR, Calls;
+    "/kagemusha.coordinator.v1.Coordinator/Adopt", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Check", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/ProbeTarget", OPERATOR, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/CreateToken", OPERATOR, Calls;
@@ -332,6 +335,8 @@ rules! {
     "/kagemusha.sif.v1.Sif/AdvanceEpoch", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/SetLongLease", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/PutTrouble", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/PutOrder", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/ClearOrder", COORDINATOR, Calls;
     "/grpc.health.v1.Health/Check", Who::AnyRole, Refusals;
     "/grpc.health.v1.Health/Watch", Who::AnyRole, Refusals;
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Who::AnyRole, Refusals;

@@ -174,6 +174,27 @@ impl proto::sif_server::Sif for Service {
         let revision = self.written("PutTrouble", ask).await?;
         Ok(Response::new(proto::PutTroubleReply { revision }))
     }
+
+    async fn put_order(
+        &self,
+        request: Request<proto::PutOrderRequest>,
+    ) -> Result<Response<proto::PutOrderReply>, Status> {
+        let request = request.into_inner();
+        let order = wire::order(request.order)?;
+        tracing::info!(scope = %order.scope, who = order.who, reason = order.reason, "order");
+        let revision = self.written("PutOrder", Ask::PutOrder { term: Term(request.term), order }).await?;
+        Ok(Response::new(proto::PutOrderReply { revision }))
+    }
+
+    async fn clear_order(
+        &self,
+        request: Request<proto::ClearOrderRequest>,
+    ) -> Result<Response<proto::ClearOrderReply>, Status> {
+        let request = request.into_inner();
+        let ask = Ask::ClearOrder { term: Term(request.term), scope: field("scope", &request.scope)? };
+        let revision = self.written("ClearOrder", ask).await?;
+        Ok(Response::new(proto::ClearOrderReply { revision }))
+    }
 }
 
 type Sender = mpsc::Sender<Result<proto::Change, Status>>;

@@ -1,7 +1,7 @@
 //! The ledger on disk: `ledger.redb`, one durable transaction for each commit.
 
 use kage_sif_core::{Change, Established, Ledger, Report, Stamped, TroubleRow, VipRow};
-use kage_types::{Epoch, Revision, Term};
+use kage_types::{Epoch, Order, Revision, Term};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -17,8 +17,8 @@ pub const FILE_NAME: &str = "ledger.redb";
 /// longer reads the whole ledger.
 pub const CHANGES_KEPT: usize = 4096;
 
-/// Of the rows below. Raised when an older kage-sif could misread them.
-const FORMAT: u32 = 1;
+/// Of the rows below. Raised when an older kage-sif could misread them. 2: with orders.
+const FORMAT: u32 = 2;
 
 /// The whole ledger of the largest cluster takes some MB.
 const CACHE_BYTES: usize = 16 << 20;
@@ -28,6 +28,7 @@ const REPORTS: TableDefinition<&str, &[u8]> = TableDefinition::new("reports");
 const FLOORS: TableDefinition<&str, &[u8]> = TableDefinition::new("floors");
 const VIPS: TableDefinition<&str, &[u8]> = TableDefinition::new("vips");
 const TROUBLES: TableDefinition<&str, &[u8]> = TableDefinition::new("troubles");
+const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
 const CHANGES: TableDefinition<u64, &[u8]> = TableDefinition::new("changes");
 const HEAD: &str = "head";
 
@@ -244,9 +245,10 @@ fn write_changes(file: &Path, transaction: &redb::WriteTransaction, changes: &[S
     let mut floors = disk!(transaction.open_table(FLOORS));
     let mut vips = disk!(transaction.open_table(VIPS));
     let mut troubles = disk!(transaction.open_table(TROUBLES));
+    let mut orders = disk!(transaction.open_table(ORDERS));
     let mut log = disk!(transaction.open_table(CHANGES));
     let mut head = match disk!(meta.get(HEAD)) {
-        Some(bytes) => parse::<Head>(file, HEAD, bytes.value())?,
+        Some(bytes) => Head { format: FORMAT, ..parse::<Head>(file, HEAD, bytes.value())? },
         None => Head {
             format: FORMAT,
             revision: Revision(0),
@@ -271,6 +273,12 @@ fn write_changes(file: &Path, transaction: &redb::WriteTransaction, changes: &[S
             }
             Change::TroubleCleared { target } => {
                 disk!(troubles.remove(target.as_str()));
+            }
+            Change::Order { order } => {
+                disk!(orders.insert(order.scope.to_string().as_str(), json(file, order)?.as_slice()));
+            }
+            Change::OrderCleared { scope } => {
+                disk!(orders.remove(scope.to_string().as_str()));
             }
             Change::Reported { reporter, report } => {
                 disk!(reports.insert(reporter.as_str(), json(file, report)?.as_slice()));
@@ -344,6 +352,14 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
         let (key, value) = disk!(row);
         let target = key.value().parse().map_err(|error| name(key.value(), error))?;
         ledger.troubles.insert(target, parse::<TroubleRow>(file, key.value(), value.value())?);
+    }
+    // Format 1 had no orders.
+    if format >= 2 {
+        for row in disk!(disk!(transaction.open_table(ORDERS)).iter()) {
+            let (key, value) = disk!(row);
+            let order = parse::<Order>(file, key.value(), value.value())?;
+            ledger.orders.insert(order.scope.clone(), order);
+        }
     }
     if !head.established {
         let mut reports = std::collections::BTreeMap::new();

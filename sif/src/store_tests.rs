@@ -1,7 +1,7 @@
 use super::*;
 use crate::driver;
 use kage_sif_core::{Cause, Electorate, Refusal, Reply, Request, Stage};
-use kage_types::{AgentId, TargetName, Vip};
+use kage_types::{AgentId, OrderScope, TargetName, Vip};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -27,6 +27,17 @@ fn row(epoch: u64) -> VipRow {
     }
 }
 
+fn order(scope: OrderScope, n: u64) -> Order {
+    let reason = "disk".to_owned();
+    Order {
+        scope,
+        reason,
+        who: "operator a".to_owned(),
+        since_unix_ms: n,
+        until_unix_ms: n.is_multiple_of(2).then_some(n),
+    }
+}
+
 /// Every kind of change, several times, in an order that the rules could give.
 fn changes(count: u64) -> Vec<Stamped> {
     let target = |n: u64| TargetName::new(format!("t{n}")).unwrap();
@@ -40,6 +51,8 @@ fn changes(count: u64) -> Vec<Stamped> {
             row: TroubleRow { stage: Stage::Backup, detail: "x".to_owned(), since_unix_ms: n },
         },
         8 => Change::TroubleCleared { target: target(n % 2) },
+        5 if n.is_multiple_of(4) => Change::OrderCleared { scope: OrderScope::Target(target(n % 3)) },
+        5 => Change::Order { order: order(OrderScope::Target(target(n % 3)), n) },
         10 if n.is_multiple_of(4) => Change::Restored {
             term: Term(n),
             floors: BTreeMap::from([(vip(2), Epoch(n))]),
@@ -99,14 +112,33 @@ fn damage_is_named_and_never_a_new_ledger() {
 }
 
 #[test]
+fn a_ledger_from_before_orders_is_read_and_raised_by_its_next_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    store.commit(&changes(4)).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    transaction.delete_table(ORDERS).unwrap();
+    let old = br#"{"format":1,"revision":4,"term":2,"coordinator":"c","established":true}"#;
+    transaction.open_table(META).unwrap().insert(HEAD, old.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    let mut ledger = store.reopen().unwrap().ledger;
+    assert_eq!(ledger.revision, Revision(4));
+    let change = Change::Order { order: order(OrderScope::All, 5) };
+    let change = Stamped { revision: Revision(5), change };
+    store.commit(std::slice::from_ref(&change)).unwrap();
+    ledger.apply(&change);
+    assert_eq!(store.reopen().unwrap().ledger, ledger);
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path()).unwrap();
     let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":2,"other":[]}"#.as_slice()).unwrap();
+    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":3,"other":[]}"#.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(store);
-    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 2, .. }));
+    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 3, .. }));
 }
 
 #[test]

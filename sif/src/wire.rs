@@ -16,7 +16,7 @@
 use crate::driver::{Stopped, SubscribeError};
 use kage_proto::sif::v1 as proto;
 use kage_sif_core::{Change, Ledger, Refusal, Report, Stamped, TroubleRow, VipRow};
-use kage_types::{Epoch, TargetName, Term, Vip};
+use kage_types::{Epoch, Order, TargetName, Term, Vip};
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -84,6 +84,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> proto::Ledger {
         established: ledger.is_established(),
         vips: ledger.vips.iter().map(|(vip, row)| vip_row(*vip, row)).collect(),
         troubles: ledger.troubles.iter().map(|(target, row)| trouble_row(target, row)).collect(),
+        orders: ledger.orders.values().map(order_row).collect(),
     }
 }
 
@@ -108,6 +109,28 @@ fn trouble_row(target: &TargetName, row: &TroubleRow) -> proto::TroubleRow {
     }
 }
 
+fn order_row(order: &Order) -> proto::OrderRow {
+    proto::OrderRow {
+        scope: order.scope.to_string(),
+        reason: order.reason.clone(),
+        who: order.who.clone(),
+        since_unix_ms: order.since_unix_ms,
+        until_unix_ms: order.until_unix_ms,
+    }
+}
+
+/// An order as asked for.
+pub(crate) fn order(row: Option<proto::OrderRow>) -> Result<Order, Status> {
+    let row = row.ok_or_else(|| Status::invalid_argument("order: is missing"))?;
+    Ok(Order {
+        scope: field("order.scope", &row.scope)?,
+        reason: row.reason,
+        who: row.who,
+        since_unix_ms: row.since_unix_ms,
+        until_unix_ms: row.until_unix_ms,
+    })
+}
+
 /// None for a change that is SIF's own: reports, and being established.
 ///
 /// # Errors
@@ -118,6 +141,8 @@ pub(crate) fn change(stamped: &Stamped) -> Result<Option<proto::Change>, Status>
         Change::Vip { vip, row } => proto::change::Change::Vip(vip_row(*vip, row)),
         Change::Trouble { target, row } => proto::change::Change::Trouble(trouble_row(target, row)),
         Change::TroubleCleared { target } => proto::change::Change::TroubleCleared(target.to_string()),
+        Change::Order { order } => proto::change::Change::Order(order_row(order)),
+        Change::OrderCleared { scope } => proto::change::Change::OrderCleared(scope.to_string()),
         Change::Reported { .. } | Change::Established { .. } => return Ok(None),
         Change::Restored { .. } => {
             return Err(Status::out_of_range(

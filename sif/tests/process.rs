@@ -7,9 +7,9 @@ use kage_proto::{
     issue::{Authority, Subject},
     roles::{Identity, Role},
     sif::v1::{
-        AcquireTermReply, AcquireTermRequest, AdvanceEpochRequest, Change, EpochReport, GetLedgerRequest, Ledger,
-        PutTroubleRequest, RenewTermRequest, ReportVoterRequest, SetLongLeaseRequest, SubscribeRequest, change,
-        sif_client::SifClient,
+        AcquireTermReply, AcquireTermRequest, AdvanceEpochRequest, Change, ClearOrderRequest, EpochReport,
+        GetLedgerRequest, Ledger, OrderRow, PutOrderRequest, PutTroubleRequest, RenewTermRequest, ReportVoterRequest,
+        SetLongLeaseRequest, SubscribeRequest, change, sif_client::SifClient,
     },
     tls::{Expected, Pki},
 };
@@ -283,6 +283,8 @@ fn name(change: &Change) -> String {
         change::Change::Vip(row) => format!("{} e{} {}", row.vip, row.epoch, row.owner),
         change::Change::Trouble(row) => format!("{} {}", row.target, row.stage),
         change::Change::TroubleCleared(target) => format!("{target} cleared"),
+        change::Change::Order(row) => format!("{} {}", row.scope, row.reason),
+        change::Change::OrderCleared(scope) => format!("{scope} lifted"),
     }
 }
 
@@ -292,23 +294,47 @@ async fn a_subscriber_gets_all_changes_in_order_then_live_ones() {
     advance(&mut client, term, "10.0.0.1", 0, "rs1").await.unwrap();
     let middle = trouble(&mut client, term, "restarting", "").await.unwrap();
     trouble(&mut client, term, "", "").await.unwrap();
+    let order = |scope: &str| OrderRow {
+        scope: scope.to_owned(),
+        reason: "disk".to_owned(),
+        who: "operator alice".to_owned(),
+        since_unix_ms: 5,
+        until_unix_ms: None,
+    };
+    for scope in ["agent:rs1", "all"] {
+        client.put_order(PutOrderRequest { term, order: Some(order(scope)) }).await.unwrap();
+    }
+    client.clear_order(ClearOrderRequest { term, scope: "all".to_owned() }).await.unwrap();
+    let wrong = client.put_order(PutOrderRequest { term, order: Some(order("rs1")) }).await.unwrap_err();
+    assert!(wrong.message().contains("agent:NAME"), "{wrong}");
     // The log outlives a restart.
     cluster.kill();
     cluster.start();
     let mut viewer = cluster.client(Role::Viewer);
-    cluster.ledger(&mut viewer).await;
+    assert_eq!(cluster.ledger(&mut viewer).await.orders, [order("agent:rs1")]);
+    let refused = viewer.clear_order(ClearOrderRequest { term, scope: "all".to_owned() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
     let mut all = viewer.subscribe(SubscribeRequest { after_revision: 0 }).await.unwrap().into_inner();
     let mut later = viewer.subscribe(SubscribeRequest { after_revision: middle }).await.unwrap().into_inner();
     advance(&mut client, term, "10.0.0.1", 1, "rs2").await.unwrap();
     let mut got = Vec::new();
     let mut revisions = BTreeSet::new();
-    for _ in 0..5 {
+    for _ in 0..8 {
         let change = all.message().await.unwrap().unwrap();
         assert!(revisions.last().is_none_or(|last| change.revision > *last));
         revisions.insert(change.revision);
         got.push(name(&change));
     }
-    let expected = ["term 1", "10.0.0.1 e1 rs1", "mail1 restarting", "mail1 cleared", "10.0.0.1 e2 rs2"];
+    let expected = [
+        "term 1",
+        "10.0.0.1 e1 rs1",
+        "mail1 restarting",
+        "mail1 cleared",
+        "agent:rs1 disk",
+        "all disk",
+        "all lifted",
+        "10.0.0.1 e2 rs2",
+    ];
     assert_eq!(got, expected);
     for expected in &expected[3..] {
         assert_eq!(&name(&later.message().await.unwrap().unwrap()), expected);

@@ -45,6 +45,8 @@ pub(crate) enum JobFor {
     LongReturned(Vip),
     /// A double goes to sleep; which target it served last.
     Pause(Owner, TargetName),
+    /// An operator's order is being noted.
+    Order(OrderJob),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,7 @@ pub struct Coordinator {
     sif: Result<(), String>,
     pub(crate) brake: Option<(Time, String)>,
     alerts: Vec<(Option<TargetName>, String)>,
+    pub(crate) orders: Orders,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: Option<crate::Sabotage>,
 }
@@ -153,6 +156,7 @@ impl Coordinator {
             sif: Err("not asked yet".into()),
             brake: None,
             alerts: Vec::new(),
+            orders: Orders::default(),
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
@@ -186,6 +190,10 @@ impl Coordinator {
             Event::Move { command, target, back, force } => {
                 self.operator_move(now, command, &target, back, force, actions)
             }
+            Event::OrdersRead { orders, now_unix_ms } => self.orders_read(now, orders, now_unix_ms, actions),
+            Event::PutOrder { command, order } => self.put_order(now, command, order, actions),
+            Event::ClearOrder { command, scope, who } => self.clear_order(now, command, scope, who, actions),
+            Event::Adopt { command, target, who, found } => self.adopt(now, command, &target, &who, &found, actions),
             Event::Tick => {}
         }
         self.run(now, actions);
@@ -199,6 +207,9 @@ impl Coordinator {
             TermState::None { retry } => (retry, "acquire term"),
             TermState::Held { renew, .. } => (renew, "renew term"),
         };
+        if let Some(end) = self.orders.deadline() {
+            next = next.min((end, "order ends"));
+        }
         for dbss in self.targets.values() {
             next = next.min((dbss.wake, "supervise"));
         }
@@ -220,6 +231,7 @@ impl Coordinator {
             }
             TermState::None { .. } | TermState::Held { .. } => {}
         }
+        self.end_orders(now, actions);
         self.update_brake(now, actions);
         let due: Vec<TargetName> =
             self.targets.iter().filter(|(_, dbss)| now >= dbss.wake).map(|(name, _)| name.clone()).collect();
@@ -452,6 +464,7 @@ impl Coordinator {
             Some(JobFor::Pause(double, target)) => {
                 self.pause_done(now, &double, target, job, &result, actions);
             }
+            Some(JobFor::Order(what)) => self.order_job_done(now, what, &result, actions),
             Some(JobFor::LongReturned(_)) | None => {}
         }
     }
@@ -576,7 +589,9 @@ impl Coordinator {
     /// One target.
     #[must_use]
     pub fn target(&self, target: &TargetName) -> Option<TargetView> {
-        self.targets.get(target).map(Dbss::view)
+        let mut view = self.targets.get(target).map(Dbss::view)?;
+        view.detail = self.detail_under_orders(target, view.detail);
+        Some(view)
     }
 
     /// One VIP.
@@ -586,5 +601,9 @@ impl Coordinator {
     }
 }
 
+mod adopt;
 mod grants;
+mod orders;
 use grants::Asked;
+pub use orders::OrderView;
+pub(crate) use orders::{Act, OrderJob, Orders};

@@ -1,7 +1,9 @@
 //! What happens to the coordinator, and what it wants done. Both are serialisable: the journal is a list of events.
 
 use crate::probe::{Limits, Probe};
-use kage_types::{AgentId, AskVip, DomainName, Epoch, Grant, Nonce, ServiceName, TargetName, Term, Time, Vip};
+use kage_types::{
+    AgentId, AskVip, DomainName, Epoch, Grant, Nonce, Order, OrderScope, ServiceName, TargetName, Term, Time, Vip,
+};
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};
 
@@ -137,6 +139,15 @@ pub enum JobResult {
     Answered(Option<String>),
 }
 
+/// What an agent says it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Which.
+    pub agent: AgentId,
+    /// Open there; or why it could not be asked.
+    pub vips: Result<Vec<AskVip>, String>,
+}
+
 /// What happens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -239,6 +250,40 @@ pub enum Event {
         back: bool,
         /// Even if the destination looks bad.
         force: bool,
+    },
+    /// The orders in the ledger: before each term, so that nothing is done against one.
+    OrdersRead {
+        /// All rows.
+        orders: Vec<Order>,
+        /// The wall clock, milliseconds since 1970: how long an order still stands is counted from here.
+        now_unix_ms: u64,
+    },
+    /// The operator gives an order, or replaces one of the same scope.
+    PutOrder {
+        /// To be answered.
+        command: u64,
+        /// Since now.
+        order: Order,
+    },
+    /// The operator lifts an order.
+    ClearOrder {
+        /// To be answered.
+        command: u64,
+        /// Which.
+        scope: OrderScope,
+        /// By whom.
+        who: String,
+    },
+    /// The operator has changed things by hand: what there is now is accepted.
+    Adopt {
+        /// To be answered.
+        command: u64,
+        /// Which.
+        target: TargetName,
+        /// By whom.
+        who: String,
+        /// What the agents of target and backup say.
+        found: Vec<Holding>,
     },
     /// The deadline was reached.
     Tick,
@@ -446,6 +491,20 @@ pub enum Action {
         stage: String,
         /// For people.
         detail: String,
+    },
+    /// Note an operator's order durably.
+    PutOrder {
+        /// To be ended.
+        job: JobId,
+        /// What.
+        order: Order,
+    },
+    /// It is lifted, or has ended.
+    ClearOrder {
+        /// To be ended.
+        job: JobId,
+        /// Which.
+        scope: OrderScope,
     },
     /// Tell operators.
     Note(Note),

@@ -14,9 +14,10 @@ mod placement;
 pub mod predict;
 pub mod probe;
 
-pub use core::{Coordinator, TargetView, VipView};
+pub use core::{Coordinator, OrderView, TargetView, VipView};
 pub use event::{
-    Action, AgentCommand, AgentReport, Cause, CheckOutcome, Event, JobId, JobResult, Note, SessionId, Severity, VipRow,
+    Action, AgentCommand, AgentReport, Cause, CheckOutcome, Event, Holding, JobId, JobResult, Note, SessionId,
+    Severity, VipRow,
 };
 
 /// A rule broken on purpose, so that the simulator can prove that it would notice.

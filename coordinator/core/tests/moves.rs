@@ -132,6 +132,8 @@ impl Bench {
                     | Action::Probe { .. }
                     | Action::ReadPower { .. }
                     | Action::PutTrouble { .. }
+                    | Action::PutOrder { .. }
+                    | Action::ClearOrder { .. }
                     | Action::Note(_)
                     | Action::Moved { .. } => continue,
                 };

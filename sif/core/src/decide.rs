@@ -1,7 +1,7 @@
 //! The rules: one request against the durable ledger (safety rules 5 and 7).
 
 use crate::{Alert, Change, Electorate, Established, Ledger, Refusal, Reply, Report, Request, TroubleRow, VipRow};
-use kage_types::{AgentId, Epoch, Revision, TargetName, Term, Vip};
+use kage_types::{AgentId, Epoch, Order, OrderScope, REASON_LIMIT, Revision, TargetName, Term, Vip};
 use std::collections::BTreeMap;
 
 /// Bytes of a trouble's detail or a coordinator's name: a line or two for people, not a log.
@@ -33,6 +33,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Key {
     Vip(Vip),
     Trouble(TargetName),
+    Order(OrderScope),
     /// Terms and reports: ordered against everything.
     Whole,
 }
@@ -42,6 +43,8 @@ pub(crate) fn key(request: &Request) -> Key {
         Request::AcquireTerm { .. } | Request::RenewTerm { .. } | Request::ReportVoter { .. } => Key::Whole,
         Request::AdvanceEpoch { vip, .. } | Request::SetLongLease { vip, .. } => Key::Vip(*vip),
         Request::PutTrouble { target, .. } => Key::Trouble(target.clone()),
+        Request::PutOrder { order, .. } => Key::Order(order.scope.clone()),
+        Request::ClearOrder { scope, .. } => Key::Order(scope.clone()),
     }
 }
 
@@ -61,6 +64,12 @@ pub(crate) fn decide(ledger: &Ledger, electorate: &Electorate, base: Revision, r
         Request::PutTrouble { term, target, stage, detail, now_unix_ms } => {
             let row = stage.map(|stage| TroubleRow { stage, detail, since_unix_ms: now_unix_ms });
             writer(ledger, electorate, term).and_then(|()| put_trouble(ledger, base, target, row))
+        }
+        Request::PutOrder { term, order } => {
+            writer(ledger, electorate, term).and_then(|()| put_order(ledger, base, order))
+        }
+        Request::ClearOrder { term, scope } => {
+            writer(ledger, electorate, term).map(|()| clear_order(ledger, base, scope))
         }
     };
     outcome.unwrap_or_else(|refusal| Verdict::Answer(Err(refusal)))
@@ -260,6 +269,29 @@ fn put_trouble(
             Err(too_many("troubles in the ledger", "clear those of targets that no longer exist"))
         }
         (None, Some(row)) => Ok(Verdict::change(Change::Trouble { target, row }, written)),
+    }
+}
+
+fn put_order(ledger: &Ledger, base: Revision, order: Order) -> Result<Verdict, Refusal> {
+    // A reason is a line; a name in a certificate is at most 63 bytes.
+    if order.reason.len() > REASON_LIMIT || order.who.len() > REASON_LIMIT {
+        let what = "the reason of an order in bytes".to_owned();
+        return Err(Refusal::TooMuch { what, limit: REASON_LIMIT, next: "shorten it".to_owned() });
+    }
+    match ledger.orders.get(&order.scope) {
+        Some(old) if *old == order => Ok(Verdict::answer(Reply::Written { revision: ledger.revision })),
+        None if ledger.orders.len() >= ROW_LIMIT => {
+            Err(too_many("orders in the ledger", "lift those of machines that no longer exist"))
+        }
+        Some(_) | None => Ok(Verdict::change(Change::Order { order }, Reply::Written { revision: base.next() })),
+    }
+}
+
+fn clear_order(ledger: &Ledger, base: Revision, scope: OrderScope) -> Verdict {
+    if ledger.orders.contains_key(&scope) {
+        Verdict::change(Change::OrderCleared { scope }, Reply::Written { revision: base.next() })
+    } else {
+        Verdict::answer(Reply::Written { revision: ledger.revision })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The tables, and the changes that lead from one revision to the next.
 
-use kage_types::{AgentId, DomainName, Epoch, Revision, TargetName, Term, Vip};
+use kage_types::{AgentId, DomainName, Epoch, Order, OrderScope, Revision, TargetName, Term, Vip};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -21,6 +21,8 @@ pub struct Ledger {
     pub floors: BTreeMap<Vip, Epoch>,
     /// Recoveries under way (thesis 4: Trouble file).
     pub troubles: BTreeMap<TargetName, TroubleRow>,
+    /// What operators want not to be acted on.
+    pub orders: BTreeMap<OrderScope, Order>,
 }
 
 /// A ledger that is new or restored gives out nothing before a majority has reported (safety rule 7).
@@ -207,6 +209,16 @@ pub enum Change {
         /// Whose.
         target: TargetName,
     },
+    /// An order is new or replaced.
+    Order {
+        /// From now on.
+        order: Order,
+    },
+    /// An order is lifted, or has ended.
+    OrderCleared {
+        /// Which.
+        scope: OrderScope,
+    },
     /// An agent has reported to a fresh ledger.
     Reported {
         /// Who.
@@ -269,6 +281,12 @@ impl Ledger {
             }
             Change::TroubleCleared { target } => {
                 self.troubles.remove(target);
+            }
+            Change::Order { order } => {
+                self.orders.insert(order.scope.clone(), order.clone());
+            }
+            Change::OrderCleared { scope } => {
+                self.orders.remove(scope);
             }
             Change::Reported { reporter, report } => match &mut self.established {
                 Established::Fresh { reports } => {

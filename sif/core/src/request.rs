@@ -1,7 +1,7 @@
 //! What the core is asked, and what it answers.
 
 use crate::{Cause, Report, Stage};
-use kage_types::{AgentId, DomainName, Epoch, Revision, TargetName, Term, Vip};
+use kage_types::{AgentId, DomainName, Epoch, Order, OrderScope, Revision, TargetName, Term, Vip};
 use serde::{Deserialize, Serialize};
 
 /// A request of a coordinator. Reads are not here: they take [`crate::Core::ledger`].
@@ -62,6 +62,20 @@ pub enum Request {
         detail: String,
         /// Now, on the wall clock of whoever drives the core, milliseconds since 1970.
         now_unix_ms: u64,
+    },
+    /// An operator's order; one of the same scope is replaced.
+    PutOrder {
+        /// The asker's.
+        term: Term,
+        /// What.
+        order: Order,
+    },
+    /// An order is lifted, or has ended.
+    ClearOrder {
+        /// The asker's.
+        term: Term,
+        /// Which.
+        scope: OrderScope,
     },
 }
 

@@ -7,7 +7,7 @@ use kage_sif_core::{
     Action, Cause, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Report, Request, RequestId, Stage,
     Stamped,
 };
-use kage_types::{AgentId, Epoch, TargetName, Term, Vip};
+use kage_types::{AgentId, Epoch, Order, OrderScope, TargetName, Term, Vip};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +28,7 @@ enum Op {
     Repeat,
     LongLease { vip: u8, outstanding: bool },
     Trouble { target: u8, stage: Option<Stage> },
+    Order { target: u8, lifted: bool },
     Renew { stale: bool },
     Report { voter: u8 },
     DiskDone,
@@ -47,6 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Repeat),
         2 => (0..3u8, any::<bool>()).prop_map(|(vip, outstanding)| Op::LongLease { vip, outstanding }),
         2 => (0..2u8, stage).prop_map(|(target, stage)| Op::Trouble { target, stage }),
+        2 => (0..2u8, any::<bool>()).prop_map(|(target, lifted)| Op::Order { target, lifted }),
         1 => any::<bool>().prop_map(|stale| Op::Renew { stale }),
         2 => (0..3u8).prop_map(|voter| Op::Report { voter }),
         10 => Just(Op::DiskDone),
@@ -215,6 +217,17 @@ impl World {
                 detail: String::new(),
                 now_unix_ms: self.next_id,
             }),
+            Op::Order { target, lifted } => {
+                let scope = OrderScope::Target(TargetName::new(format!("t{target}")).unwrap());
+                let order = Order {
+                    scope: scope.clone(),
+                    reason: String::new(),
+                    who: "operator a".to_owned(),
+                    since_unix_ms: self.next_id,
+                    until_unix_ms: None,
+                };
+                self.ask(if lifted { Request::ClearOrder { term, scope } } else { Request::PutOrder { term, order } })
+            }
             Op::Renew { stale } => self.ask(Request::RenewTerm { term: if stale { Term(term.0 + 1) } else { term } }),
             Op::Report { voter } => self.report(voter),
             Op::DiskDone => match self.on_the_way.take() {

@@ -6,7 +6,7 @@ use kage_sif_core::{
     Action, Alert, BATCH_LIMIT, Cause, Core, Electorate, Event, Ledger, PLAUSIBLE_LIMIT, QUEUE_LIMIT, Refusal, Reply,
     Report, Request, RequestId, Stage, UNSEEN_MARGIN,
 };
-use kage_types::{AgentId, Epoch, Revision, TargetName, Term, Vip};
+use kage_types::{AgentId, Epoch, Order, OrderScope, REASON_LIMIT, Revision, TargetName, Term, Vip};
 
 fn agent(name: &str) -> AgentId {
     AgentId::new(name).unwrap()
@@ -174,6 +174,37 @@ fn a_change_of_owner_does_not_end_a_long_lease() {
     assert_eq!(epoch(desk.advance(1, 1, "rs2")), 2, "still repeatable");
     desk.ask(set(false)).unwrap();
     assert!(!desk.core.ledger().vips[&mail()].long_lease);
+}
+
+fn order(scope: &str, reason: &str) -> Order {
+    let (reason, who) = (reason.to_owned(), "operator alice".to_owned());
+    Order { scope: scope.parse().unwrap(), reason, who, since_unix_ms: 100, until_unix_ms: Some(200) }
+}
+
+#[test]
+fn an_order_is_replaced_by_one_of_its_scope_and_cleared_once() {
+    let mut desk = Desk::established();
+    let put = |desk: &mut Desk, order: Order| desk.ask(Request::PutOrder { term: Term(1), order });
+    let clear =
+        |desk: &mut Desk, scope: &str| desk.ask(Request::ClearOrder { term: Term(1), scope: scope.parse().unwrap() });
+    let first = put(&mut desk, order("target:mail1", "disk"));
+    assert_eq!(put(&mut desk, order("target:mail1", "disk")), first, "repeated: nothing new to write");
+    put(&mut desk, order("target:mail1", "fan")).unwrap();
+    put(&mut desk, order("all", "move of the rack")).unwrap();
+    let rows = |desk: &Desk| desk.core.ledger().orders.values().cloned().collect::<Vec<_>>();
+    assert_eq!(rows(&desk), [order("all", "move of the rack"), order("target:mail1", "fan")]);
+    clear(&mut desk, "all").unwrap();
+    let written = Reply::Written { revision: desk.core.ledger().revision };
+    assert_eq!(clear(&mut desk, "all"), Ok(written.clone()), "twice");
+    assert_eq!(clear(&mut desk, "agent:rs1"), Ok(written));
+    assert_eq!(rows(&desk), [order("target:mail1", "fan")]);
+    let long = put(&mut desk, order("all", &"x".repeat(REASON_LIMIT + 1)));
+    assert!(matches!(long, Err(Refusal::TooMuch { limit: REASON_LIMIT, .. })), "{long:?}");
+    desk.acquire().unwrap();
+    let stale = Refusal::StaleTerm { given: Term(1), current: Term(2) };
+    assert_eq!(put(&mut desk, order("all", "")), Err(stale.clone()));
+    assert_eq!(clear(&mut desk, "target:mail1"), Err(stale));
+    assert_eq!(desk.core.ledger().orders.get(&OrderScope::All), None);
 }
 
 #[test]

@@ -128,6 +128,8 @@ impl World {
                     self.checks.acting(now, term, process);
                     let length = self.cluster.term;
                     self.say(|| format!("C{slot} acts under term {term}: {rows:?}"));
+                    let orders = self.sif.disk.orders.values().cloned().collect();
+                    self.step_coordinator(slot, Event::OrdersRead { orders, now_unix_ms: 0 });
                     self.step_coordinator(slot, Event::TermAcquired { term, sent, length, rows });
                 }
             }
@@ -361,6 +363,14 @@ impl World {
                     }
                 }
                 Action::Note(note) => self.say(|| format!("C{slot} {}: {}", note.kind, note.text)),
+                Action::PutOrder { job, order } => {
+                    self.ask_sif(slot, Purpose::Job(job), Request::PutOrder { term, order });
+                    self.job_ends(slot, 2 * SEC, job, unknown());
+                }
+                Action::ClearOrder { job, scope } => {
+                    self.ask_sif(slot, Purpose::Job(job), Request::ClearOrder { term, scope });
+                    self.job_ends(slot, 2 * SEC, job, unknown());
+                }
                 Action::PutTrouble { .. } => {}
                 Action::Moved { result, .. } => self.say(|| format!("C{slot} operator's move: {result:?}")),
             }
