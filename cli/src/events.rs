@@ -1,9 +1,9 @@
 //! `kagectl events`, `failover`, `failback`: streams of what happens.
 
-use crate::{Failure, Global, Move, connect::Coordinator};
-use kage_proto::coordinator::v1::{Event, MoveRequest, WatchEventsRequest};
-use serde_json::json;
-use std::io::Write as _;
+use crate::{Failure, Global, Move, connect::Coordinator, thesis};
+use kage_proto::coordinator::v1::{Event, GetStatusRequest, MoveRequest, WatchEventsRequest};
+use serde_json::{Value, json};
+use std::{io::Write as _, path::Path};
 use tonic::Streaming;
 
 /// How events are printed.
@@ -13,14 +13,105 @@ pub enum Format {
     Text,
     /// An object a line.
     Json,
+    /// The thesis's log (F4), one for each target.
+    Thesis,
 }
 
-pub async fn watch(global: &Global, after: u64, follow: bool, target: &str, format: Format) -> Result<(), Failure> {
+/// Which events, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Only those with a higher number.
+    pub after: u64,
+    /// Go on with what happens.
+    pub follow: bool,
+    /// Only of this target; empty: all.
+    pub target: &'a str,
+    /// How they are printed.
+    pub format: Format,
+}
+
+pub async fn watch(global: &Global, wanted: &Wanted<'_>) -> Result<(), Failure> {
     let coordinator = Coordinator::new(global)?;
+    let Wanted { after, follow, target, format } = *wanted;
     let request = WatchEventsRequest { after_seq: after, follow, target: target.to_owned() };
     let events = coordinator.ask(async |mut client| client.watch_events(request).await).await?;
+    if format == Format::Thesis {
+        return print_thesis(&coordinator, events, wanted).await;
+    }
     print_all(&coordinator, events, format).await?;
     Ok(())
+}
+
+async fn print_thesis(
+    coordinator: &Coordinator,
+    mut events: Streaming<Event>,
+    wanted: &Wanted<'_>,
+) -> Result<(), Failure> {
+    let status = coordinator.ask(async |mut client| client.get_status(GetStatusRequest {}).await).await?;
+    if wanted.follow {
+        if wanted.target.is_empty() {
+            return Err(Failure::Failed(
+                "the thesis has one log for each target: follow which? Add --target NAME".into(),
+            ));
+        }
+        let mut log = thesis::Log::new();
+        println!("{}", thesis::heading(wanted.target, Some(&status)));
+        while let Some(event) = events.message().await.map_err(|status| coordinator.explain(&status))? {
+            if write!(std::io::stdout(), "{}", log.lines(&event)).is_err() {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    while let Some(event) = events.message().await.map_err(|status| coordinator.explain(&status))? {
+        all.push(event);
+    }
+    print!("{}", thesis::logs(&all, Some(&status)));
+    Ok(())
+}
+
+/// Events of a coordinator's `events.jsonl`, without a coordinator.
+pub fn replay(file: &Path, wanted: &Wanted<'_>) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::Failed(format!("{} can't be read: {error}", file.display())))?;
+    let mut events =
+        parse(&text).map_err(|reason| Failure::Failed(format!("{} is no events.jsonl: {reason}", file.display())))?;
+    events.retain(|event| event.seq > wanted.after && (wanted.target.is_empty() || event.target == wanted.target));
+    if wanted.format == Format::Thesis {
+        print!("{}", thesis::logs(&events, None));
+        return Ok(());
+    }
+    for event in &events {
+        if writeln!(std::io::stdout(), "{}", line(event, wanted.format)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The lines of an `events.jsonl`; one that was cut short by a crash is only allowed at the end.
+pub fn parse(text: &str) -> Result<Vec<Event>, String> {
+    let mut events = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        let value: Value = match serde_json::from_str(line) {
+            Ok(value) => value,
+            Err(_) if index + 1 == lines.len() => break,
+            Err(error) => return Err(format!("line {}: {error}", index + 1)),
+        };
+        let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| value[name].as_u64().ok_or_else(|| format!("line {}: it has no {name}", index + 1));
+        events.push(Event {
+            seq: number("seq")?,
+            unix_ms: number("unix_ms")?,
+            target: word("target"),
+            severity: word("severity"),
+            kind: word("kind"),
+            text: word("text"),
+        });
+    }
+    Ok(events)
 }
 
 pub async fn failover(global: &Global, planned: &Move) -> Result<(), Failure> {
@@ -79,14 +170,15 @@ async fn print_all(
     Ok(last)
 }
 
-fn line(event: &Event, format: Format) -> String {
+/// One event, printed.
+pub fn line(event: &Event, format: Format) -> String {
     match format {
         Format::Json => json!({
             "seq": event.seq, "unix_ms": event.unix_ms, "target": event.target, "severity": event.severity,
             "kind": event.kind, "text": event.text,
         })
         .to_string(),
-        Format::Text => {
+        Format::Text | Format::Thesis => {
             let when = i64::try_from(event.unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
             let when = when.map_or_else(
                 || "?".to_owned(),

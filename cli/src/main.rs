@@ -4,10 +4,14 @@ mod check;
 mod connect;
 mod events;
 mod facts;
+mod orders;
 mod pki;
 mod probe;
 mod status;
+mod style;
 mod table;
+mod thesis;
+mod watch;
 
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -28,7 +32,7 @@ struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Address of the coordinator.
     #[arg(long, global = true, env = "KAGE_COORDINATOR", default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
@@ -61,7 +65,7 @@ enum Command {
     /// What happened, from the coordinator's journal.
     Events {
         /// Go on with what happens, until interrupted.
-        #[arg(long, short)]
+        #[arg(long, short, conflicts_with = "file")]
         follow: bool,
         /// Only of this target.
         #[arg(long, default_value = "")]
@@ -69,9 +73,12 @@ enum Command {
         /// Only those with a higher number.
         #[arg(long, default_value_t = 0, value_name = "NUMBER")]
         after: u64,
-        /// text or json.
+        /// text, json, or thesis: the DBSS log of the thesis (F4), a log for each target.
         #[arg(long, default_value = "text")]
         format: events::Format,
+        /// From a coordinator's events.jsonl instead of asking one.
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
     },
     /// Predicted client outages, and what is not protected: of the running configuration, or of a file.
     Check {
@@ -92,6 +99,20 @@ enum Command {
     Failback(Move),
     /// Run a target's configured probes now: OK, ERROR (a wrong reply) or NG (no reply), and each step's time.
     Probe(probe::Options),
+    /// Leave a target or a host alone while it is worked on.
+    #[command(subcommand)]
+    Maintenance(orders::Maintenance),
+    /// Leave everything alone: no restart, reboot, takeover, wake or fail-back.
+    Disarm(orders::Terms),
+    /// Act again after `disarm`.
+    Arm,
+    /// After changes by hand: take a target as it is now for the accepted state.
+    Adopt {
+        /// The target.
+        target: String,
+    },
+    /// The status, kept up to date, with events above it as they come. Plain lines where there is no terminal.
+    Watch,
     /// Agents that consent to leases while the coordinator is away.
     Voters,
     /// Certificates: make an authority, issue, show; tokens for machines that enrol.
@@ -144,10 +165,20 @@ async fn main() -> ExitCode {
         Command::Status => status::status(&cli.global).await,
         Command::Facts { agent, address } => facts::facts(&cli.global, agent, address.as_deref()).await,
         Command::Voters => status::voters(&cli.global).await,
-        Command::Events { follow, target, after, format } => {
+        Command::Events { follow, target, after, format, file } => {
             let format = if cli.global.json { events::Format::Json } else { *format };
-            events::watch(&cli.global, *after, *follow, target, format).await
+            let wanted = events::Wanted { after: *after, follow: *follow, target, format };
+            match file {
+                Some(file) => events::replay(file, &wanted),
+                None => events::watch(&cli.global, &wanted).await,
+            }
         }
+        Command::Maintenance(orders::Maintenance::On { name, terms }) => orders::put(&cli.global, name, terms).await,
+        Command::Maintenance(orders::Maintenance::Off { name }) => orders::clear(&cli.global, name).await,
+        Command::Disarm(terms) => orders::put(&cli.global, "all", terms).await,
+        Command::Arm => orders::clear(&cli.global, "all").await,
+        Command::Adopt { target } => orders::adopt(&cli.global, target).await,
+        Command::Watch => watch::watch(&cli.global).await,
         Command::Check { file } => check::check(&cli.global, file.as_deref()).await,
         Command::Failover(planned) => events::failover(&cli.global, planned).await,
         Command::Failback(planned) => events::failback(&cli.global, planned).await,

@@ -3,18 +3,18 @@
 use crate::{
     Failure, Global,
     connect::Coordinator,
-    table::{ago, fit, table, wrap},
+    style::{Style, Tone},
+    table::{Cell, ago, cell, fit, paragraph, sheet},
 };
-use kage_proto::coordinator::v1::{AgentStatus, GetStatusRequest, Status, TargetStatus, VipStatus};
+use kage_proto::coordinator::v1::{AgentStatus, GetStatusRequest, OrderStatus, Status, TargetStatus, VipStatus};
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 
 pub async fn status(global: &Global) -> Result<(), Failure> {
     let status = get(global).await?;
     if global.json {
         println!("{}", to_json(&status));
     } else {
-        print!("{}", to_text(&status));
+        print!("{}", to_text(&status, Style::of_stdout()));
     }
     Ok(())
 }
@@ -32,7 +32,7 @@ pub async fn voters(global: &Global) -> Result<(), Failure> {
         status.on_coordinator_loss,
         status.agents.len()
     );
-    print!("{}", agents_text(&status.agents));
+    print!("{}", agents_text(&status.agents, Style::of_stdout()));
     Ok(())
 }
 
@@ -40,80 +40,127 @@ async fn get(global: &Global) -> Result<Status, Failure> {
     Coordinator::new(global)?.ask(async |mut client| client.get_status(GetStatusRequest {}).await).await
 }
 
-fn to_text(status: &Status) -> String {
-    let authority = if status.in_authority { "in authority" } else { "NOT in authority" };
-    let mut text = format!(
-        "Kagemusha {}  profile {}  term {} ({authority})  on coordinator loss: {}\n",
-        status.version, status.profile, status.term, status.on_coordinator_loss
-    );
-    text.push_str(&wrap(&format!("SIF: {}", status.sif), ""));
+/// The page: what is wrong or ordered first, then targets with their virtual IPs, then agents.
+pub fn to_text(status: &Status, style: Style) -> String {
+    let mut text = headline(status, style);
+    for order in &status.orders {
+        let (word, what) = order_text(order);
+        text.push_str(&paragraph(style, &word, &what, Tone::Notice));
+    }
     if !status.storm_brake.is_empty() {
-        text.push_str(&wrap(&format!("BRAKED, nothing is acted on: {}", status.storm_brake), ""));
+        text.push_str(&paragraph(
+            style,
+            "BRAKED  ",
+            &format!("nothing is acted on: {}", status.storm_brake),
+            Tone::Bad,
+        ));
     }
     for alert in &status.alerts {
-        text.push_str(&wrap(&format!("ALERT: {alert}"), ""));
+        text.push_str(&paragraph(style, "ALERT  ", alert, Tone::Bad));
     }
     text.push('\n');
-    let targets: Vec<_> = status.targets.iter().map(target_row).collect();
-    text.push_str(&table(["TARGET", "MODE", "FOR", "SERVICE", "PING", "AGENT", "BACKUP", "DETAIL"], &targets));
+    let targets: Vec<_> = status.targets.iter().map(|target| target_row(target, style)).collect();
+    text.push_str(&sheet(style, ["TARGET", "MODE", "FOR", "SERVICE", "PING", "BACKUP"], &targets));
     text.push('\n');
-    let vips: Vec<_> =
-        status.targets.iter().flat_map(|target| target.vips.iter().map(|vip| vip_row(&target.target, vip))).collect();
-    text.push_str(&table(["VIP", "TARGET", "HOLDER", "OWNER", "EPOCH", "LAST GRANT"], &vips));
-    text.push('\n');
-    text.push_str(&agents_text(&status.agents));
+    text.push_str(&agents_text(&status.agents, style));
     text
 }
 
-fn target_row(target: &TargetStatus) -> [String; 8] {
+fn headline(status: &Status, style: Style) -> String {
+    let authority = if status.in_authority { "in authority" } else { "NOT in authority" };
+    let words = format!(
+        "profile {}, term {} ({authority}), on coordinator loss: {}",
+        status.profile, status.term, status.on_coordinator_loss
+    );
+    let tone = if status.in_authority { Tone::Plain } else { Tone::Bad };
+    let mut text = paragraph(style, &format!("Kagemusha {}  ", status.version), &words, tone);
+    let tone = if status.sif == "connected" { Tone::Plain } else { Tone::Bad };
+    text.push_str(&paragraph(style, "SIF  ", &status.sif, tone));
+    text
+}
+
+/// Its first word, and the rest.
+pub fn order_text(order: &OrderStatus) -> (String, String) {
+    let (word, what) = match order.scope.split_once(':') {
+        Some(("target", name)) => ("MAINTENANCE  ", format!("{name}: ")),
+        Some((_, name)) => ("MAINTENANCE  ", format!("host {name}: ")),
+        None => ("DISARMED  ", String::new()),
+    };
+    let reason = if order.reason.is_empty() { "no reason given" } else { &order.reason };
+    let end = order.ends_in_ms.map_or_else(|| "until lifted".to_owned(), |ms| format!("ends in {}", ago(ms)));
+    (word.to_owned(), format!("{what}{reason} (by {}, {} ago, {end})", order.who, ago(order.age_ms)))
+}
+
+/// ok, or its first word; the rest is said below the row.
+fn verdict(seen: &str) -> Cell {
+    let word = seen.split(':').next().unwrap_or(seen);
+    let tone = match word {
+        "ok" => Tone::Good,
+        "unknown" => Tone::Dim,
+        _ => Tone::Bad,
+    };
+    cell(fit(word, 8), tone)
+}
+
+fn target_row(target: &TargetStatus, style: Style) -> ([Cell; 6], Vec<String>) {
     let backup = if target.backup_domain.is_empty() {
         target.backup_agent.clone()
     } else {
         format!("{}@{}", target.backup_domain, target.backup_agent)
     };
-    [
-        fit(&target.target, 16),
-        fit(&target.mode, 22),
-        ago(target.mode_for_ms),
-        target.service.clone(),
-        target.ping.clone(),
-        fit(&target.agent, 12),
-        fit(&backup, 18),
-        target.detail.clone(),
-    ]
+    let tone = match target.mode.as_str() {
+        "regular" => Tone::Good,
+        "ended" => Tone::Bad,
+        _ => Tone::Notice,
+    };
+    let row = [
+        cell(fit(&target.target, 20), Tone::Strong),
+        cell(fit(&target.mode, 22), tone),
+        ago(target.mode_for_ms).into(),
+        verdict(&target.service),
+        verdict(&target.ping),
+        fit(&backup, 30).into(),
+    ];
+    let mut under: Vec<String> = target.vips.iter().map(|vip| vip_line(vip, style)).collect();
+    if !target.detail.is_empty() {
+        under.push(paragraph(style, "  ", &target.detail, Tone::Notice));
+    }
+    for (what, seen) in [("service", &target.service), ("ping", &target.ping)] {
+        if seen.contains(':') {
+            under.push(paragraph(style, &format!("  {what}  "), seen, Tone::Plain));
+        }
+    }
+    (row, under)
 }
 
-fn vip_row(target: &str, vip: &VipStatus) -> [String; 6] {
-    [
-        vip.vip.clone(),
-        fit(target, 16),
-        vip.holder.clone(),
-        fit(&vip.owner, 20),
-        vip.epoch.to_string(),
-        vip.granted_ms_ago.map_or_else(|| "none in this term".to_owned(), |ms| format!("{} ago", ago(ms))),
-    ]
+fn vip_line(vip: &VipStatus, style: Style) -> String {
+    let (words, tone) = match vip.holder.as_str() {
+        "nobody" => ("served by NOBODY".to_owned(), Tone::Bad),
+        holder => (format!("served by its {holder} {}", vip.owner), Tone::Plain),
+    };
+    let granted = vip.granted_ms_ago.map_or_else(|| "none in this term".to_owned(), |ms| format!("{} ago", ago(ms)));
+    let words = format!("{words}, epoch {}, last grant {granted}", vip.epoch);
+    paragraph(style, &format!("  {}  ", vip.vip), &words, tone)
 }
 
-fn agents_text(agents: &[AgentStatus]) -> String {
-    let rows: Vec<_> = agents
-        .iter()
-        .map(|agent| {
-            [
-                fit(&agent.agent, 30),
-                if agent.connected { "connected" } else { "AWAY" }.to_owned(),
-                if agent.voter { "voter" } else { "" }.to_owned(),
-                fit(&agent.address, 30),
-                agent.asked_ms_ago.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", ago(ms))),
-            ]
-        })
-        .collect();
-    let mut text = String::new();
-    // Writing to a string can't fail.
-    let _ = write!(text, "{}", table(["AGENT", "STATE", "VOTER", "ADDRESS", "LAST ASKED"], &rows));
-    text
+fn agents_text(agents: &[AgentStatus], style: Style) -> String {
+    let row = |agent: &AgentStatus| {
+        let state = if agent.connected { cell("connected", Tone::Good) } else { cell("AWAY", Tone::Bad) };
+        let asked = agent.asked_ms_ago.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", ago(ms)));
+        let row = [
+            cell(fit(&agent.agent, 24), Tone::Strong),
+            state,
+            if agent.voter { "voter" } else { "" }.into(),
+            fit(&agent.address, 24).into(),
+            asked.into(),
+        ];
+        (row, Vec::new())
+    };
+    let rows: Vec<_> = agents.iter().map(row).collect();
+    sheet(style, ["AGENT", "STATE", "VOTER", "ADDRESS", "LAST ASKED"], &rows)
 }
 
-fn to_json(status: &Status) -> Value {
+pub fn to_json(status: &Status) -> Value {
     json!({
         "version": status.version,
         "profile": status.profile,
@@ -122,10 +169,21 @@ fn to_json(status: &Status) -> Value {
         "sif": status.sif,
         "storm_brake": status.storm_brake,
         "alerts": status.alerts,
+        "orders": status.orders.iter().map(order_json).collect::<Value>(),
         "on_coordinator_loss": status.on_coordinator_loss,
         "journal_seq": status.journal_seq,
         "targets": status.targets.iter().map(target_json).collect::<Value>(),
         "agents": status.agents.iter().map(agent_json).collect::<Value>(),
+    })
+}
+
+fn order_json(order: &OrderStatus) -> Value {
+    json!({
+        "scope": order.scope,
+        "reason": order.reason,
+        "who": order.who,
+        "age_ms": order.age_ms,
+        "ends_in_ms": order.ends_in_ms,
     })
 }
 
@@ -183,7 +241,24 @@ mod tests {
             sif: format!("not connected: {}", "reason ".repeat(30)),
             storm_brake: "5 of 6 hosts look dead at once".into(),
             alerts: vec!["x ".repeat(120)],
+            orders: vec![
+                OrderStatus {
+                    scope: "all".into(),
+                    who: "operator bob".into(),
+                    age_ms: 3 * 86_400_000,
+                    ..Default::default()
+                },
+                OrderStatus {
+                    scope: "agent:rs2".into(),
+                    reason: "a new disk".into(),
+                    who: "operator alice".into(),
+                    age_ms: 120_000,
+                    ends_in_ms: Some(3_600_000),
+                },
+            ],
             targets: vec![TargetStatus {
+                service: "NG: no reply within 3 s".into(),
+                ping: "ok".into(),
                 target: "mail1".into(),
                 mode: "target-server-recovery".into(),
                 detail: "d ".repeat(100),
@@ -204,12 +279,28 @@ mod tests {
 
     #[test]
     fn the_page_fits_and_says_what_matters() {
-        let text = to_text(&sample());
-        for line in text.lines() {
-            assert!(line.chars().count() <= 100, "{line}");
-        }
-        for word in ["NOT in authority", "BRAKED", "ALERT: x", "not connected", "mailb@rs2", "120 ms ago", "AWAY"] {
-            assert!(text.contains(word), "{word} in\n{text}");
+        for width in [60, 80, 100, 120] {
+            let text = to_text(&sample(), Style { colour: false, width });
+            for line in text.lines() {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+            let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let words = [
+                "NOT in authority",
+                "BRAKED",
+                "ALERT x",
+                "SIF not connected",
+                "DISARMED no reason given (by operator bob, 3 d ago, until lifted)",
+                "MAINTENANCE host rs2: a new disk (by operator alice, 2 min ago, ends in 1 h)",
+                "served by its target",
+                "120 ms ago",
+                "NG",
+                "service NG: no reply within 3 s",
+                "AWAY",
+            ];
+            for word in words {
+                assert!(flat.contains(word), "{width}: {word} in\n{text}");
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use kage_proto::{
     agent::v1::{ProbeReply, ProbedStep, probe_reply::Outcome},
     coordinator::v1::{
-        CheckReply, CheckRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest,
+        AdoptReply, AdoptRequest, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest, OrderReply, PutOrderRequest,
         ProbeTargetReply, ProbeTargetRequest, ProbedService, Status, WatchEventsRequest,
         coordinator_server::{Coordinator, CoordinatorServer},
     },
@@ -45,6 +45,23 @@ impl Coordinator for Canned {
     }
     async fn failback(&self, _: Request<MoveRequest>) -> Result<Response<Events>, tonic::Status> {
         Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+    async fn put_order(&self, request: Request<PutOrderRequest>) -> Result<Response<OrderReply>, tonic::Status> {
+        let PutOrderRequest { scope, reason, for_ms } = request.into_inner();
+        match scope.as_str() {
+            "all" => Ok(Response::new(OrderReply { scope })),
+            "mail1" => Ok(Response::new(OrderReply { scope: format!("target:mail1 {reason} {for_ms:?}") })),
+            other => Err(tonic::Status::not_found(format!("there is neither a target nor an agent {other:?}"))),
+        }
+    }
+    async fn clear_order(&self, request: Request<ClearOrderRequest>) -> Result<Response<OrderReply>, tonic::Status> {
+        match request.into_inner().scope.as_str() {
+            "all" => Err(tonic::Status::failed_precondition("the cluster is armed already")),
+            name => Ok(Response::new(OrderReply { scope: format!("agent:{name}") })),
+        }
+    }
+    async fn adopt(&self, _: Request<AdoptRequest>) -> Result<Response<AdoptReply>, tonic::Status> {
+        Ok(Response::new(AdoptReply { findings: vec!["10.0.0.100 belongs to mail1 at epoch 4".into()] }))
     }
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, tonic::Status> {
         Ok(Response::new(CheckReply { report_json: "{}".into() }))
@@ -101,8 +118,8 @@ async fn commands_against_a_coordinator() {
     tokio::spawn(server.add(CoordinatorServer::new(Canned)).run(std::future::pending()));
     let run = async |role: &str, arguments: &[&str]| kagectl(dir.path(), &address, role, arguments).await;
 
-    let cases: [(&str, &[&str], i32, &str); 17] = [
-        ("viewer", &["status"], 0, "profile normal  term 4 (NOT in authority)"),
+    let cases: [(&str, &[&str], i32, &str); 26] = [
+        ("viewer", &["status"], 0, "profile normal, term 4 (NOT in authority)"),
         ("viewer", &["--json", "status"], 0, r#""term":4"#),
         ("viewer", &["events"], 0, "moved"),
         ("viewer", &["events", "--format", "json"], 0, r#""seq":1"#),
@@ -119,6 +136,25 @@ async fn commands_against_a_coordinator() {
         ("operator", &["--json", "probe", "mail1"], 1, r#""result":"NG""#),
         ("viewer", &["probe", "--list-presets"], 0, r"expect = '^220 '"),
         ("operator", &["probe"], 2, "TARGET"),
+        ("viewer", &["disarm"], 1, "use the certificate of another role"),
+        ("viewer", &["maintenance", "off", "mail1"], 1, "use the certificate of another role"),
+        ("viewer", &["adopt", "mail1"], 1, "use the certificate of another role"),
+        (
+            "operator",
+            &["disarm", "--for", "1h"],
+            0,
+            "Disarmed: nothing is acted on; leases and observation go on. It ends",
+        ),
+        (
+            "operator",
+            &["maintenance", "on", "mail1", "--reason", "a new disk", "--for", "2h"],
+            0,
+            "Target mail1 a new disk Some(7200000) is in maintenance",
+        ),
+        ("operator", &["maintenance", "on", "nobody"], 1, "neither a target nor an agent"),
+        ("operator", &["maintenance", "off", "rs2"], 0, "Host rs2 is no longer in maintenance"),
+        ("operator", &["arm"], 1, "armed already"),
+        ("operator", &["adopt", "mail1"], 0, "belongs to mail1 at epoch 4"),
     ];
     for (role, arguments, code, words) in cases {
         let output = run(role, arguments).await;
