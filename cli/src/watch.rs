@@ -134,7 +134,7 @@ pub async fn watch(global: &Global) -> Result<(), Failure> {
         let written = if in_place {
             let page = match &seen {
                 Ok(status) => status::to_text(status, block.style),
-                Err(Failure::Failed(why) | Failure::Unreachable(why)) => {
+                Err(Failure::Failed(why) | Failure::Configuration(why) | Failure::Unreachable(why)) => {
                     crate::table::paragraph(block.style, "NO ANSWER  ", why, Tone::Bad)
                 }
             };
@@ -143,7 +143,7 @@ pub async fn watch(global: &Global) -> Result<(), Failure> {
             let state = match &seen {
                 Ok(status) if global.json => status::to_json(status).to_string(),
                 Ok(status) => format!("-- {}", summary(status)),
-                Err(Failure::Failed(why) | Failure::Unreachable(why)) => {
+                Err(Failure::Failed(why) | Failure::Configuration(why) | Failure::Unreachable(why)) => {
                     format!("-- no answer: {}", why.lines().next().unwrap_or_default())
                 }
             };

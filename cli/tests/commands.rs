@@ -3,8 +3,9 @@
 use kage_proto::{
     agent::v1::{ProbeReply, ProbedStep, probe_reply::Outcome},
     coordinator::v1::{
-        AdoptReply, AdoptRequest, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest, OrderReply, PutOrderRequest,
-        ProbeTargetReply, ProbeTargetRequest, ProbedService, Status, WatchEventsRequest,
+        AdoptReply, AdoptRequest, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply, CreateTokenRequest,
+        Event, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest, ProbedService,
+        PutOrderRequest, Status, WatchEventsRequest,
         coordinator_server::{Coordinator, CoordinatorServer},
     },
     server::{Config, Security, Server},

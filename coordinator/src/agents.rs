@@ -8,9 +8,10 @@ use kage_coordinator_core::{
 };
 use kage_proto::{
     agent::v1::{
-        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, PingRequest, ProbeReply,
-        ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest, VoterState,
-        WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request, voter_client::VoterClient,
+        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, PingRequest,
+        ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest,
+        VoterState, WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request,
+        voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},

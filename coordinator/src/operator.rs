@@ -9,9 +9,10 @@ use crate::{
 };
 use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
-    AdoptReply, AdoptRequest, AgentStatus, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetStatusRequest, MoveRequest, OrderReply,
-    PutOrderRequest, ProbeTargetReply, ProbeTargetRequest, ProbedService, Status as ClusterStatus, TargetStatus, VipStatus,
-    WatchEventsRequest, coordinator_server,
+    AdoptReply, AdoptRequest, AgentStatus, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply,
+    CreateTokenRequest, Event, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest,
+    ProbedService, PutOrderRequest, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest,
+    coordinator_server,
 };
 use kage_proto::roles::Peer;
 use kage_types::{TargetName, Time};

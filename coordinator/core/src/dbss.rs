@@ -3,7 +3,7 @@
 
 use crate::{
     config::{Budget, Failback, Target},
-    core::{Coordinator, JobFor, TargetJob, TargetView},
+    core::{Act, Coordinator, JobFor, TargetJob, TargetView},
     event::{Action, AgentCommand, Cause, CheckOutcome, JobId, JobResult, Severity},
     placement::{Owner, describe},
 };
@@ -69,6 +69,15 @@ impl Dbss {
         if let Mode::NetworkExamination { off, .. } = &mut self.mode {
             *off = None;
         }
+    }
+
+    /// An order that withheld action is lifted: nothing that was seen under it counts.
+    pub fn begin_evidence(&mut self, now: Time) {
+        self.forget_evidence(now);
+        if let Mode::TargetServerRecovery { background: Background::Healthy { since, .. } } = &mut self.mode {
+            *since = now;
+        }
+        self.wake = now;
     }
 
     /// Owners are not what they were believed to be: the mode follows from the ledger, as after a restart.
@@ -145,6 +154,7 @@ impl Coordinator {
     /// Regular mode again; what was alerted about this target is over.
     fn enter_regular(&mut self, now: Time, name: &TargetName) {
         self.alerts_over(Some(name));
+        self.nothing_held_back(name);
         let next = now + self.cluster.detection.interval;
         self.enter(now, name, Mode::Regular { next, alarmed: false });
     }
@@ -169,7 +179,8 @@ impl Coordinator {
 
     /// Since when this agent's lease has been silent; how long that is.
     fn silent(&self, now: Time, agent: &AgentId) -> Duration {
-        self.agents.get(agent).map_or(Duration::MAX, |view| view.silent_for(now, self.started))
+        let silent = self.agents.get(agent).map_or(Duration::MAX, |view| view.silent_for(now, self.started));
+        silent.min(self.orders.evidence(now, agent))
     }
 
     fn connected(&self, now: Time, agent: &AgentId) -> bool {
@@ -216,7 +227,11 @@ impl Coordinator {
         if detection.push && !self.connected(now, &target.agent) {
             let silent = self.silent(now, &target.agent);
             let text = format!("its lease has been silent for {silent:?}");
-            return self.examine(now, name, text, actions);
+            if self.withheld(name).is_none() {
+                return self.examine(now, name, text, actions);
+            }
+            // Left alone, and looked at all the same.
+            self.hold_back(name, Act::TakeOver, &text, actions);
         }
         let dbss = self.dbss(name);
         if dbss.round_over() {
@@ -232,6 +247,9 @@ impl Coordinator {
             }
             if let Seen::Bad(_, why) = &ping {
                 self.alarm_once(name, format!("ping is bad ({why}) but its lease and services are good"), actions);
+            }
+            if bad.is_empty() && !ping.bad() && (!detection.push || self.connected(now, &target.agent)) {
+                self.nothing_held_back(name);
             }
             if !bad.is_empty() {
                 return self.recover_services(now, name, target, bad, actions);
@@ -249,7 +267,8 @@ impl Coordinator {
 
     /// Be called when the lease falls silent.
     fn watch_lease(&mut self, now: Time, name: &TargetName, target: &Target) {
-        if !self.cluster.detection.push {
+        // Nothing would be done at once: the next check is soon enough.
+        if !self.cluster.detection.push || self.withheld(name).is_some() {
             return;
         }
         let left = self.silence_limit().saturating_sub(self.silent(now, &target.agent));
@@ -273,7 +292,33 @@ impl Coordinator {
         }
     }
 
+    /// Is this withheld by an operator's order? Then the target is in Regular mode, and only looked at.
+    fn stays_regular(&mut self, now: Time, name: &TargetName, act: Act, why: &str, actions: &mut Vec<Action>) -> bool {
+        if !self.hold_back(name, act, why, actions) {
+            return false;
+        }
+        let at = now + self.cluster.detection.interval;
+        match &mut self.dbss(name).mode {
+            Mode::Regular { next, .. } => *next = at,
+            Mode::ServiceRecovery { .. } | Mode::NetworkExamination { .. } => {
+                self.enter(now, name, Mode::Regular { next: at, alarmed: false });
+            }
+            // Its virtual IPs are on their way, or away: that is finished.
+            Mode::Starting
+            | Mode::BackupServer { .. }
+            | Mode::TargetServerRecovery { .. }
+            | Mode::Returning
+            | Mode::Ended { .. } => {}
+        }
+        self.wake_at(name, at);
+        true
+    }
+
     fn examine(&mut self, now: Time, name: &TargetName, why: String, actions: &mut Vec<Action>) {
+        // A backup host in maintenance is no reason not to look.
+        if self.withheld(name).is_some() && self.stays_regular(now, name, Act::TakeOver, &why, actions) {
+            return;
+        }
         self.note(Some(name.clone()), Severity::Warning, "network-trouble", why, actions);
         self.enter(now, name, Mode::NetworkExamination { alarmed: false, told: false, off: None });
     }

@@ -188,6 +188,12 @@ impl Coordinator {
         true
     }
 
+    /// Is this action being withheld for this target, and said?
+    pub(crate) fn held_already(&self, name: &TargetName, act: Act) -> bool {
+        self.orders.held.get(name).is_some_and(|held| held.noted.contains(&act))
+            && self.withholding(name, act).is_some()
+    }
+
     /// The target is well: what is withheld next is news.
     pub(crate) fn nothing_held_back(&mut self, name: &TargetName) {
         self.orders.held.remove(name);
@@ -200,6 +206,9 @@ impl Coordinator {
         let what = match &order.scope {
             OrderScope::All => "disarmed".to_owned(),
             OrderScope::Target(_) => "in maintenance".to_owned(),
+            OrderScope::Agent(agent) if self.withheld(name).is_none() => {
+                format!("its backup host {agent} in maintenance")
+            }
             OrderScope::Agent(agent) => format!("host {agent} in maintenance"),
         };
         match self.orders.held.get(name) {
@@ -378,8 +387,7 @@ impl Coordinator {
             self.orders.lifted.insert(agent, now);
             self.alerts_over(Some(&name));
             if let Some(dbss) = self.targets.get_mut(&name) {
-                dbss.forget_evidence(now);
-                dbss.wake = now;
+                dbss.begin_evidence(now);
             }
         }
     }

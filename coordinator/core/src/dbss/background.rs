@@ -29,6 +29,9 @@ impl Coordinator {
 
     /// Background job 1: the service could not be cured by its restart, perhaps a reboot cures it.
     fn reboot_target(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
+        if self.hold_back(name, Act::Reboot, "restarts did not cure its service", actions) {
+            return self.await_again(now, name, target);
+        }
         if !self.dbss(name).budgets.take_reboot(now, &target.budget) {
             let Budget { reboots, within, .. } = target.budget;
             let why = format!("its service is in trouble and it was rebooted {reboots} times within {within:?}");
@@ -43,8 +46,21 @@ impl Coordinator {
         self.enter(now, name, Mode::TargetServerRecovery { background });
     }
 
+    /// Under an order no verdict is given: it is judged anew after a while.
+    fn await_again(&mut self, now: Time, name: &TargetName, target: &Target) {
+        let until = now + target.reboot_wait;
+        let background = Background::AwaitReboot { job: Job::Resumed, until, left: false };
+        self.enter(now, name, Mode::TargetServerRecovery { background });
+    }
+
     /// Verdict down: it can't be recovered from here; the backup keeps VIP and service.
     fn give_up(&mut self, now: Time, name: &TargetName, why: String, actions: &mut Vec<Action>) {
+        if self.withheld(name).is_some() {
+            return match self.cluster.targets.get(name).cloned() {
+                Some(target) => self.await_again(now, name, &target),
+                None => {}
+            };
+        }
         let text = format!("{why}: the backup keeps serving; repair it, then `kagectl failback {name}`");
         self.note(Some(name.clone()), Severity::Alert, "down", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "down".into(), detail: why.clone() });
@@ -130,6 +146,10 @@ impl Coordinator {
             Background::Healthy { .. } => self.away_again(now, name, target, actions),
             Background::Operator { .. } => Background::Operator { healthy },
         };
+        if matches!(next, Background::Settling { .. }) && !matches!(background, Background::Settling { .. }) {
+            let text = "the target is back; its services are given time to start".to_owned();
+            self.note(Some(name.clone()), Severity::Info, "target-back", text, actions);
+        }
         self.dbss(name).mode = Mode::TargetServerRecovery { background: next };
         self.wake_at(name, now);
     }
@@ -151,7 +171,8 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let mut now_held = false;
-        if now.since(since) >= target.healthy_for && target.failback == Failback::Auto {
+        let due = now.since(since) >= target.healthy_for && target.failback == Failback::Auto;
+        if due && !self.hold_back(name, Act::GoBack, "it is healthy again", actions) {
             let Some(until) = self.dbss(name).budgets.held_down(now, &target.budget) else {
                 return self.go_back(now, name, target, actions);
             };
@@ -181,6 +202,9 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) -> Background {
         let until = now + target.start_wait;
+        if self.hold_back(name, Act::Wake, "it does not come back by itself", actions) {
+            return Background::AwaitReboot { job: Job::Resumed, until, left: true };
+        }
         let mac = self.cluster.agents.get(&target.agent).and_then(|machine| machine.mac.clone());
         let Some(mac) = mac else {
             let text = "the target is down and has no mac in the configuration: switch it on by hand".to_owned();

@@ -45,9 +45,10 @@ impl Coordinator {
             ));
         }
         let reachable = self.connected(now, &target.agent);
-        let (kind, cause) = if back { ("failback", Cause::Failback) } else { ("failover", Cause::Failover) };
-        let words = format!("{kind} asked for by the operator");
-        self.note(Some(name.clone()), Severity::Info, kind, words, actions);
+        let cause = if back { Cause::Failback } else { Cause::Failover };
+        let words = format!("{} asked for by the operator", cause.as_str());
+        let about = Some(name.clone());
+        self.note(about, Severity::Info, if back { "failback" } else { "failover" }, words, actions);
         if back {
             // A new start: what was used up before it does not count any more.
             self.dbss(name).budgets = Budgets::default();

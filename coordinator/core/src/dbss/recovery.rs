@@ -13,6 +13,9 @@ impl Coordinator {
         why: Why,
         actions: &mut Vec<Action>,
     ) {
+        if self.stays_regular(now, name, Act::TakeOver, why.as_str(), actions) {
+            return;
+        }
         let to = Self::at_backup(target);
         let (reason, planned) = (why.as_str(), why.planned());
         let text = format!("{} on {} takes over ({reason})", target.backup.domain, target.backup.agent);
@@ -106,6 +109,9 @@ impl Coordinator {
         }
         if self.silent(now, &target.agent) >= self.cluster.detection.confirm.max(self.silence_limit()) {
             let text = "the target fell silent again while its virtual IPs were on their way".to_owned();
+            if self.stays_regular(now, name, Act::TakeOver, &text, actions) {
+                return;
+            }
             self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
             return self.take_over(now, name, target, Why::LostReturning, actions);
         }

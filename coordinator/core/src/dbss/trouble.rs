@@ -70,6 +70,9 @@ impl Coordinator {
             self.dbss(name).view().service,
             if proof.is_some() { "; its power reads off" } else { "" }
         );
+        if self.hold_back(name, Act::TakeOver, &text, actions) {
+            return self.look_again(name, now + detection.interval / 2);
+        }
         self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
         self.take_over(now, name, target, Why::Network, actions);
         if let Some(since) = proof {
@@ -169,6 +172,9 @@ impl Coordinator {
         services: Vec<usize>,
         actions: &mut Vec<Action>,
     ) {
+        if self.not_to_be_cured(now, name, target, &services, actions) {
+            return;
+        }
         for index in &services {
             let Some(service) = target.services.get(*index) else { continue };
             let seen = self.dbss(name).services.get(index).map_or_else(String::new, Seen::text);
@@ -181,6 +187,29 @@ impl Coordinator {
         // Thesis: ping again; bad → Network examination mode.
         self.enter(now, name, Mode::ServiceRecovery { services, step: ServiceStep::Pinging });
         self.begin_round(now, name, target, Look::Ping, actions);
+    }
+
+    /// Is their cure withheld? With the backup's host in maintenance restarts are tried once: what would follow them
+    /// can't be done, and restarting for ever is no cure.
+    fn not_to_be_cured(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        services: &[usize],
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let act = if self.held_already(name, Act::TakeOver) { Act::TakeOver } else { Act::Restart };
+        let dbss = self.dbss(name);
+        let seen = |index: &usize| {
+            let name = &target.services.get(*index)?.name;
+            Some(format!(
+                "service {name} is in trouble: {}",
+                dbss.services.get(index).map_or_else(String::new, Seen::text)
+            ))
+        };
+        let why = services.iter().filter_map(seen).collect::<Vec<_>>().join(", ");
+        self.stays_regular(now, name, act, &why, actions)
     }
 
     /// Restart the first of these services; with none left the target is well again.
