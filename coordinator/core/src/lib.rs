@@ -5,6 +5,7 @@
 //! and replay feed the same events.
 
 mod agents;
+pub mod characteristics;
 pub mod config;
 mod core;
 mod dbss;

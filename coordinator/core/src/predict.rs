@@ -1,10 +1,15 @@
 //! What a configuration promises, before it is applied: worst-case client outage per trouble, by the thesis's
 //! (2.7)–(2.9) generalised to leases.
 
-use crate::config::{Cluster, Guard, OnCoordinatorLoss};
+mod thesis;
+
+use crate::{
+    characteristics::{Characteristics, Figures},
+    config::{Cluster, Detection, Guard, OnCoordinatorLoss},
+};
 use kage_types::LeaseTiming;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// What a takeover adds above detection and patience: epoch durable, double resumed, guard opened, GARP sent, and the
 /// client's next try (design: goal 0.25 s).
@@ -58,23 +63,38 @@ pub struct TargetReport {
 /// One trouble's prediction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TroubleReport {
-    /// host-lost, one-way-cut, agent-stalled, planned-move
+    /// St1 … Nt2 of the thesis; host lost, one-way cut, planned move …
     pub trouble: String,
-    /// Usual client outage.
-    pub outage_typical_ms: u64,
+    /// Recovery of server function: from detection to the backup server's answer; none: there is no such recovery.
+    pub function_ms: Option<Range>,
+    /// Recovery of the target server: from detection to its own answer on its VIP.
+    pub target_ms: Option<Range>,
+    /// Usual client outage; none: not predicted.
+    pub outage_typical_ms: Option<u64>,
     /// Client outage in the worst phase.
-    pub outage_worst_ms: u64,
+    pub outage_worst_ms: Option<u64>,
     /// How it was computed.
     pub formula: String,
+    /// Figures without which something here is not predicted.
+    pub not_characterised: Vec<String>,
+}
+
+/// A predicted time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// With trouble in the middle of the interval and median figures.
+    pub typical: u64,
+    /// With trouble in the worst phase and the worst figures measured.
+    pub worst: u64,
 }
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Predict for a checked configuration.
+/// Predict for a checked configuration, from what was measured of its targets.
 #[must_use]
-pub fn predict(cluster: &Cluster) -> Report {
+pub fn predict(cluster: &Cluster, characteristics: &Characteristics) -> Report {
     let timing = cluster.timing;
     let detection = cluster.detection;
     let patience = LeaseTiming::patience(timing.lease);
@@ -99,6 +119,7 @@ pub fn predict(cluster: &Cluster) -> Report {
         "the coordinator's own machine also runs the doubles named there: both lost at once means no takeover".into(),
     );
 
+    let nothing = Figures::default();
     let targets = cluster
         .targets
         .iter()
@@ -111,7 +132,19 @@ pub fn predict(cluster: &Cluster) -> Report {
             if target.services.is_empty() {
                 notes.push("no [[target.service]]: only the machine and its lease are watched".into());
             }
-            TargetReport { target: name.to_string(), troubles: troubles(patience, &timing, &detection), notes }
+            if cluster.agents.get(&target.agent).is_some_and(|machine| machine.mac.is_none()) {
+                notes.push(format!("{} has no mac: once it is off it must be switched on by hand", target.agent));
+            }
+            let figures = characteristics.targets.get(name).unwrap_or(&nothing);
+            let mut troubles = thesis::troubles(patience, &detection, target, figures);
+            troubles.extend(others(patience, &timing, &detection, figures));
+            let missing: BTreeSet<&str> =
+                troubles.iter().flat_map(|row| &row.not_characterised).map(String::as_str).collect();
+            if !missing.is_empty() {
+                let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
+                notes.push(format!("not characterised: {missing}; run kagectl characterise {name}"));
+            }
+            TargetReport { target: name.to_string(), troubles, notes }
         })
         .collect();
     Report {
@@ -130,7 +163,10 @@ pub fn predict(cluster: &Cluster) -> Report {
     }
 }
 
-fn troubles(patience: Duration, timing: &LeaseTiming, detection: &crate::config::Detection) -> Vec<TroubleReport> {
+/// What the lease promises, whatever was measured; a double that is known to be slow makes it worse.
+fn others(patience: Duration, timing: &LeaseTiming, detection: &Detection, figures: &Figures) -> Vec<TroubleReport> {
+    let tvs = figures.tvs.as_ref().map_or(Duration::ZERO, |tvs| Duration::from_millis(tvs.worst_ms));
+    let takeover = TAKEOVER.max(tvs);
     // Confirmed when the lease has been silent for `confirm` and a check made since then, or under way, is bad.
     let check = detection.ping_timeout.max(detection.probe_timeout);
     let detect = if detection.push {
@@ -139,22 +175,34 @@ fn troubles(patience: Duration, timing: &LeaseTiming, detection: &crate::config:
         detection.interval + check + check
     };
     // The last grant is at most R older than the trouble; detection runs beside patience.
-    let lost_worst = patience.max(detect) + TAKEOVER;
-    let lost_typical = patience.max(detect).saturating_sub(timing.renewal / 2) + TAKEOVER / 2;
+    let lost_worst = patience.max(detect) + takeover;
+    let lost_typical = patience.max(detect).saturating_sub(timing.renewal / 2) + takeover / 2;
     // An owner that can speak but not hear gets one more grant, and half a renewal's doubt.
-    let one_way = patience.max(detect) + timing.renewal + timing.renewal / 2 + TAKEOVER;
+    let one_way = patience.max(detect) + timing.renewal + timing.renewal / 2 + takeover;
     let row = |trouble: &str, typical: Duration, worst: Duration, formula: &str| TroubleReport {
         trouble: trouble.into(),
-        outage_typical_ms: ms(typical),
-        outage_worst_ms: ms(worst),
+        function_ms: None,
+        target_ms: None,
+        outage_typical_ms: Some(ms(typical)),
+        outage_worst_ms: Some(ms(worst)),
         formula: formula.into(),
+        not_characterised: Vec::new(),
+    };
+    // Without the hand-over a clean stop is found like a lost machine.
+    let (clean_typical, clean_worst, clean) = if detection.push {
+        (PLANNED, PLANNED + takeover, "release + double resumed + takeover")
+    } else {
+        (lost_typical, lost_worst, "as a lost host: this profile hands nothing over")
     };
     vec![
         row("host lost, frozen or cut off", lost_typical, lost_worst, "max(L(1+2ρ), detection) + takeover; cf. (2.9)"),
         row("one-way cut", lost_typical + timing.renewal / 2, one_way, "max(L(1+2ρ), detection) + 1.5 R + takeover"),
-        row("clean shutdown or reboot", PLANNED, PLANNED + TAKEOVER, "release + double resumed + takeover"),
+        row("clean shutdown or reboot", clean_typical, clean_worst, clean),
         row("planned move, fail-back", PLANNED / 2, PLANNED, "release + hold"),
         row("owner stalled up to K - R", Duration::ZERO, Duration::ZERO, "the kernel's element outlives the stall"),
         row("coordinator or SIF away", Duration::ZERO, Duration::ZERO, "voters' consents carry the lease"),
     ]
 }
+
+#[cfg(test)]
+mod tests;
