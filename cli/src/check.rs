@@ -6,16 +6,17 @@ use crate::{
     table::{table, wrap},
 };
 use kage_coordinator_core::{
+    characteristics::Characteristics,
     config::Cluster,
-    predict::{Report, Timing, predict},
+    predict::{Range, Report, Timing, predict},
 };
 use kage_proto::coordinator::v1::CheckRequest;
 use std::path::Path;
 
-pub async fn check(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+pub async fn check(global: &Global, file: Option<&Path>, characteristics: Option<&Path>) -> Result<(), Failure> {
     let report = match file {
         None => running(global).await?,
-        Some(file) => offline(file)?,
+        Some(file) => offline(file, characteristics)?,
     };
     if global.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -38,7 +39,7 @@ async fn running(global: &Global) -> Result<Report, Failure> {
     })
 }
 
-fn offline(file: &Path) -> Result<Report, Failure> {
+fn offline(file: &Path, characteristics: Option<&Path>) -> Result<Report, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::Failed(format!("can't read {}: {error}; give the path of a cluster.toml", file.display()))
     })?;
@@ -46,7 +47,34 @@ fn offline(file: &Path) -> Result<Report, Failure> {
         let faults: String = error.lines().iter().map(|fault| format!("\n  {fault}")).collect();
         Failure::Configuration(format!("{} can't be used:{faults}", file.display()))
     })?;
-    Ok(predict(&cluster))
+    let known = match characteristics {
+        None => Characteristics::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Failure::Failed(format!("can't read {}: {error}", path.display())))?;
+            serde_json::from_str(&text).map_err(|error| {
+                Failure::Failed(format!(
+                    "{} can't be understood ({error}): give what `kagectl --json characterise --show` printed",
+                    path.display()
+                ))
+            })?
+        }
+    };
+    Ok(predict(&cluster, &known))
+}
+
+/// Typical and worst in seconds; a question mark where a figure is missing, a dash where there is no such recovery.
+fn range(range: Option<Range>, applies: bool, missing: bool) -> String {
+    match range {
+        Some(Range { typical, worst }) if typical == worst => seconds(typical),
+        Some(Range { typical, worst }) => format!("{} … {}", seconds(typical), seconds(worst)),
+        None if applies && missing => "?".to_owned(),
+        None => "–".to_owned(),
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:02}", ms / 1000, ms % 1000 / 10)
 }
 
 fn to_text(report: &Report) -> String {
@@ -61,17 +89,24 @@ fn to_text(report: &Report) -> String {
         .iter()
         .flat_map(|target| {
             target.troubles.iter().map(|trouble| {
+                let missing = !trouble.not_characterised.is_empty();
+                let client = trouble.outage_typical_ms.zip(trouble.outage_worst_ms);
+                let client = client.map(|(typical, worst)| Range { typical, worst });
+                // Those of the thesis have recoveries of their own; St1 is cured in place.
+                let thesis = ["St2", "Nt1", "Nt2"].iter().any(|name| trouble.trouble.starts_with(name));
                 [
                     target.target.clone(),
                     trouble.trouble.clone(),
-                    format!("{} ms", trouble.outage_typical_ms),
-                    format!("{} ms", trouble.outage_worst_ms),
+                    range(trouble.function_ms, thesis, missing),
+                    range(trouble.target_ms, thesis || trouble.trouble.starts_with("St1"), missing),
+                    range(client, true, missing),
                     trouble.formula.clone(),
                 ]
             })
         })
         .collect();
-    text.push_str(&table(["TARGET", "TROUBLE", "TYPICAL", "WORST", "FORMULA"], &rows));
+    text.push_str("Predicted in seconds, usual … worst: recovery of function, of the target, client outage\n");
+    text.push_str(&table(["TARGET", "TROUBLE", "FUNCTION", "SERVER", "CLIENT", "FORMULA"], &rows));
     for target in &report.targets {
         for note in &target.notes {
             text.push_str(&wrap(&format!("{}: {note}", target.target), "  "));

@@ -1,6 +1,7 @@
 //! `kagectl`: the operator's tool of Kagemusha.
 
 mod check;
+mod configure;
 mod connect;
 mod events;
 mod facts;
@@ -84,6 +85,9 @@ enum Command {
     Check {
         /// A cluster.toml to check without a coordinator.
         file: Option<PathBuf>,
+        /// What was measured, as `kagectl --json characterise --show` prints it: for FILE.
+        #[arg(long, requires = "file", value_name = "FILE")]
+        characteristics: Option<PathBuf>,
     },
     /// What an agent's machine is, and how it restarts services, reboots and sleeps. Asks the agent itself.
     Facts {
@@ -93,6 +97,10 @@ enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         address: Option<String>,
     },
+    /// Have the coordinator read its configuration again. A bad file changes nothing.
+    Reload(configure::Reload),
+    /// Measure what predictions are made from: Tna (a ping), Tvs (the double resumed, without its virtual IP).
+    Characterise(configure::Characterise),
     /// Move a target's virtual IPs to its backup server, as planned.
     Failover(Move),
     /// Move them back.
@@ -179,7 +187,11 @@ async fn main() -> ExitCode {
         Command::Arm => orders::clear(&cli.global, "all").await,
         Command::Adopt { target } => orders::adopt(&cli.global, target).await,
         Command::Watch => watch::watch(&cli.global).await,
-        Command::Check { file } => check::check(&cli.global, file.as_deref()).await,
+        Command::Check { file, characteristics } => {
+            check::check(&cli.global, file.as_deref(), characteristics.as_deref()).await
+        }
+        Command::Reload(options) => configure::reload(&cli.global, options).await,
+        Command::Characterise(options) => configure::characterise(&cli.global, options).await,
         Command::Failover(planned) => events::failover(&cli.global, planned).await,
         Command::Failback(planned) => events::failback(&cli.global, planned).await,
         Command::Probe(options) => probe::run(&cli.global, options).await,

@@ -3,9 +3,10 @@
 use kage_proto::{
     agent::v1::{ProbeReply, ProbedStep, probe_reply::Outcome},
     coordinator::v1::{
-        AdoptReply, AdoptRequest, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply, CreateTokenRequest,
-        Event, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest, ProbedService,
-        PutOrderRequest, Status, WatchEventsRequest,
+        AdoptReply, AdoptRequest, CharacteriseProgress, CharacteriseRequest, CheckReply, CheckRequest,
+        ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetCharacteristicsReply,
+        GetCharacteristicsRequest, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest,
+        ProbedService, PutOrderRequest, ReloadReply, ReloadRequest, Status, WatchEventsRequest,
         coordinator_server::{Coordinator, CoordinatorServer},
     },
     server::{Config, Security, Server},
@@ -31,6 +32,7 @@ impl Coordinator for Canned {
     type WatchEventsStream = Events;
     type FailoverStream = Events;
     type FailbackStream = Events;
+    type CharacteriseStream = Pin<Box<dyn Stream<Item = Result<CharacteriseProgress, tonic::Status>> + Send>>;
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<Status>, tonic::Status> {
         Ok(Response::new(Status { profile: "normal".into(), term: 4, ..Status::default() }))
     }
@@ -82,6 +84,25 @@ impl Coordinator for Canned {
         let service = ProbedService { service: "smtp".into(), reply: Some(reply), ..ProbedService::default() };
         Ok(Response::new(ProbeTargetReply { services: vec![service] }))
     }
+    async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<ReloadReply>, tonic::Status> {
+        if request.into_inner().force {
+            return Err(tonic::Status::invalid_argument("nothing was changed: cluster.toml has faults:\n1: colour"));
+        }
+        Ok(Response::new(ReloadReply { changes: vec!["[[target]] web: added".into()], ..ReloadReply::default() }))
+    }
+    async fn characterise(
+        &self,
+        request: Request<CharacteriseRequest>,
+    ) -> Result<Response<Self::CharacteriseStream>, tonic::Status> {
+        let text = format!("Tna of {}", request.into_inner().target);
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(CharacteriseProgress { text })]))))
+    }
+    async fn get_characteristics(
+        &self,
+        _: Request<GetCharacteristicsRequest>,
+    ) -> Result<Response<GetCharacteristicsReply>, tonic::Status> {
+        Ok(Response::new(GetCharacteristicsReply { json: r#"{"targets":{}}"#.into() }))
+    }
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,
@@ -119,7 +140,7 @@ async fn commands_against_a_coordinator() {
     tokio::spawn(server.add(CoordinatorServer::new(Canned)).run(std::future::pending()));
     let run = async |role: &str, arguments: &[&str]| kagectl(dir.path(), &address, role, arguments).await;
 
-    let cases: [(&str, &[&str], i32, &str); 26] = [
+    let cases: [(&str, &[&str], i32, &str); 32] = [
         ("viewer", &["status"], 0, "profile normal, term 4 (NOT in authority)"),
         ("viewer", &["--json", "status"], 0, r#""term":4"#),
         ("viewer", &["events"], 0, "moved"),
@@ -156,6 +177,12 @@ async fn commands_against_a_coordinator() {
         ("operator", &["maintenance", "off", "rs2"], 0, "Host rs2 is no longer in maintenance"),
         ("operator", &["arm"], 1, "armed already"),
         ("operator", &["adopt", "mail1"], 0, "belongs to mail1 at epoch 4"),
+        ("operator", &["reload", "--dry-run"], 0, "would change: [[target]] web: added"),
+        ("operator", &["reload", "--force"], 64, "1: colour"),
+        ("viewer", &["reload"], 1, "use the certificate of another role"),
+        ("operator", &["characterise", "mail1", "--yes"], 0, "Tna of mail1"),
+        ("operator", &["characterise", "mail1"], 1, "--yes"),
+        ("viewer", &["characterise", "--show"], 0, "nothing was measured yet"),
     ];
     for (role, arguments, code, words) in cases {
         let output = run(role, arguments).await;

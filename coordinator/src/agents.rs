@@ -17,7 +17,13 @@ use kage_proto::{
     tls::{Expected, Pki},
 };
 use kage_types::{AgentId, AskVip, Epoch, Term, Vip};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::watch;
 use tonic::{Code, Request, Status, transport::Channel};
 
 /// A bar is one write to the voter's disk.
@@ -30,9 +36,13 @@ const WAY: Duration = Duration::from_millis(200);
 /// The ways to all agents. A dead one is noticed within a second, so that no call waits for TCP.
 #[derive(Clone)]
 pub struct Agents {
-    channels: Arc<BTreeMap<AgentId, Channel>>,
+    channels: watch::Sender<Channels>,
+    pki: Pki,
     handle: Handle,
 }
+
+/// One way to each agent, by its address.
+type Channels = Arc<BTreeMap<AgentId, (SocketAddr, Channel)>>;
 
 fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
@@ -56,18 +66,48 @@ impl Agents {
     /// # Errors
     /// An address or certificate that can't be used.
     pub fn new(cluster: &Cluster, pki: &Pki, handle: Handle) -> Result<Self, ChannelError> {
+        let channels = Self::channels(cluster, pki, &BTreeMap::new())?;
+        Ok(Self { channels: watch::Sender::new(channels), pki: pki.clone(), handle })
+    }
+
+    /// Those of `known` that lead to the same place are kept with their connections.
+    fn channels(
+        cluster: &Cluster,
+        pki: &Pki,
+        known: &BTreeMap<AgentId, (SocketAddr, Channel)>,
+    ) -> Result<Channels, ChannelError> {
         let options = Options::noticing_within(Duration::from_secs(1));
         let credentials = Credentials::Tls(pki.clone());
         let mut channels = BTreeMap::new();
         for (name, machine) in &cluster.agents {
-            let channel = channel(&machine.address.to_string(), &credentials, Expected::agent(name), &options)?;
-            channels.insert(name.clone(), channel);
+            let way = match known.get(name).filter(|(address, _)| *address == machine.address) {
+                Some((_, way)) => way.clone(),
+                None => channel(&machine.address.to_string(), &credentials, Expected::agent(name), &options)?,
+            };
+            channels.insert(name.clone(), (machine.address, way));
         }
-        Ok(Self { channels: Arc::new(channels), handle })
+        Ok(Arc::new(channels))
     }
 
-    fn agent(&self, agent: &AgentId) -> Option<AgentClient<Channel>> {
-        self.channels.get(agent).cloned().map(AgentClient::new)
+    /// The configuration has changed. A way that can't be described is reported; the others are used.
+    pub fn reconfigure(&self, cluster: &Cluster) {
+        let known = self.channels.borrow().clone();
+        match Self::channels(cluster, &self.pki, &known) {
+            Ok(channels) => drop(self.channels.send_replace(channels)),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the agents' addresses are not applied: restart kage-coordinator"
+            ),
+        }
+    }
+
+    fn way(&self, agent: &AgentId) -> Option<Channel> {
+        self.channels.borrow().get(agent).map(|(_, way)| way.clone())
+    }
+
+    /// One agent's services, if it is configured.
+    pub fn agent(&self, agent: &AgentId) -> Option<AgentClient<Channel>> {
+        self.way(agent).map(AgentClient::new)
     }
 
     /// End the job with what this call gives.
@@ -81,7 +121,7 @@ impl Agents {
 
     /// Ask a voter for a bar.
     pub fn bar(&self, job: JobId, term: Term, voter: &AgentId, vip: Vip, floor: Epoch) {
-        let client = self.channels.get(voter).cloned().map(VoterClient::new);
+        let client = self.way(voter).map(VoterClient::new);
         self.run(job, async move {
             let mut client = client.ok_or_else(|| Status::not_found("not configured"))?;
             let request = BarRequest { term: term.0, vip: vip.to_string(), floor: floor.0 };
@@ -95,7 +135,7 @@ impl Agents {
     /// # Errors
     /// If it does not answer.
     pub async fn voter_state(&self, voter: &AgentId) -> Result<VoterState, Status> {
-        let channel = self.channels.get(voter).cloned().ok_or_else(|| Status::not_found("not configured"))?;
+        let channel = self.way(voter).ok_or_else(|| Status::not_found("not configured"))?;
         let request = with_deadline(GetVoterStateRequest {}, BAR_DEADLINE);
         Ok(VoterClient::new(channel).get_voter_state(request).await?.into_inner())
     }

@@ -25,7 +25,7 @@ pub enum Input {
     /// For the core.
     Event(Event),
     /// An agent's stream; its messages go there.
-    Session(SessionId, SessionSender),
+    Session(SessionId, AgentId, SessionSender),
     /// An operator's command, and where its end goes.
     Command(Box<dyn FnOnce(u64) -> Event + Send>, oneshot::Sender<Result<(), String>>),
     /// Look at the core.
@@ -86,7 +86,7 @@ struct Driver {
     journal: Journal,
     sif: Sif,
     agents: Agents,
-    sessions: BTreeMap<SessionId, SessionSender>,
+    sessions: BTreeMap<SessionId, (AgentId, SessionSender)>,
     commands: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
     last_command: u64,
 }
@@ -106,7 +106,7 @@ pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
         events,
         journal,
         sif,
-        agents,
+        agents: agents.clone(),
         sessions: BTreeMap::new(),
         commands: BTreeMap::new(),
         last_command: 0,
@@ -125,7 +125,7 @@ impl Driver {
                 biased;
                 input = inputs.recv() => match input {
                     Some(Input::Event(event)) => self.step(event),
-                    Some(Input::Session(id, sender)) => { self.sessions.insert(id, sender); }
+                    Some(Input::Session(id, agent, sender)) => self.attend(id, agent, sender),
                     Some(Input::Command(event, done)) => {
                         self.last_command += 1;
                         self.commands.insert(self.last_command, done);
@@ -166,7 +166,7 @@ impl Driver {
                     None => Message::Grant(grant),
                     Some(origin) => Message::RelayedGrant(RelayedGrant { origin: origin.into(), grant: Some(grant) }),
                 };
-                if let Some(sender) = self.sessions.get(&session) {
+                if let Some((_, sender)) = self.sessions.get(&session) {
                     // A stream that does not drain is a dead agent: what it misses it asks for again.
                     if sender.try_send(Ok(CoordinatorMessage { message: Some(message) })).is_err() {
                         tracing::debug!(?session, "an answer was dropped: the stream is full or gone");
@@ -211,11 +211,36 @@ impl Driver {
                 self.agents.probe(job, observer(&self.core), address, port, probe, limits);
             }
             Action::Note(note) => self.events.add(note),
+            Action::Configured => self.configured(),
             Action::Moved { command, result } => {
                 if let Some(done) = self.commands.remove(&command) {
                     // The operator may have gone.
                     let _ = done.send(result).is_err();
                 }
+            }
+        }
+    }
+
+    /// An agent's stream is up: its assignment is the first it hears.
+    fn attend(&mut self, id: SessionId, agent: AgentId, sender: SessionSender) {
+        let assignment = crate::lease::assignment(self.core.cluster(), self.term().0);
+        // Nothing waits in a new stream.
+        let _ = sender.try_send(Ok(assignment)).is_err();
+        self.sessions.insert(id, (agent, sender));
+    }
+
+    /// Agents that are listed no more are left; the others are told what is to be guarded now.
+    fn configured(&mut self) {
+        self.agents.reconfigure(self.core.cluster());
+        let assignment = crate::lease::assignment(self.core.cluster(), self.term().0);
+        for (agent, sender) in self.sessions.values() {
+            let message = if self.core.cluster().agents.contains_key(agent) {
+                Ok(assignment.clone())
+            } else {
+                Err(Status::permission_denied(format!("{agent} was removed from the coordinator's configuration")))
+            };
+            if sender.try_send(message).is_err() {
+                tracing::warn!(%agent, "its new assignment was not sent: its stream is full or gone; it gets it when it connects again");
             }
         }
     }

@@ -15,10 +15,7 @@ use kage_proto::{
 };
 use kage_types::{AgentId, AskVip, Epoch, Grant, Nonce, Verdict};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -35,14 +32,13 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// `kagemusha.coordinator.v1.Lease`.
 pub struct LeaseService {
     handle: Handle,
-    cluster: Arc<Cluster>,
     last_session: AtomicU64,
 }
 
 impl LeaseService {
-    /// For the agents of this configuration.
-    pub fn new(handle: Handle, cluster: Cluster) -> Self {
-        Self { handle, cluster: Arc::new(cluster), last_session: AtomicU64::new(now().as_nanos()) }
+    /// For the agents of the configuration in force.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle, last_session: AtomicU64::new(now().as_nanos()) }
     }
 }
 
@@ -74,10 +70,11 @@ pub fn wire_grant(grant: &Grant) -> wire::Grant {
     }
 }
 
-fn assignment(cluster: &Cluster, term: u64) -> Assignment {
+/// What an agent is told of the configuration.
+pub fn assignment(cluster: &Cluster, term: u64) -> CoordinatorMessage {
     let timing = cluster.timing;
     let voters = if cluster.bars_needed() == 0 { Vec::new() } else { cluster.voters().collect() };
-    Assignment {
+    let assignment = Assignment {
         term,
         vips: cluster.vips().map(|(vip, _)| vip.to_string()).collect(),
         lease_ms: ms(timing.lease),
@@ -93,7 +90,8 @@ fn assignment(cluster: &Cluster, term: u64) -> Assignment {
             })
             .collect(),
         on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
-    }
+    };
+    CoordinatorMessage { message: Some(ToAgent::Assignment(assignment)) }
 }
 
 fn ask_vips(vips: &[wire::AskVip]) -> Result<Vec<AskVip>, Status> {
@@ -173,17 +171,18 @@ impl Lease for LeaseService {
 
     async fn attend(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttendStream>, Status> {
         let agent = Peer::of(&request)?.agent()?;
-        if !self.cluster.agents.contains_key(&agent) {
+        let name = agent.clone();
+        if !self.handle.query(move |core, _| core.cluster().agents.contains_key(&name)).await? {
             return Err(Status::permission_denied(format!(
                 "{agent} is not in the coordinator's configuration: add an [[agent]] section for it"
             )));
         }
         let session = SessionId(self.last_session.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
-        let (handle, cluster) = (self.handle.clone(), self.cluster.clone());
+        let handle = self.handle.clone();
         let inbound = request.into_inner();
         tokio::spawn(async move {
-            let result = attend(&handle, &cluster, agent.clone(), session, inbound, sender.clone()).await;
+            let result = attend(&handle, agent.clone(), session, inbound, sender.clone()).await;
             if let Err(status) = result {
                 tracing::debug!(%agent, reason = status.message(), "a stream ended");
                 // It may have gone already.
@@ -197,7 +196,6 @@ impl Lease for LeaseService {
 
 async fn attend(
     handle: &Handle,
-    cluster: &Cluster,
     agent: AgentId,
     session: SessionId,
     mut inbound: Streaming<AgentMessage>,
@@ -210,10 +208,8 @@ async fn attend(
     let Some(FromAgent::Hello(hello)) = first.message else {
         return Err(Status::invalid_argument("the first message must be a hello"));
     };
-    let term = handle.query(|core, now| core.authority(now).0).await?;
-    let message = CoordinatorMessage { message: Some(ToAgent::Assignment(assignment(cluster, term.0))) };
-    sender.send(Ok(message)).await.map_err(|_| Status::aborted("the agent has gone"))?;
-    handle.send(Input::Session(session, sender)).await;
+    // The driver sends it its assignment, now and whenever that changes: none is missed in between.
+    handle.send(Input::Session(session, agent.clone(), sender)).await;
     tracing::info!(%agent, version = hello.version, boot_id = hello.boot_id, "an agent attends");
     handle.event(Event::AgentUp { agent: agent.clone(), session, incarnation: hello.incarnation }).await;
     while let Some(message) = inbound.next().await {

@@ -1,6 +1,7 @@
 //! `kage-coordinator`: see `docs/architecture.md` and `kage-coordinator --help`.
 
 mod agents;
+mod characterise;
 mod clock;
 mod driver;
 mod enrol;
@@ -9,6 +10,7 @@ mod journal;
 mod lease;
 mod operator;
 mod orders;
+mod reload;
 mod sif;
 
 use anyhow::Context as _;
@@ -93,18 +95,35 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let events = events::Events::load(&arguments.state)?;
     let journal = journal::Journal::open(&arguments.state)?;
 
-    let (handle, agents) =
-        driver::spawn(driver::Setup { cluster: cluster.clone(), pki: pki.clone(), events: events.clone(), journal })?;
+    let characteristics = characterise::Store::load(&arguments.state)?;
+    let (targets, profile) = (cluster.targets.len(), cluster.profile.as_str());
+
+    let (handle, agents) = driver::spawn(driver::Setup { cluster, pki: pki.clone(), events: events.clone(), journal })?;
+    let reloader = reload::Reloader::new(handle.clone(), arguments.config);
+    let operator = operator::Operator {
+        handle: handle.clone(),
+        events,
+        enrolment: enrolment.clone(),
+        reloader: reloader.clone(),
+        characteristics,
+        agents,
+    };
 
     let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
         .await?
-        .add(LeaseServer::new(lease::LeaseService::new(handle.clone(), cluster.clone())))
-        .add(CoordinatorServer::new(operator::Operator::new(handle.clone(), agents, events, enrolment.clone())))
+        .add(LeaseServer::new(lease::LeaseService::new(handle)))
+        .add(CoordinatorServer::new(operator))
         .add(EnrolmentServer::new(enrolment));
-    tracing::info!(address = %server.address(), targets = cluster.targets.len(), profile = cluster.profile.as_str(), "kage-coordinator serves");
+    tracing::info!(address = %server.address(), targets, profile, "kage-coordinator serves");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd was not told");
     }
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be handled")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloader.on_signal().await;
+        }
+    });
     server
         .run(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }

@@ -2,16 +2,19 @@
 
 use crate::{
     agents::Agents,
+    characterise::{Characterise, Store},
     driver::{Handle, Input, observer},
     enrol::Enrolment,
     events::{Events, Numbered},
     orders,
+    reload::Reloader,
 };
 use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
-    AdoptReply, AdoptRequest, AgentStatus, CheckReply, CheckRequest, ClearOrderRequest, CreateTokenReply,
-    CreateTokenRequest, Event, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest,
-    ProbedService, PutOrderRequest, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest,
+    AdoptReply, AdoptRequest, AgentStatus, CharacteriseProgress, CharacteriseRequest, CheckReply, CheckRequest,
+    ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetCharacteristicsReply, GetCharacteristicsRequest,
+    GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest, ProbedService, PutOrderRequest,
+    ReloadReply, ReloadRequest, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest,
     coordinator_server,
 };
 use kage_proto::roles::Peer;
@@ -28,18 +31,21 @@ const MOVE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// `kagemusha.coordinator.v1.Coordinator`.
 pub struct Operator {
-    handle: Handle,
-    agents: Agents,
-    events: Events,
-    enrolment: Enrolment,
+    /// To the driver.
+    pub handle: Handle,
+    /// What happened.
+    pub events: Events,
+    /// Tokens.
+    pub enrolment: Enrolment,
+    /// Reads the configuration again.
+    pub reloader: Reloader,
+    /// What was measured.
+    pub characteristics: Store,
+    /// For measuring.
+    pub agents: Agents,
 }
 
 impl Operator {
-    /// On top of the driver.
-    pub fn new(handle: Handle, agents: Agents, events: Events, enrolment: Enrolment) -> Self {
-        Self { handle, agents, events, enrolment }
-    }
-
     async fn probe(&self, request: ProbeTargetRequest) -> Result<ProbeTargetReply, Status> {
         let name: TargetName =
             request.target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
@@ -249,6 +255,7 @@ impl coordinator_server::Coordinator for Operator {
     type WatchEventsStream = EventStream;
     type FailoverStream = EventStream;
     type FailbackStream = EventStream;
+    type CharacteriseStream = Pin<Box<dyn Stream<Item = Result<CharacteriseProgress, Status>> + Send>>;
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<ClusterStatus>, Status> {
         let seq = self.events.seq();
@@ -324,13 +331,41 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
-        let report = self.handle.query(|core, _| predict::predict(core.cluster())).await?;
+        let known = self.characteristics.get();
+        let report = self.handle.query(move |core, _| predict::predict(core.cluster(), &known)).await?;
         let report_json = serde_json::to_string(&report).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(CheckReply { report_json }))
     }
 
     async fn probe_target(&self, request: Request<ProbeTargetRequest>) -> Result<Response<ProbeTargetReply>, Status> {
         Ok(Response::new(self.probe(request.into_inner()).await?))
+    }
+
+    async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<ReloadReply>, Status> {
+        let ReloadRequest { dry_run, force } = request.into_inner();
+        Ok(Response::new(self.reloader.reload(dry_run, force).await?))
+    }
+
+    async fn characterise(
+        &self,
+        request: Request<CharacteriseRequest>,
+    ) -> Result<Response<Self::CharacteriseStream>, Status> {
+        let CharacteriseRequest { target, runs } = request.into_inner();
+        let target = target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let (handle, agents, store) = (self.handle.clone(), self.agents.clone(), self.characteristics.clone());
+        tokio::spawn(Characterise { handle, agents, store, target, runs }.run(sender));
+        let progress = ReceiverStream::new(receiver).map(|text| text.map(|text| CharacteriseProgress { text }));
+        Ok(Response::new(Box::pin(progress)))
+    }
+
+    async fn get_characteristics(
+        &self,
+        _: Request<GetCharacteristicsRequest>,
+    ) -> Result<Response<GetCharacteristicsReply>, Status> {
+        let json =
+            serde_json::to_string(&self.characteristics.get()).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(GetCharacteristicsReply { json }))
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {

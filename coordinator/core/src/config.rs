@@ -3,6 +3,7 @@
 pub mod keys;
 mod parse;
 mod read;
+pub mod reload;
 mod service;
 
 pub(crate) use read::nearest;
@@ -82,7 +83,7 @@ pub enum Guard {
 }
 
 /// A checked configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// For people.
     pub name: String,
@@ -171,7 +172,7 @@ impl Detection {
 }
 
 /// One machine with an agent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Of its agent.
     pub address: SocketAddr,
@@ -189,7 +190,7 @@ pub struct Machine {
 }
 
 /// One supervised server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Its machine.
     pub agent: AgentId,
@@ -234,12 +235,14 @@ impl Default for Budget {
 }
 
 /// The suspended virtual server that stands in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     /// The hypervisor's agent.
     pub agent: AgentId,
     /// Its domain there.
     pub domain: DomainName,
+    /// Its own address, which is no VIP: `kagectl characterise` waits for it to answer.
+    pub address: Option<IpAddr>,
 }
 
 /// When a recovered target takes its place again.
@@ -254,7 +257,7 @@ pub enum Failback {
 }
 
 /// One service of a target.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// As the target's agent knows it.
     pub name: ServiceName,

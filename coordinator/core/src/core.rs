@@ -194,6 +194,7 @@ impl Coordinator {
             Event::PutOrder { command, order } => self.put_order(now, command, order, actions),
             Event::ClearOrder { command, scope, who } => self.clear_order(now, command, scope, who, actions),
             Event::Adopt { command, target, who, found } => self.adopt(now, command, &target, &who, &found, actions),
+            Event::Reload { command, cluster, force } => self.reload(now, command, &cluster, force, actions),
             Event::Tick => {}
         }
         self.run(now, actions);
@@ -604,6 +605,7 @@ impl Coordinator {
 mod adopt;
 mod grants;
 mod orders;
+mod reload;
 use grants::Asked;
 pub use orders::OrderView;
 pub(crate) use orders::{Act, OrderJob, Orders};

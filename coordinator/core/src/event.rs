@@ -285,6 +285,15 @@ pub enum Event {
         /// What the agents of target and backup say.
         found: Vec<Holding>,
     },
+    /// The operator wants a changed configuration applied.
+    Reload {
+        /// To be answered.
+        command: u64,
+        /// As the file says, checked.
+        cluster: Box<crate::config::Cluster>,
+        /// Even where a target is away from home.
+        force: bool,
+    },
     /// The deadline was reached.
     Tick,
 }
@@ -508,6 +517,8 @@ pub enum Action {
     },
     /// Tell operators.
     Note(Note),
+    /// The configuration has changed: agents get their new assignment, and those that are listed no more are left.
+    Configured,
     /// An operator's command ended.
     Moved {
         /// Which.

@@ -135,6 +135,7 @@ impl Bench {
                     | Action::PutOrder { .. }
                     | Action::ClearOrder { .. }
                     | Action::Note(_)
+                    | Action::Configured
                     | Action::Moved { .. } => continue,
                 };
                 waiting.extend(self.step(Event::Job { job, result }));

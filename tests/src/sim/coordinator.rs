@@ -372,6 +372,7 @@ impl World {
                     self.job_ends(slot, 2 * SEC, job, unknown());
                 }
                 Action::PutTrouble { .. } => {}
+                Action::Configured => {}
                 Action::Moved { result, .. } => self.say(|| format!("C{slot} operator's move: {result:?}")),
             }
         }

@@ -164,7 +164,11 @@ pub const TARGET: Section = Section {
 pub const BACKUP: Section = Section {
     heading: "[[target]] backup",
     about: "A target's backup server: a libvirt domain on another machine, whose agent has guard = \"tap\".",
-    keys: &[key("agent", "name of an agent", "", "the hypervisor's"), key("domain", "name", "", "the libvirt domain")],
+    keys: &[
+        key("agent", "name of an agent", "", "the hypervisor's"),
+        key("domain", "name", "", "the libvirt domain"),
+        key("address", "IP address", "none", "its own address, no VIP: where `kagectl characterise` waits for it"),
+    ],
 };
 
 /// `budget = { … }` of a target.

@@ -22,6 +22,7 @@ const TERM_LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..
 pub(super) const A_NAME: &str =
     "no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit";
 const AN_ADDRESS: &str = "no IP:PORT such as \"192.0.2.21:7702\"";
+const AN_IP: &str = "no IP address such as \"192.0.2.21\"";
 const A_VIP: &str = "no virtual IP: give one unicast IPv4 or IPv6 address without prefix length";
 
 const PROFILES: &[(&str, Profile)] =
@@ -209,7 +210,7 @@ fn targets(
         let agent = table.required(faults, "agent", agent);
         known(faults, &table, agent.as_ref(), places);
         let backup = backup(faults, &table, agent.as_ref(), agents, places);
-        let address: Option<Given<IpAddr>> = table.parsed(faults, "address", "no IP address such as \"192.0.2.21\"");
+        let address: Option<Given<IpAddr>> = table.parsed(faults, "address", AN_IP);
         let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);
         let host = vips.first().map(|vip| crate::probe::host(vip.address())).unwrap_or_default();
         let services = services(faults, &table, &host);
@@ -269,6 +270,7 @@ fn backup(
     let agent = table.required(faults, "agent", agent);
     let domain = table.parsed(faults, "domain", A_NAME);
     let domain = table.required(faults, "domain", domain);
+    let address = table.parsed(faults, "address", AN_IP).map(Given::into_inner);
     known(faults, &table, agent.as_ref(), places);
     let agent = agent?;
     if own.is_some_and(|own| own.get_ref() == agent.get_ref()) {
@@ -287,7 +289,7 @@ fn backup(
             ),
         );
     }
-    Some(Backup { agent: agent.into_inner(), domain: domain?.into_inner() })
+    Some(Backup { agent: agent.into_inner(), domain: domain?.into_inner(), address })
 }
 
 fn vips(
