@@ -142,7 +142,7 @@ impl Characterise {
     /// One ping; was there an answer?
     async fn ping(&self, subject: &Subject, address: IpAddr, timeout: Duration) -> Result<bool, Status> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let request = PingRequest { address: address.to_string(), count: 1, timeout_ms, interval_ms: 0 };
+        let request = PingRequest { address: address.to_string(), count: 1, timeout_ms, ..PingRequest::default() };
         let reply = self.client(&subject.observer)?.ping(timed(request)).await.map_err(|status| {
             Status::unavailable(format!("agent {} can't ping {address}: {}", subject.observer, reason(&status)))
         })?;

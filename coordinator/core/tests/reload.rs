@@ -45,7 +45,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { core: Coordinator::new(Time::from_millis(1000), *cluster(&usual())), now: 1000, nonce: 0 };
+        let mut bench =
+            Self { core: Coordinator::new(Time::from_millis(1000), *cluster(&usual())), now: 1000, nonce: 0 };
         let rows = vec![row(100, "mail"), row(101, "web")];
         bench.step(Event::TermAcquired {
             term: Term(1),

@@ -131,6 +131,6 @@ fn target_differs(old: &Target, new: &Target) -> Vec<&'static str> {
     differing!(
         old,
         new,
-        Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait }
+        Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait, budget }
     )
 }

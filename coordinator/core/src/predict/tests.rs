@@ -70,7 +70,7 @@ fn nothing_is_predicted_from_nothing() {
     let one = |ms| Measured::of(vec![Duration::from_millis(ms)], 0, String::new());
     known.learn("mail".parse().expect("name"), Figures { tvs: one(2_100), ..Figures::default() });
     let report = predict(&cluster("thesis"), &known);
-    assert_eq!(rows(&report)[2], ("Nt1", Some(4_100), None, Some(11_100), Some(16_100)));
+    assert_eq!(rows(&report)[2], ("Nt1", Some(4_320), None, Some(10_020), Some(13_500)));
     assert_eq!(report.targets[0].troubles[2].not_characterised, ["Trr"]);
 }
 
