@@ -189,7 +189,8 @@ fn acts(actions: &[Action]) -> Vec<String> {
         | Action::PutTrouble { .. }
         | Action::PutOrder { .. }
         | Action::ClearOrder { .. }
-        | Action::Moved { .. } => None,
+        | Action::Moved { .. }
+        | Action::Configured => None,
     };
     actions.iter().filter_map(word).collect()
 }
