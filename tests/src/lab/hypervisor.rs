@@ -180,6 +180,14 @@ pub fn define(domain: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Starts a domain that is shut off, and returns at once.
+///
+/// # Errors
+/// libvirt refuses.
+pub fn start(domain: &Spec) -> Result<()> {
+    virsh(find(domain.host)?, &["start", domain.name]).map(drop)
+}
+
 /// Boots a domain, waits until it answers on its own address, and suspends it: a double at rest.
 ///
 /// # Errors
@@ -187,7 +195,7 @@ pub fn define(domain: &Spec) -> Result<()> {
 pub fn boot_and_suspend(domain: &Spec, limit: Duration) -> Result<Duration> {
     let host = find(domain.host)?;
     if state(domain)? == "shut off" {
-        virsh(host, &["start", domain.name])?;
+        start(domain)?;
     } else if state(domain)? == "paused" {
         return Ok(Duration::ZERO);
     }

@@ -89,14 +89,16 @@ pub fn up(layout: Layout, profile: Profile, say: &mut dyn FnMut(&str)) -> Result
     Daemon::new(find("sw")?, "nic").start(&[&this_program()?, "nic"])?;
     if product {
         for part in daemons::outside()? {
-            if part.available() {
-                daemons::start(part)?;
-            } else {
+            if !part.available() {
                 say(&format!("{part:?} is not built: left out"));
+            } else if part != Part::Coordinator {
+                daemons::start(part)?;
             }
         }
     }
-    guests(say)
+    guests(say)?;
+    // Last: to it a machine that takes its time to boot is a machine in trouble.
+    if product && Part::Coordinator.available() { daemons::start(Part::Coordinator) } else { Ok(()) }
 }
 
 fn guests(say: &mut dyn FnMut(&str)) -> Result<()> {
@@ -108,6 +110,11 @@ fn guests(say: &mut dyn FnMut(&str)) -> Result<()> {
     }
     for domain in of(Kind::Domain) {
         hypervisor::define(domain)?;
+        if guarded {
+            hypervisor::start(domain)?;
+        }
+    }
+    for domain in of(Kind::Domain) {
         let took = hypervisor::boot_and_suspend(domain, domain.boot_limit())?;
         say(&format!("{} answered after {took:.2?} and is suspended", domain.name));
     }
