@@ -53,6 +53,8 @@ const NORMAL: &[Scenario] = &[
     Scenario { name: "planned move and fail-back", run: planned },
     Scenario { name: "agent killed, agent upgraded", run: agent_restarts },
     Scenario { name: "coordinator, SIF, both away", run: away },
+    Scenario { name: "agent without its state", run: wiped },
+    Scenario { name: "QEMU killed from outside", run: qemu_killed },
     Scenario { name: "coordinator killed at each step of a takeover", run: killed_at_each_step },
     Scenario { name: "QMP stop and cont of the VM that serves", run: qmp_stop },
     Scenario { name: "a stranger's calls", run: strangers },
@@ -61,6 +63,7 @@ const NORMAL: &[Scenario] = &[
 const FAST: &[Scenario] = &[
     Scenario { name: "fast: power lost", run: |t, s| fault(t, s, "fast-crash", Fault::Crash, LOST) },
     Scenario { name: "fast: frozen", run: |t, s| fault(t, s, "fast-hang", Fault::Hang, LOST) },
+    Scenario { name: "fast: clean shutdown", run: |t, s| fault(t, s, "fast-shutdown", Fault::Shutdown, PLANNED) },
     Scenario { name: "fast: hears nobody", run: |t, s| fault(t, s, "fast-cut-to", Fault::Cut(Cut::ToTarget), ONE_WAY) },
 ];
 
@@ -331,24 +334,62 @@ fn agent_restarts(target: &'static Spec, _: Say<'_>) -> Result<String> {
     Ok(format!("killed: {killed:.0} ms; stopped for 5 s: {stopped:.0} ms"))
 }
 
+/// The coordinator away for 60 s, the SIF for 60 s, and for half a minute both.
 fn away(target: &'static Spec, _: Say<'_>) -> Result<String> {
-    let mut seen = Vec::new();
-    for parts in [&[Part::Coordinator][..], &[Part::Sif], &[Part::Coordinator, Part::Sif]] {
-        let watch = Watch::start(target, "away")?;
-        for part in parts {
-            daemons::kill(*part)?;
-        }
-        std::thread::sleep(Duration::from_secs(15));
-        for part in parts.iter().rev() {
-            daemons::start(*part)?;
-        }
-        std::thread::sleep(Duration::from_secs(8));
-        let (outage, speech) = watch.end().with_context(|| format!("{parts:?} away"))?;
-        ensure!(outage <= HICCUP_MS && speech.changes == 0, "{parts:?} away cost {outage:.0} ms");
-        seen.push(format!("{outage:.0}"));
-        settled(target)?;
-    }
-    Ok(format!("15 s each, outage {} ms", seen.join(", ")))
+    let half = Duration::from_secs(30);
+    let watch = Watch::start(target, "away")?;
+    daemons::kill(Part::Coordinator)?;
+    std::thread::sleep(half);
+    daemons::kill(Part::Sif)?;
+    std::thread::sleep(half);
+    daemons::start(Part::Coordinator)?;
+    std::thread::sleep(half);
+    daemons::start(Part::Sif)?;
+    std::thread::sleep(Duration::from_secs(8));
+    let (outage, speech) = watch.end()?;
+    ensure!(outage <= HICCUP_MS && speech.changes == 0, "they were missed for {outage:.0} ms");
+    settled(target)?;
+    Ok(format!("60 s each, both for 30 s: outage {outage:.0} ms"))
+}
+
+/// An agent that knows nothing any more closes what it finds open in the kernel, and begins anew.
+fn wiped(target: &'static Spec, _: Say<'_>) -> Result<String> {
+    let limit = Duration::from_secs(10);
+    let watch = Watch::start(target, "wiped")?;
+    let wipe = "touch /run/no-agent; killall -9 kage-agent; rm -rf /var/lib/kagemusha/*; rm /run/no-agent";
+    super::console::exec_ok(target, wipe, limit)?;
+    std::thread::sleep(Duration::from_secs(6));
+    settled(target).context("after the agent's state was wiped")?;
+    let (outage, speech) = watch.end()?;
+    Ok(format!("outage {outage:.0} ms, {} changes of owner", speech.changes))
+}
+
+/// The QEMU of the VM that serves, killed behind libvirt's back: a crash, noticed at once.
+fn qemu_killed(target: &'static Spec, _: Say<'_>) -> Result<String> {
+    let double = super::nodes::double(target.name).context("it has a double")?;
+    let host = find(double.host)?;
+    daemons::kagectl(&["failover", target.name])?;
+    let watch = Watch::start(target, "qemu-killed")?;
+    let after = last_event()?;
+    let pid_file = format!("/run/libvirt/qemu/{}.pid", double.name);
+    let pid = super::spawn::run_in(host, &["cat", &pid_file])?;
+    super::run::run(&["kill", "-9", pid.trim()])?;
+    let began = Instant::now();
+    let noticed = wait_until(Duration::from_secs(20), "the crash of the VM is reported", || {
+        Ok(events_after(after)?.iter().any(|event| {
+            event["text"].as_str().is_some_and(|text| text.contains(double.name) && !text.contains("resumed"))
+        }))
+    })?;
+    wait_until(Duration::from_secs(40), "the client is served again", || {
+        Ok(watch.served_by().as_deref() == Some(target.name))
+    })
+    .context("after the QEMU of the double was killed")?;
+    let served = began.elapsed();
+    // A double again, for the next scenario.
+    hypervisor::boot_and_suspend(double, double.boot_limit())?;
+    let (outage, _) = watch.end()?;
+    settled(target)?;
+    Ok(format!("noticed after {noticed:.1?}, served again after {served:.1?}, outage {outage:.0} ms"))
 }
 
 /// Number of the newest event, and whether one of this kind came after `after`.
