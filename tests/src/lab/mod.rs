@@ -33,6 +33,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod lifecycle;
 pub mod machine;
+pub mod mishaps;
 pub mod msbs;
 pub mod network;
 pub mod nic;

@@ -22,9 +22,9 @@ const NEW_TERM: Duration = Duration::from_secs(20);
 
 /// An emulated guest on a busy machine may be slow for this long with nothing wrong; whether a lease lapsed is read from
 /// the agent's own reports instead.
-const HICCUP_MS: f64 = 300.0;
+pub(super) const HICCUP_MS: f64 = 300.0;
 
-type Say<'a> = &'a mut dyn FnMut(&str);
+pub(super) type Say<'a> = &'a mut dyn FnMut(&str);
 
 /// One scenario.
 struct Scenario {
@@ -58,6 +58,7 @@ const NORMAL: &[Scenario] = &[
     Scenario { name: "coordinator killed at each step of a takeover", run: killed_at_each_step },
     Scenario { name: "QMP stop and cont of the VM that serves", run: qmp_stop },
     Scenario { name: "a stranger's calls", run: strangers },
+    Scenario { name: "bad input", run: super::mishaps::all },
 ];
 
 const FAST: &[Scenario] = &[
@@ -152,7 +153,7 @@ pub fn promised_ms(trouble: &str) -> Result<f64> {
 }
 
 /// Wait until the target is in Regular mode and its VIP is held by it.
-fn settled(target: &'static Spec) -> Result<()> {
+pub(super) fn settled(target: &'static Spec) -> Result<()> {
     wait_until(Duration::from_secs(60), "the target is in regular mode", || {
         let Ok(status) = kagectl_json(&["status"]) else { return Ok(false) };
         let row = &status["targets"][0];
@@ -286,7 +287,7 @@ fn proof(target: &'static Spec, say: Say<'_>) -> Result<String> {
     Ok(format!("outage {:.0} ms, coming home {:.0} ms", run.fault_outage_ms, run.return_outage_ms))
 }
 
-fn restart_coordinator(cluster: &str, target: &'static Spec) -> Result<()> {
+pub(super) fn restart_coordinator(cluster: &str, target: &'static Spec) -> Result<()> {
     super::run::write(&super::config::cluster_file(), cluster)?;
     daemons::stop(Part::Coordinator)?;
     daemons::start(Part::Coordinator)?;

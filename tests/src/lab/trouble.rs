@@ -160,7 +160,7 @@ pub fn all_regular(targets: &[&'static Spec], limit: Duration) -> Result<()> {
     wait_until(limit, "every target is in regular mode, served by itself, its double at rest", || {
         let Ok(status) = kagectl_json(&["status"]) else { return Ok(false) };
         Ok(targets.iter().all(|target| {
-            let row = status["targets"].as_array().into_iter().flatten().find(|row| row["name"] == target.name);
+            let row = status["targets"].as_array().into_iter().flatten().find(|row| row["target"] == target.name);
             row.is_some_and(|row| row["mode"] == "regular" && row["vips"][0]["holder"] == "target")
                 && double(target.name)
                     .is_none_or(|double| hypervisor::state(double).is_ok_and(|state| state == "paused"))
