@@ -27,7 +27,7 @@ pub const SETTLE: Duration = Duration::from_secs(2);
 /// How long service may take to come back.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The observer beside `a` asks more slowly: it is an owner's trace in the capture, not a measurement of time.
-const NEAR_MS: &str = "50";
+const NEAR_MS: &str = "100";
 
 /// The steps of a takeover by Kagemusha, in milliseconds since the fault.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
