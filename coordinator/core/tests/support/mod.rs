@@ -181,6 +181,15 @@ impl World {
         self.server(name).up = false;
     }
 
+    /// It is there again, whatever was wrong with it.
+    pub fn back(&mut self, name: &str) {
+        let now = self.now;
+        let server = self.server(name);
+        (server.up, server.cut, server.agent_dead, server.mute) = (true, false, false, false);
+        server.next_ask = now;
+        server.broken.clear();
+    }
+
     /// A service of a machine goes down.
     pub fn service_down(&mut self, name: &str, port: u16, cure: Cure) {
         self.server(name).broken.insert(port, cure);

@@ -1,0 +1,140 @@
+//! Several services, several targets, one double; budgets; speed of what is pushed.
+
+mod support;
+
+use kage_coordinator_core::{AgentCommand, Event};
+use support::{Cure, Ms, World, head, target, vip, with_target};
+
+const KEYS: &str = "healthy_for = \"2s\"\nreboot_wait = \"30s\"\nstart_wait = \"40s\"";
+
+fn one(keys: &str) -> World {
+    World::new(&(head("normal") + &with_target("mail", 100, "mailb", &format!("{KEYS}\n{keys}"), &[25, 143])))
+}
+
+fn two(web_double: &str) -> World {
+    let config = head("normal")
+        + &with_target("mail", 100, "mailb", KEYS, &[25])
+        + &with_target("web", 101, web_double, KEYS, &[80]);
+    World::new(&config)
+}
+
+fn restarts(world: &World) -> usize {
+    world.commands(|command| matches!(command, AgentCommand::RestartService { .. }))
+}
+
+#[test]
+fn a_crash_that_is_pushed_is_restarted_at_once() {
+    let mut world = one("");
+    world.service_down("mail", 25, Cure::Restart);
+    world.service_reported("mail", 25);
+    let outage = world.until(1_000, "served", |world| world.served(vip(100), 25));
+    assert!(outage <= 100, "only the restart itself: {outage} ms");
+    world.until(1_000, "regular", |world| world.mode("mail") == "regular");
+    assert_eq!(restarts(&world), 1);
+}
+
+#[test]
+fn two_services_are_restarted_each_on_its_own_in_order() {
+    let mut world = one("");
+    world.service_down("mail", 25, Cure::Restart);
+    world.service_down("mail", 143, Cure::Restart);
+    world.service_reported("mail", 143);
+    world.service_reported("mail", 25);
+    world.until(3_000, "regular", |world| world.mode("mail") == "regular");
+    let order: Vec<String> = world.notes("restarting").into_iter().map(|(_, text)| text).collect();
+    assert_eq!(order, ["restarting s143", "restarting s25"]);
+    assert!(world.served(vip(100), 25) && world.served(vip(100), 143));
+}
+
+#[test]
+fn a_flapping_service_ends_in_a_reboot_and_then_with_the_backup() {
+    let mut world = one("");
+    for round in 1..=3 {
+        world.service_down("mail", 25, Cure::Restart);
+        world.until(10_000, "restarted", |world| restarts(world) == round && world.mode("mail") == "regular");
+        world.run(60_000);
+    }
+    world.service_down("mail", 25, Cure::Restart);
+    world.until(10_000, "taken over", |world| world.mode("mail").starts_with("target-server-recovery"));
+    assert_eq!((restarts(&world), world.notes("restarts-used-up").len()), (3, 1));
+    assert_eq!(world.notes("rebooting").len(), 1);
+    world.until(120_000, "back after the reboot", |world| world.mode("mail") == "regular");
+    world.service_down("mail", 25, Cure::Restart);
+    world.until(10_000, "given up", |world| world.mode("mail") == "ended");
+    world.run(600_000);
+    assert_eq!((restarts(&world), world.notes("rebooting").len(), world.notes("down").len()), (3, 1, 1));
+    assert_eq!(world.held[&vip(100)].0.as_str(), "mgmt", "the backup serves on");
+    // Repaired, the operator starts it again; the counts begin anew.
+    world.back("mail");
+    world.run(6_000);
+    world.step(Event::Move { command: 1, target: target("mail"), back: true, force: false });
+    world.until(5_000, "regular", |world| world.mode("mail") == "regular");
+    world.service_down("mail", 25, Cure::Restart);
+    world.until(10_000, "restarted", |world| restarts(world) == 4 && world.mode("mail") == "regular");
+}
+
+#[test]
+fn a_target_that_is_taken_over_too_often_is_held_down_until_the_window_is_over() {
+    let mut world = one("budget = { takeovers = 2, within = \"10m\" }");
+    world.power_lost("mail");
+    world.until(200_000, "back once", |world| world.notes("regular").len() == 1);
+    world.power_lost("mail");
+    let took = world.until(900_000, "back again", |world| world.notes("regular").len() == 2);
+    assert!(took > 400_000, "held down: {took}");
+    assert_eq!(world.notes("held-down").len(), 1);
+}
+
+/// Until both, or the one, are served by the double.
+fn outage(double: &str, lost: &[&str]) -> Ms {
+    let mut world = two(double);
+    for name in lost {
+        world.power_lost(name);
+    }
+    let vips: Vec<_> = lost.iter().map(|name| vip(if *name == "mail" { 100 } else { 101 })).collect();
+    world.until(10_000, "served", |world| {
+        vips.iter().all(|vip| world.served(*vip, 1) && world.held.get(vip).is_some_and(|(at, _)| at.as_str() == "mgmt"))
+    })
+}
+
+#[test]
+fn two_at_once_are_as_fast_as_one_alone() {
+    let (one, both, shared) = (outage("webb", &["mail"]), outage("webb", &["mail", "web"]), outage("mailb", &["mail", "web"]));
+    println!("normal, machine lost: one {one} ms, two at once {both} ms, two with one double {shared} ms");
+    assert!(both * 10 <= one * 11 && shared * 10 <= one * 11, "{one} {both} {shared}");
+}
+
+#[test]
+fn a_double_of_two_targets_sleeps_when_the_last_has_left() {
+    let mut world = two("mailb");
+    world.power_lost("mail");
+    world.until(10_000, "mail is served", |world| world.served(vip(100), 25));
+    world.server("web").reboot_time = 60_000;
+    world.service_down("web", 80, Cure::Reboot);
+    world.until(20_000, "web is served", |world| world.held.get(&vip(101)).is_some_and(|(at, _)| at.as_str() == "mgmt"));
+    world.until(400_000, "both are back", |world| {
+        world.mode("mail") == "regular" && world.mode("web") == "regular"
+    });
+    world.run(1_000);
+    assert_eq!(world.notes("double-suspended").len(), 1, "once, when nobody needed it any more");
+    assert!(!world.double_runs["mailb"]);
+}
+
+#[test]
+fn one_targets_trouble_leaves_the_other_alone() {
+    let mut world = two("webb");
+    world.power_lost("web");
+    for _ in 0..100 {
+        world.run(500);
+        assert_eq!(world.mode("mail"), "regular");
+    }
+}
+
+#[test]
+fn a_clean_shutdown_is_handed_over_at_once_and_its_reboot_waited_for() {
+    let mut world = one("");
+    world.shut_down("mail", true);
+    let outage = 300 + world.until(1_000, "served", |world| world.served(vip(100), 25));
+    assert!(outage <= 500, "{outage}");
+    world.until(60_000, "back", |world| world.mode("mail") == "regular");
+    assert_eq!(world.notes("waking").len(), 0);
+}
