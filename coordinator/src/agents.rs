@@ -244,6 +244,27 @@ impl Agents {
         });
     }
 
+    /// Run a configured command (power_off, storage_fence, storage_unfence): done if it ends with status 0.
+    pub fn run_command(&self, job: JobId, argv: Option<Vec<String>>, about: Option<IpAddr>, timeout: Duration) {
+        self.run(job, async move {
+            let argv = argv.unwrap_or_default();
+            let (program, arguments) = argv.split_first().ok_or_else(|| Status::not_found("no command configured"))?;
+            let mut command = tokio::process::Command::new(program);
+            command.args(arguments).args(about.map(|address| address.to_string()));
+            command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+            let output = tokio::time::timeout(timeout, command.output())
+                .await
+                .map_err(|_| Status::deadline_exceeded(format!("{program} did not end within {timeout:?}")))?
+                .map_err(|error| Status::failed_precondition(format!("{program} can't be run: {error}")))?;
+            if output.status.success() {
+                return Ok(JobResult::Done);
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().next_back().unwrap_or_default();
+            Ok(JobResult::Failed(format!("{program}: {} ({said})", output.status)))
+        });
+    }
+
     /// ICMP echo from an observer: up to `count` requests within `timeout`, good as soon as one is answered.
     pub fn ping(&self, job: JobId, observer: Option<AgentId>, address: IpAddr, count: u16, timeout: Duration) {
         let client = observer.and_then(|observer| self.agent(&observer));

@@ -204,6 +204,15 @@ impl Driver {
                 let machine = self.core.cluster().agents.get(&agent);
                 self.agents.read_power(job, machine.and_then(|machine| machine.power_status.clone()), timeout);
             }
+            Action::PowerOff { job, agent, timeout } => {
+                let machine = self.core.cluster().agents.get(&agent);
+                self.agents.run_command(job, machine.and_then(|machine| machine.power_off.clone()), None, timeout);
+            }
+            Action::FenceStorage { job, address, revoke, timeout } => {
+                let cluster = self.core.cluster();
+                let argv = if revoke { &cluster.storage_fence } else { &cluster.storage_unfence };
+                self.agents.run_command(job, argv.clone(), Some(address), timeout);
+            }
             Action::Ping { job, address, count, timeout } => {
                 self.agents.ping(job, observer(&self.core), address, count, timeout);
             }

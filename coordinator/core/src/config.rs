@@ -99,6 +99,10 @@ pub struct Cluster {
     pub coordinator: SocketAddr,
     /// Where SIF listens.
     pub sif: SocketAddr,
+    /// Revokes a machine's access to the storage; its address is appended.
+    pub storage_fence: Option<Vec<String>>,
+    /// Gives it back.
+    pub storage_unfence: Option<Vec<String>>,
     /// T: length of a coordinator's term lease.
     pub term: Duration,
     /// All machines.
@@ -187,6 +191,8 @@ pub struct Machine {
     /// Prints `off` when the machine's power reads off (a BMC, a switched outlet): proof of its death. Run by the
     /// coordinator.
     pub power_status: Option<Vec<String>>,
+    /// Switches its power off. Run by the coordinator.
+    pub power_off: Option<Vec<String>>,
 }
 
 /// One supervised server.
@@ -267,6 +273,46 @@ pub struct Service {
     pub port: u16,
     /// Restart it before anything else?
     pub restart: bool,
+    /// Two instances at once would spoil its data (safety: never two writers).
+    pub single_writer: bool,
+    /// What keeps a machine that does not answer from writing.
+    pub writer_fence: WriterFence,
+}
+
+/// What keeps a machine that does not answer from writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriterFence {
+    /// Nothing: taken over only after release or proof.
+    #[default]
+    None,
+    /// Its power must read off.
+    Power,
+    /// Its access to the storage is revoked.
+    Storage,
+}
+
+/// What must be done before a target's services may run elsewhere while it does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Writers {
+    /// A service that nothing keeps from writing.
+    pub unfenced: Option<ServiceName>,
+    pub power: bool,
+    pub storage: bool,
+}
+
+impl Target {
+    /// None: any number of its instances may run.
+    pub(crate) fn writers(&self) -> Option<Writers> {
+        let writers = || self.services.iter().filter(|service| service.single_writer);
+        writers().next()?;
+        let fenced_by = |fence| writers().find(|service| service.writer_fence == fence);
+        Some(Writers {
+            unfenced: fenced_by(WriterFence::None).map(|service| service.name.clone()),
+            power: fenced_by(WriterFence::Power).is_some(),
+            storage: fenced_by(WriterFence::Storage).is_some(),
+        })
+    }
 }
 
 /// Is this a MAC address as `52:54:00:12:34:56`?

@@ -58,6 +58,13 @@ pub(crate) enum VipJob {
     Resume,
     Conflict,
     Hold,
+    /// A writer's power is switched off; then read, asked at.
+    PowerOff,
+    PowerRead(Time),
+    /// A writer's storage access is revoked.
+    FenceStorage,
+    /// The double is suspended before its target writes again.
+    Quiet,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +76,8 @@ pub(crate) enum TargetJob {
     Restart,
     Reboot,
     Wake,
+    /// The target gets its storage access back.
+    Unfence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,8 @@ mod moves;
 mod recovery;
 mod trouble;
 
+pub(crate) use trouble::unfenced;
+
 use budget::Budgets;
 use checks::{Look, Round, Seen};
 use mode::{Background, Job, Mode, ServiceStep, Why};
@@ -132,7 +134,7 @@ impl Coordinator {
             Mode::TargetServerRecovery { background } => {
                 self.target_server_recovery(now, name, &target, &background, actions);
             }
-            Mode::Returning => self.returning(now, name, &target, actions),
+            Mode::Returning { unfencing } => self.returning(now, name, &target, unfencing, actions),
             Mode::Ended { .. } => self.ended(now, name, &target, actions),
         }
     }
@@ -284,7 +286,7 @@ impl Coordinator {
             | Mode::ServiceRecovery { .. }
             | Mode::BackupServer { .. }
             | Mode::TargetServerRecovery { .. }
-            | Mode::Returning
+            | Mode::Returning { .. }
             | Mode::Ended { .. } => false,
         };
         if !said {
@@ -307,7 +309,7 @@ impl Coordinator {
             Mode::Starting
             | Mode::BackupServer { .. }
             | Mode::TargetServerRecovery { .. }
-            | Mode::Returning
+            | Mode::Returning { .. }
             | Mode::Ended { .. } => {}
         }
         self.wake_at(name, at);

@@ -492,6 +492,26 @@ pub enum Action {
         /// Give up after.
         timeout: Duration,
     },
+    /// Switch a machine's power off by its configured command.
+    PowerOff {
+        /// To be ended.
+        job: JobId,
+        /// Whose.
+        agent: AgentId,
+        /// Give up after.
+        timeout: Duration,
+    },
+    /// Revoke a machine's access to the storage by the configured command, or give it back.
+    FenceStorage {
+        /// To be ended.
+        job: JobId,
+        /// Its address.
+        address: IpAddr,
+        /// Revoke, or give back.
+        revoke: bool,
+        /// Give up after.
+        timeout: Duration,
+    },
     /// Thesis: Trouble file. An empty stage clears the row.
     PutTrouble {
         /// Whose.

@@ -14,6 +14,7 @@ mod event;
 mod placement;
 pub mod predict;
 pub mod probe;
+mod writers;
 
 pub use core::{Coordinator, OrderView, TargetView, VipView};
 pub use event::{

@@ -15,6 +15,10 @@ use std::{
 const RETRY: Duration = Duration::from_millis(300);
 /// How long an RFC 5227 probe listens. The RFC waits 2 s after three probes; ours is one more look, not the proof.
 const LISTEN: Duration = Duration::from_millis(150);
+/// The storage's and the power's commands may take this long.
+pub(crate) const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An owner that can be reached releases within this time; then its writers are fenced as if it could not.
+pub(crate) const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
 /// A planned move gives the preparations this long before it releases all the same.
 const PREPARE: Duration = Duration::from_secs(1);
 
@@ -36,14 +40,14 @@ pub(crate) enum Freed {
 
 /// A step that is tried until it succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Try {
+pub(crate) enum Try {
     Idle { not_before: Time },
     Running(JobId),
     Done,
 }
 
 impl Try {
-    fn due(&self, now: Time) -> bool {
+    pub fn due(&self, now: Time) -> bool {
         matches!(self, Try::Idle { not_before } if now >= *not_before)
     }
 
@@ -71,7 +75,7 @@ pub(crate) struct Step(Try);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Securing {
-    since: Time,
+    pub since: Time,
     bars: BTreeSet<AgentId>,
     asking: BTreeMap<AgentId, Try>,
     /// Consents given before the bars end by then.
@@ -82,6 +86,18 @@ pub(crate) struct Securing {
     prepared: Try,
     vm: Try,
     conflict: Try,
+    pub writers: WriterSteps,
+}
+
+/// What keeps two instances of a single writer from running at once (safety: never two writers).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WriterSteps {
+    /// Power off, then read; done: it read off.
+    pub power: Try,
+    pub storage: Try,
+    /// The double is suspended before its target writes.
+    pub quiet: Try,
+    pub told: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,14 +105,14 @@ pub(crate) struct Move {
     pub to: Owner,
     pub cause: Cause,
     /// Who had it, as far as this process knows.
-    from: Option<(Owner, Epoch)>,
+    pub from: Option<(Owner, Epoch)>,
     /// No owner before that one can be left: its release frees the VIP. Else patience is needed all the same.
     from_secured: bool,
-    freed: Freed,
+    pub freed: Freed,
     /// The owner's power read off; since when it was being read. What it held then is gone with its kernel.
-    proof: Option<Time>,
+    pub proof: Option<Time>,
     /// Release only when the rest is ready: the owner serves until then.
-    planned: bool,
+    pub planned: bool,
     pub stage: Stage,
     pub began: Time,
 }
@@ -410,6 +426,9 @@ impl Coordinator {
             moving.freed = Freed::Yes;
         }
         let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
+        let writers = self.cluster.targets.get(&state.target).and_then(crate::config::Target::writers);
+        let one_writer =
+            writers.as_ref().is_none_or(|writers| self.one_writer(now, vip, state, moving, writers, actions));
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };
@@ -427,7 +446,9 @@ impl Coordinator {
         }
         let barred = same_owner || securing.bars.len() >= needed;
 
-        if let (Some(domain), true) = (&to.domain, securing.vm.due(now) && !self.pausing.contains_key(&to)) {
+        if let (Some(domain), true) =
+            (&to.domain, one_writer && securing.vm.due(now) && !self.pausing.contains_key(&to))
+        {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
             securing.vm = Try::Running(job);
@@ -440,8 +461,9 @@ impl Coordinator {
             let job = self.command(vip, VipJob::Prepare, &to.agent, command, PREPARE, actions);
             securing.prepared = Try::Running(job);
         }
-        let ready = barred && vm_ready;
-        let prepared = !moving.planned || securing.prepared == Try::Done;
+        // A single writer's double is resumed after the release, not before.
+        let ready = barred && (vm_ready || writers.is_some());
+        let prepared = !moving.planned || writers.is_some() || securing.prepared == Try::Done;
         if let Some((from, old)) = &moving.from
             && moving.freed == Freed::No
             && securing.release.due(now)
@@ -468,7 +490,7 @@ impl Coordinator {
             && moving.proof.is_some_and(|read| {
                 state.last_grant.is_none_or(|granted| granted < read) && securing.last_consent < read
             });
-        if ready && (moving.freed == Freed::Yes || proven || outlived) {
+        if ready && vm_ready && one_writer && (moving.freed == Freed::Yes || proven || outlived) {
             moving.stage = Stage::Holding { step: Step(Try::Running(self.hold(vip, state, &to, actions))) };
             let how = match (&moving.freed, proven) {
                 (Freed::Yes, _) => "released",
@@ -485,6 +507,9 @@ impl Coordinator {
         let mut wake = securing.vm.wake().min(securing.release.wake().max(securing.since + PREPARE));
         if to.domain.is_none() {
             wake = securing.release.wake().max(securing.since + PREPARE);
+        }
+        if !one_writer {
+            wake = wake.min(now + RETRY);
         }
         for bar in securing.asking.values() {
             wake = wake.min(bar.wake());
@@ -508,6 +533,9 @@ impl Coordinator {
         result: JobResult,
         actions: &mut Vec<Action>,
     ) {
+        if what == VipJob::Quiet {
+            self.pausing.retain(|_, pausing| *pausing != job);
+        }
         let Some(state) = self.vips.get_mut(&vip) else {
             return;
         };
@@ -590,6 +618,59 @@ impl Coordinator {
                     self.note(Some(target), Severity::Alert, "backup-failed", text, actions);
                 }
             }
+            (Stage::Securing(securing), VipJob::PowerOff) if securing.writers.power == Try::Running(job) => {
+                // Whatever it said: what counts is what the power reads.
+                let Some(agent) = moving.from.as_ref().map(|(from, _)| from.agent.clone()) else {
+                    securing.writers.power = again;
+                    return;
+                };
+                let read = self.job(JobFor::Vip(vip, VipJob::PowerRead(now)));
+                actions.push(Action::ReadPower { job: read, agent, timeout: FENCE_TIMEOUT });
+                if let Some(Move { stage: Stage::Securing(securing), .. }) =
+                    self.vips.get_mut(&vip).and_then(|state| state.moving.as_mut())
+                {
+                    securing.writers.power = Try::Running(read);
+                }
+            }
+            (Stage::Securing(securing), VipJob::PowerRead(asked)) if securing.writers.power == Try::Running(job) => {
+                if result == JobResult::Done {
+                    securing.writers.power = Try::Done;
+                    moving.proof = Some(asked);
+                } else {
+                    securing.writers.power = Try::Idle { not_before: now + Duration::from_secs(1) };
+                    let first = !std::mem::replace(&mut securing.writers.told, true);
+                    let why = describe(&result);
+                    if first {
+                        let text = format!("{vip}: not taken over before its owner's power reads off: {why}");
+                        self.note(Some(target), Severity::Alert, "not-fenced", text, actions);
+                    }
+                }
+            }
+            (Stage::Securing(securing), VipJob::FenceStorage) if securing.writers.storage == Try::Running(job) => {
+                if result == JobResult::Done {
+                    securing.writers.storage = Try::Done;
+                    let text = "the target's access to the storage is revoked".to_owned();
+                    self.note(Some(target), Severity::Info, "fenced", text, actions);
+                } else {
+                    securing.writers.storage = Try::Idle { not_before: now + Duration::from_secs(1) };
+                    if !std::mem::replace(&mut securing.writers.told, true) {
+                        let text = format!("{vip}: not taken over before storage_fence works: {}", describe(&result));
+                        self.note(Some(target), Severity::Alert, "not-fenced", text, actions);
+                    }
+                }
+            }
+            (Stage::Securing(securing), VipJob::Quiet) if securing.writers.quiet == Try::Running(job) => {
+                if result == JobResult::Done {
+                    securing.writers.quiet = Try::Done;
+                } else {
+                    securing.writers.quiet = again;
+                    if !std::mem::replace(&mut securing.writers.told, true) {
+                        let why = describe(&result);
+                        let text = format!("{vip}: its double may still write, it was not suspended: {why}");
+                        self.note(Some(target), Severity::Alert, "not-fenced", text, actions);
+                    }
+                }
+            }
             (Stage::Securing(securing), VipJob::Conflict) if securing.conflict == Try::Running(job) => {
                 match result {
                     JobResult::Answered(Some(mac)) => {
@@ -668,7 +749,8 @@ impl Securing {
             release: idle.clone(),
             prepared: idle.clone(),
             vm: idle.clone(),
-            conflict: idle,
+            conflict: idle.clone(),
+            writers: WriterSteps { power: idle.clone(), storage: idle.clone(), quiet: idle, told: false },
         }
     }
 }

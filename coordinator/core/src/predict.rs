@@ -114,6 +114,14 @@ pub fn predict(cluster: &Cluster, characteristics: &Characteristics) -> Report {
     }
     not_protected
         .push("the disks: data on a target's own disk is not moved; use shared storage or a stateless service".into());
+    for (name, target) in &cluster.targets {
+        if let Some(service) = target.writers().and_then(|writers| writers.unfenced) {
+            not_protected.push(format!(
+                "{name}: {service} is single_writer without writer_fence: a machine that is lost or cut off is not taken \
+                 over without release or proof of power"
+            ));
+        }
+    }
     not_protected.push("SIF away: leases go on, but no takeover is possible until it is back".into());
     not_protected.push(
         "the coordinator's own machine also runs the doubles named there: both lost at once means no takeover".into(),

@@ -33,10 +33,14 @@ const MODES: &[(&str, &str, Do)] = &[
         world.server("mail").wakes = false;
         world.power_lost("mail");
     }),
-    ("target-server-recovery/awaiting", "The double serves. Is the target rebooting? Up to reboot_wait (Trc).", |world| {
-        world.server("mail").wakes = false;
-        world.power_lost("mail");
-    }),
+    (
+        "target-server-recovery/awaiting",
+        "The double serves. Is the target rebooting? Up to reboot_wait (Trc).",
+        |world| {
+            world.server("mail").wakes = false;
+            world.power_lost("mail");
+        },
+    ),
     ("target-server-recovery/waking", "It is stopped: Wake-on-LAN, three times start_wait.", |world| {
         world.server("mail").wakes = false;
         world.power_lost("mail");

@@ -131,6 +131,8 @@ impl Bench {
                     | Action::Ping { .. }
                     | Action::Probe { .. }
                     | Action::ReadPower { .. }
+                    | Action::PowerOff { .. }
+                    | Action::FenceStorage { .. }
                     | Action::PutTrouble { .. }
                     | Action::PutOrder { .. }
                     | Action::ClearOrder { .. }

@@ -186,6 +186,8 @@ fn acts(actions: &[Action]) -> Vec<String> {
         | Action::Ping { .. }
         | Action::Probe { .. }
         | Action::ReadPower { .. }
+        | Action::PowerOff { .. }
+        | Action::FenceStorage { .. }
         | Action::PutTrouble { .. }
         | Action::PutOrder { .. }
         | Action::ClearOrder { .. }

@@ -98,7 +98,8 @@ fn outage(double: &str, lost: &[&str]) -> Ms {
 
 #[test]
 fn two_at_once_are_as_fast_as_one_alone() {
-    let (one, both, shared) = (outage("webb", &["mail"]), outage("webb", &["mail", "web"]), outage("mailb", &["mail", "web"]));
+    let (one, both, shared) =
+        (outage("webb", &["mail"]), outage("webb", &["mail", "web"]), outage("mailb", &["mail", "web"]));
     println!("normal, machine lost: one {one} ms, two at once {both} ms, two with one double {shared} ms");
     assert!(both * 10 <= one * 11 && shared * 10 <= one * 11, "{one} {both} {shared}");
 }
@@ -110,10 +111,9 @@ fn a_double_of_two_targets_sleeps_when_the_last_has_left() {
     world.until(10_000, "mail is served", |world| world.served(vip(100), 25));
     world.server("web").reboot_time = 60_000;
     world.service_down("web", 80, Cure::Reboot);
-    world.until(20_000, "web is served", |world| world.held.get(&vip(101)).is_some_and(|(at, _)| at.as_str() == "mgmt"));
-    world.until(400_000, "both are back", |world| {
-        world.mode("mail") == "regular" && world.mode("web") == "regular"
-    });
+    world
+        .until(20_000, "web is served", |world| world.held.get(&vip(101)).is_some_and(|(at, _)| at.as_str() == "mgmt"));
+    world.until(400_000, "both are back", |world| world.mode("mail") == "regular" && world.mode("web") == "regular");
     world.run(1_000);
     assert_eq!(world.notes("double-suspended").len(), 1, "once, when nobody needed it any more");
     assert!(!world.double_runs["mailb"]);

@@ -363,6 +363,10 @@ impl World {
                     }
                 }
                 Action::Note(note) => self.say(|| format!("C{slot} {}: {}", note.kind, note.text)),
+                // No simulated service has a fence.
+                Action::PowerOff { job, .. } | Action::FenceStorage { job, .. } => {
+                    self.job_ends(slot, MS, job, JobResult::Failed("no such command".into()));
+                }
                 Action::PutOrder { job, order } => {
                     self.ask_sif(slot, Purpose::Job(job), Request::PutOrder { term, order });
                     self.job_ends(slot, 2 * SEC, job, unknown());

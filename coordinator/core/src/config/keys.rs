@@ -63,7 +63,17 @@ pub const CLUSTER: Section = Section {
 pub const COORDINATOR: Section = Section {
     heading: "[coordinator]",
     about: "kage-coordinator.",
-    keys: &[key("listen", "IP:PORT", "", "where it serves; also where agents and kagectl find it")],
+    keys: &[
+        key("listen", "IP:PORT", "", "where it serves; also where agents and kagectl find it"),
+        key(
+            "storage_fence",
+            "list of strings",
+            "none",
+            "program and arguments, run by the coordinator with a machine's address appended, that revoke its access to \
+             the storage; status 0: revoked. For writer_fence = \"storage\"",
+        ),
+        key("storage_unfence", "list of strings", "none", "the same, to give the access back before fail-back"),
+    ],
 };
 
 /// `[sif]`
@@ -127,6 +137,13 @@ pub const AGENT: Section = Section {
             "none",
             "program and arguments, run by the coordinator, that print \"off\" when the machine's power reads off: \
              proof of its death, takeover without waiting for its lease",
+        ),
+        key(
+            "power_off",
+            "list of strings",
+            "none",
+            "program and arguments, run by the coordinator, that switch the machine's power off; for writer_fence = \
+             \"power\"",
         ),
     ],
 };
@@ -195,6 +212,15 @@ pub const SERVICE: Section = Section {
         key("steps", "list of tables", "of the preset", "instead of `probe`: what is said and must be answered"),
         key("port", "1 to 65535", "of the preset", "where"),
         key("restart", "boolean", "true", "restart it before anything else is done"),
+        key("single_writer", "boolean", "false", "two instances at once would spoil its data (databases, mail queues)"),
+        key(
+            "writer_fence",
+            "none, power, storage",
+            "none",
+            "of a single_writer: what must be certain before the double of a silent target is resumed: its power reads \
+             off (power_status, power_off), or storage_fence has revoked its access. none: not taken over without \
+             release or proof",
+        ),
         key("timeout", "duration", "of the profile", "for the whole probe: at most 60s"),
         key("tls", "boolean", "of the preset", "speak TLS from the first byte; the certificate is not verified"),
         key("udp", "boolean", "false", "with `steps`: send datagrams"),

@@ -70,6 +70,8 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
             "give 1s to 60s: less would make every delay of SIF cost authority",
         );
     }
+    let mut argv = |key| coordinator.as_ref().and_then(|(table, _)| command(faults, table, key));
+    let (storage_fence, storage_unfence) = (argv("storage_fence"), argv("storage_unfence"));
     let coordinator = coordinator.and_then(|(_, listen)| listen);
     let sif = sif.and_then(|(_, listen)| listen);
     if let (Some(one), Some(other)) = (&coordinator, &sif)
@@ -80,6 +82,19 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
     let mut places = Places::default();
     let agents = agents(faults, root, &mut places);
     let targets = targets(faults, root, profile, &agents, &places);
+    for (name, target) in &targets {
+        let Some(writers) = target.writers() else { continue };
+        let machine = agents.get(&target.agent);
+        if writers.power && machine.is_some_and(|machine| machine.power_status.is_none()) {
+            let agent = &target.agent;
+            let text = format!("[[target]] {name}: writer_fence = \"power\" needs power_status of [[agent]] {agent}");
+            faults.missing(0..0, text);
+        }
+        if writers.storage && (storage_fence.is_none() || storage_unfence.is_none()) {
+            let needs = "needs storage_fence and storage_unfence in [coordinator]";
+            faults.missing(0..0, format!("[[target]] {name}: writer_fence = \"storage\" {needs}"));
+        }
+    }
     let voters = agents.values().filter(|machine| machine.voter).count();
     let on_coordinator_loss = loss.unwrap_or_default();
     // A section or word that can't be read was complained about.
@@ -102,6 +117,8 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
         on_coordinator_loss,
         coordinator: coordinator?.into_inner(),
         sif: sif?.into_inner(),
+        storage_fence,
+        storage_unfence,
         term: term.map_or(TERM, Given::into_inner),
         agents,
         targets,
@@ -162,11 +179,8 @@ fn agents(faults: &mut Faults<'_>, root: &Table<'_, '_>, places: &mut Places) ->
             faults.value(&table.place, "mac", mac.span(), "no MAC address such as \"52:54:00:12:34:56\"");
         }
         let guard = table.choice(faults, "guard", GUARDS);
-        let power_status: Option<Vec<Given<String>>> = table.list(faults, "power_status", "");
-        if power_status.as_ref().is_some_and(Vec::is_empty) {
-            let reason = "give program and arguments, or leave it out";
-            faults.value(&table.place, "power_status", table.span_of("power_status"), reason);
-        }
+        let power_status = command(faults, &table, "power_status");
+        let power_off = command(faults, &table, "power_off");
         let Some(name) = name else { continue };
         if let Some(first) = places.agents.insert(name.get_ref().clone(), name.span()) {
             faults.twice(&table.place, name.span(), first);
@@ -186,7 +200,8 @@ fn agents(faults: &mut Faults<'_>, root: &Table<'_, '_>, places: &mut Places) ->
             voter,
             mac: mac.map(Given::into_inner),
             guard: guard.unwrap_or_default(),
-            power_status: power_status.map(|words| words.into_iter().map(Given::into_inner).collect()),
+            power_status,
+            power_off,
         };
         agents.insert(name, machine);
     }
@@ -249,6 +264,16 @@ fn budget(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Budget {
         takeovers: count("takeovers", 1, default.takeovers),
         within: table.duration(faults, "within").map_or(default.within, Given::into_inner),
     }
+}
+
+/// Program and arguments.
+fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<Vec<String>> {
+    let words: Vec<Given<String>> = table.list(faults, key, "")?;
+    if words.is_empty() {
+        faults.value(&table.place, key, table.span_of(key), "give program and arguments, or leave it out");
+        return None;
+    }
+    Some(words.into_iter().map(Given::into_inner).collect())
 }
 
 fn known(faults: &mut Faults<'_>, table: &Table<'_, '_>, agent: Option<&Given<AgentId>>, places: &Places) {

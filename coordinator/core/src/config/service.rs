@@ -1,7 +1,7 @@
 //! Reads `[[target.service]]`: the keys of its probe are checked by [`crate::probe`].
 
 use super::{
-    Service, keys,
+    Service, WriterFence, keys,
     parse::A_NAME,
     read::{Faults, Given, Table},
 };
@@ -9,6 +9,9 @@ use crate::probe::{FileProbe, FileStep};
 use jiff::SignedDuration;
 use kage_types::ServiceName;
 use std::collections::BTreeMap;
+
+const FENCES: &[(&str, WriterFence)] =
+    &[("none", WriterFence::None), ("power", WriterFence::Power), ("storage", WriterFence::Storage)];
 
 /// A target's services; `host` is the address its clients use.
 pub(super) fn services(faults: &mut Faults<'_>, target: &Table<'_, '_>, host: &str) -> Vec<Service> {
@@ -18,6 +21,8 @@ pub(super) fn services(faults: &mut Faults<'_>, target: &Table<'_, '_>, host: &s
         let name: Option<Given<ServiceName>> = table.parsed(faults, "name", A_NAME);
         let name = table.required(faults, "name", name);
         let restart = table.boolean(faults, "restart").unwrap_or(true);
+        let single_writer = table.boolean(faults, "single_writer").unwrap_or_default();
+        let writer_fence = table.choice(faults, "writer_fence", FENCES).unwrap_or_default();
         let probe = probe(faults, &table, host);
         if let Some(name) = &name
             && let Some(first) = seen.insert(name.get_ref().clone(), name.span())
@@ -26,7 +31,7 @@ pub(super) fn services(faults: &mut Faults<'_>, target: &Table<'_, '_>, host: &s
             continue;
         }
         let (Some(name), Some((port, probe))) = (name, probe) else { continue };
-        services.push(Service { name: name.into_inner(), probe, port, restart });
+        services.push(Service { name: name.into_inner(), probe, port, restart, single_writer, writer_fence });
     }
     services
 }

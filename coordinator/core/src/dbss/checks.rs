@@ -140,7 +140,7 @@ impl Coordinator {
                 let timeout = detection.probe_timeout;
                 actions.push(Action::ReadPower { job, agent: target.agent.clone(), timeout });
             }
-            TargetJob::Ping | TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake => {
+            TargetJob::Ping | TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::Unfence => {
                 let timeout = detection.ping_timeout;
                 actions.push(Action::Ping { job, address: target.address, count: detection.ping_count, timeout });
             }
@@ -162,6 +162,7 @@ impl Coordinator {
                 self.check_done(now, name, &what, job, &result, actions);
             }
             TargetJob::Restart => self.restart_done(now, name, &result, actions),
+            TargetJob::Unfence => self.unfence_done(now, name, &result, actions),
             TargetJob::Reboot | TargetJob::Wake => {
                 if result != JobResult::Done {
                     let text = format!("{what:?}: {}", describe(&result)).to_lowercase();
@@ -194,7 +195,7 @@ impl Coordinator {
         let seen = Seen::of(now, result);
         match what {
             TargetJob::Probe(index) => {
-                let away = matches!(dbss.mode, Mode::TargetServerRecovery { .. } | Mode::Returning);
+                let away = matches!(dbss.mode, Mode::TargetServerRecovery { .. } | Mode::Returning { .. });
                 let standby = away && dbss.held.contains(index) && seen.bad();
                 dbss.services.insert(*index, if standby { Seen::Good(now) } else { seen });
             }
@@ -210,7 +211,7 @@ impl Coordinator {
                     *off = Some(*asked);
                 }
             }
-            TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake => {}
+            TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::Unfence => {}
         }
         if running.is_empty()
             && let Some(next) = queue.pop_front()

@@ -1,6 +1,6 @@
 //! The modes, and what is remembered only while one lasts.
 
-use super::TargetView;
+use super::{Cause, TargetView};
 use kage_types::Time;
 
 /// Thesis 2: the five modes; and before and after them.
@@ -31,7 +31,10 @@ pub(crate) enum Mode {
     /// The backup serves; the background job brings the target back.
     TargetServerRecovery { background: Background },
     /// The VIPs are on their way back.
-    Returning,
+    Returning {
+        /// None yet: the target gets its storage access back first; which way back this is.
+        unfencing: Option<Cause>,
+    },
     /// Down: the backup keeps VIP and service until the operator starts this again.
     Ended { why: String },
 }
@@ -157,7 +160,7 @@ impl Mode {
                 };
                 ("target-server-recovery", step)
             }
-            Mode::Returning => ("target-server-recovery", "returning"),
+            Mode::Returning { .. } => ("target-server-recovery", "returning"),
             Mode::Ended { .. } => ("ended", ""),
         }
     }
@@ -184,7 +187,8 @@ impl Mode {
                 Background::Operator { healthy: true } => "moved by the operator; it is healthy".to_owned(),
                 Background::Operator { healthy: false } => "moved by the operator; it is not healthy".to_owned(),
             },
-            Mode::Returning => "its virtual IPs are on their way back".into(),
+            Mode::Returning { unfencing: Some(_) } => "it gets its access to the storage back".into(),
+            Mode::Returning { unfencing: None } => "its virtual IPs are on their way back".into(),
             Mode::Ended { why } => {
                 format!("{why}: the backup keeps serving; repair it, then `kagectl failback` starts again")
             }

@@ -52,8 +52,7 @@ impl Coordinator {
         if back {
             // A new start: what was used up before it does not count any more.
             self.dbss(name).budgets = Budgets::default();
-            self.move_all(now, &target, &to, cause, true);
-            self.enter(now, name, Mode::Returning);
+            self.begin_return(now, name, &target, cause, actions);
         } else {
             self.move_all(now, &target, &to, cause, reachable);
             self.enter(now, name, Mode::BackupServer { why: Why::Operator { reachable } });

@@ -1,6 +1,7 @@
 //! Backup server mode, and the way back.
 
 use super::*;
+use crate::placement::FENCE_TIMEOUT;
 
 impl Coordinator {
     // ---- Backup server mode ----
@@ -42,8 +43,11 @@ impl Coordinator {
                 Mode::Regular { .. }
                 | Mode::ServiceRecovery { .. }
                 | Mode::NetworkExamination { .. }
-                | Mode::Returning => self.take_over(now, &name, &target, Why::GoingDown, actions),
-                Mode::TargetServerRecovery { background: Background::Healthy { .. } | Background::Settling { .. } } => {
+                | Mode::Returning { unfencing: None } => {
+                    self.take_over(now, &name, &target, Why::GoingDown, actions);
+                }
+                Mode::TargetServerRecovery { background: Background::Healthy { .. } | Background::Settling { .. } }
+                | Mode::Returning { unfencing: Some(_) } => {
                     let until = now + target.reboot_wait;
                     let background = Background::AwaitReboot { job: Job::Return, until, left: false };
                     self.enter(now, &name, Mode::TargetServerRecovery { background });
@@ -94,11 +98,56 @@ impl Coordinator {
     pub(crate) fn go_back(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
         let text = "healthy for long enough: going back".to_owned();
         self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
-        self.move_all(now, target, &Self::at_home(target), Cause::Failback, true);
-        self.enter(now, name, Mode::Returning);
+        self.begin_return(now, name, target, Cause::Failback, actions);
     }
 
-    pub(crate) fn returning(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
+    /// The VIPs go back, once the target may reach the storage again.
+    pub(crate) fn begin_return(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        cause: Cause,
+        actions: &mut Vec<Action>,
+    ) {
+        if target.writers().is_none_or(|writers| !writers.storage) {
+            self.move_all(now, target, &Self::at_home(target), cause, true);
+            return self.enter(now, name, Mode::Returning { unfencing: None });
+        }
+        let job = self.job(JobFor::Target(name.clone(), TargetJob::Unfence));
+        let (address, timeout) = (target.address, FENCE_TIMEOUT);
+        actions.push(Action::FenceStorage { job, address, revoke: false, timeout });
+        self.enter(now, name, Mode::Returning { unfencing: Some(cause) });
+    }
+
+    pub(crate) fn unfence_done(&mut self, now: Time, name: &TargetName, result: &JobResult, actions: &mut Vec<Action>) {
+        let Some(target) = self.cluster.targets.get(name).cloned() else {
+            return;
+        };
+        let Mode::Returning { unfencing: Some(cause) } = self.dbss(name).mode else {
+            return;
+        };
+        if *result == JobResult::Done {
+            self.move_all(now, &target, &Self::at_home(&target), cause, true);
+            return self.enter(now, name, Mode::Returning { unfencing: None });
+        }
+        let text = format!("storage_unfence: {}: the target does not return; repair that command", describe(result));
+        self.note(Some(name.clone()), Severity::Alert, "unfence-failed", text, actions);
+        let background = Background::Healthy { since: now, held: false };
+        self.enter(now, name, Mode::TargetServerRecovery { background });
+    }
+
+    pub(crate) fn returning(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        unfencing: Option<Cause>,
+        actions: &mut Vec<Action>,
+    ) {
+        if unfencing.is_some() {
+            return;
+        }
         if self.all_settled_on(target, &Self::at_home(target)) {
             let took = now.since(self.dbss(name).since);
             let text = format!("the target serves again (moved back within {took:?})");

@@ -9,6 +9,14 @@ const PROBE_AGAIN: Duration = Duration::from_millis(100);
 /// How long a restarted service may take to answer.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Why a single writer without a fence is not taken over.
+pub(crate) fn unfenced(service: &ServiceName) -> String {
+    format!(
+        "{service} is single_writer and has no writer_fence: it does not answer, but may still write, so its double is not \
+         started; switch the target off where power_status shows it, shut it down cleanly, or configure writer_fence"
+    )
+}
+
 impl Coordinator {
     // ---- Network examination mode ----
 
@@ -90,6 +98,9 @@ impl Coordinator {
                         \"keep\") or a guard patience is not allowed: switch it off, with power_status configured for it";
             return Some(text.to_owned());
         }
+        if let Some(service) = target.writers().and_then(|writers| writers.unfenced) {
+            return Some(unfenced(&service));
+        }
         None
     }
 
@@ -133,7 +144,7 @@ impl Coordinator {
             | Mode::NetworkExamination { .. }
             | Mode::BackupServer { .. }
             | Mode::TargetServerRecovery { .. }
-            | Mode::Returning
+            | Mode::Returning { .. }
             | Mode::Ended { .. } => {}
         }
     }

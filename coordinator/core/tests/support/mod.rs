@@ -407,6 +407,17 @@ impl World {
                 let sent = Time::from_millis(self.now);
                 self.later(self.now + 3, Due::Event(Event::TermRenewed { term, sent, length: TERM }));
             }
+            Action::PowerOff { job, agent, .. } => {
+                if self.power_off_works {
+                    self.servers.get_mut(&agent).expect("server").up = false;
+                }
+                let failed = JobResult::Failed("status 1".into());
+                self.ends(50, job, if self.power_off_works { JobResult::Done } else { failed });
+            }
+            Action::FenceStorage { job, .. } => {
+                let failed = JobResult::Failed("status 1".into());
+                self.ends(50, job, if self.fence_works { JobResult::Done } else { failed });
+            }
             Action::SetLongLease { job, .. } => self.ends(5, job, JobResult::Done),
             _ => {}
         }

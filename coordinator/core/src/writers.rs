@@ -1,0 +1,108 @@
+//! Never two writers (docs/safety.md): what a single writer's move waits for beside the lease. The lease says who may
+//! answer on the virtual IP; a machine that is only cut off goes on writing to storage that it still reaches.
+
+use crate::{
+    config::Writers,
+    core::{Coordinator, JobFor, VipJob},
+    dbss::unfenced,
+    event::{Action, AgentCommand, Cause, Severity},
+    placement::{FENCE_TIMEOUT, Freed, Move, Owner, RELEASE_PATIENCE, Stage, Try, VipState},
+};
+use kage_types::{Time, Vip};
+
+impl Coordinator {
+    /// Is it certain that nobody else writes, so that the new owner may run its services? Does what makes it so.
+    pub(crate) fn one_writer(
+        &mut self,
+        now: Time,
+        vip: Vip,
+        state: &VipState,
+        moving: &mut Move,
+        writers: &Writers,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if moving.to.domain.is_none() {
+            return self.double_is_quiet(now, vip, state, moving, actions);
+        }
+        // Released, or told again and asking already; or dead, for certain.
+        if moving.freed == Freed::Yes || moving.proof.is_some() {
+            return true;
+        }
+        let planned = moving.planned;
+        let Some(target) = self.cluster.targets.get(&state.target) else {
+            return false;
+        };
+        let (owner, address) = (target.agent.clone(), target.address);
+        // Only an owner that is known can be switched off: after a restart in between, its power is read.
+        let off =
+            moving.from.is_some() && self.cluster.agents.get(&owner).is_some_and(|machine| machine.power_off.is_some());
+        let Stage::Securing(securing) = &mut moving.stage else {
+            return false;
+        };
+        if planned && now < securing.since + RELEASE_PATIENCE {
+            return false;
+        }
+        if let Some(service) = &writers.unfenced {
+            if now >= securing.since + RELEASE_PATIENCE && !std::mem::replace(&mut securing.writers.told, true) {
+                self.note(Some(state.target.clone()), Severity::Alert, "held", unfenced(service), actions);
+            }
+            return false;
+        }
+        let timeout = FENCE_TIMEOUT;
+        if writers.power && securing.writers.power.due(now) {
+            let job = self.job(JobFor::Vip(vip, if off { VipJob::PowerOff } else { VipJob::PowerRead(now) }));
+            actions.push(if off {
+                Action::PowerOff { job, agent: owner, timeout }
+            } else {
+                Action::ReadPower { job, agent: owner, timeout }
+            });
+            securing.writers.power = Try::Running(job);
+        }
+        if writers.storage && securing.writers.storage.due(now) {
+            let job = self.job(JobFor::Vip(vip, VipJob::FenceStorage));
+            actions.push(Action::FenceStorage { job, address, revoke: true, timeout });
+            securing.writers.storage = Try::Running(job);
+        }
+        (!writers.power || securing.writers.power == Try::Done)
+            && (!writers.storage || securing.writers.storage == Try::Done)
+    }
+
+    /// On the way back the double is suspended before the target is told to hold.
+    fn double_is_quiet(
+        &mut self,
+        now: Time,
+        vip: Vip,
+        state: &VipState,
+        moving: &mut Move,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        // The double never had it, or this owner has it already.
+        if moving.cause == Cause::First || (moving.from.is_none() && moving.freed == Freed::Yes) {
+            return true;
+        }
+        let Some(target) = self.cluster.targets.get(&state.target) else {
+            return false;
+        };
+        let domain = target.backup.domain.clone();
+        let double = Owner { agent: target.backup.agent.clone(), domain: Some(domain.clone()) };
+        if self.wanted(&double) {
+            // It serves others too and can't be suspended: then its release is what counts.
+            return moving.freed == Freed::Yes;
+        }
+        let Stage::Securing(securing) = &mut moving.stage else {
+            return false;
+        };
+        // A double that is being left serves until it has released.
+        if moving.from.is_some() && moving.freed == Freed::No && now < securing.since + RELEASE_PATIENCE {
+            return false;
+        }
+        if securing.writers.quiet.due(now) {
+            let job = self.job(JobFor::Vip(vip, VipJob::Quiet));
+            self.pausing.insert(double.clone(), job);
+            let command = AgentCommand::PauseVm { domain };
+            actions.push(Action::Command { job, agent: double.agent, command, timeout: FENCE_TIMEOUT });
+            securing.writers.quiet = Try::Running(job);
+        }
+        securing.writers.quiet == Try::Done
+    }
+}

@@ -1,0 +1,101 @@
+//! Never two writers: what a single writer's takeover waits for.
+
+mod support;
+
+use kage_coordinator_core::{Action, AgentCommand};
+use support::{Ms, World, agent, head, vip, with_target};
+
+const KEYS: &str = "healthy_for = \"2s\"\nreboot_wait = \"30s\"\nstart_wait = \"40s\"";
+
+fn world(fence: &str) -> World {
+    let storage = "listen = \"10.0.0.2:7700\"\nstorage_fence = [\"revoke\"]\nstorage_unfence = [\"grant\"]";
+    let power = "mac = \"52:54:00:00:00:00\"\npower_status = [\"status\"]\npower_off = [\"off\"]";
+    let mut config = head("normal").replacen("listen = \"10.0.0.2:7700\"", storage, 1);
+    if fence == "power" {
+        config = config.replacen("mac = \"52:54:00:00:00:00\"", power, 1);
+    }
+    config += &with_target("mail", 100, "mailb", KEYS, &[25]);
+    config += &format!("single_writer = true\nwriter_fence = \"{fence}\"\n");
+    World::new(&config)
+}
+
+fn first(world: &World, wanted: impl Fn(&Action) -> bool) -> Option<Ms> {
+    world.log.iter().find(|(_, action)| wanted(action)).map(|(at, _)| *at)
+}
+
+fn resumed(world: &World) -> Option<Ms> {
+    first(world, |action| matches!(action, Action::Command { command: AgentCommand::ResumeVm { .. }, .. }))
+}
+
+fn at_backup(world: &World) -> bool {
+    world.held.get(&vip(100)).is_some_and(|(at, _)| *at == agent("mgmt"))
+}
+
+#[test]
+fn without_a_fence_a_cut_off_writer_is_not_taken_over_and_the_alert_says_why() {
+    let mut world = world("none");
+    world.server("mail").cut = true;
+    world.run(60_000);
+    assert_eq!((world.mode("mail").as_str(), resumed(&world)), ("network-examination", None));
+    let held = world.notes("held");
+    assert!(held.len() == 1 && held[0].1.contains("s25 is single_writer"), "{held:?}");
+    world.back("mail");
+    world.run(3_000);
+    assert_eq!(world.mode("mail"), "regular");
+}
+
+#[test]
+fn released_by_its_owner_no_fence_is_needed_but_the_double_waits_for_it() {
+    let mut world = world("none");
+    world.shut_down("mail", true);
+    world.until(2_000, "taken over", at_backup);
+    let released = world.notes("released")[0].0;
+    assert!(resumed(&world).is_some_and(|at| at >= released), "resumed after the release");
+    // On the way back the double is suspended before the target is told to hold.
+    world.log.clear();
+    world.until(90_000, "back", |world| world.mode("mail") == "regular");
+    let paused = first(&world, |a| matches!(a, Action::Command { command: AgentCommand::PauseVm { .. }, .. }));
+    let hold = first(&world, |a| matches!(a, Action::Command { command: AgentCommand::Hold { .. }, .. }));
+    assert!(paused.is_some() && paused < hold, "{paused:?} {hold:?}");
+}
+
+#[test]
+fn power_is_switched_off_and_must_read_off() {
+    let mut world = world("power");
+    world.power_off_works = false;
+    world.server("mail").cut = true;
+    world.run(30_000);
+    assert!(resumed(&world).is_none() && !at_backup(&world));
+    assert_eq!(world.notes("not-fenced").len(), 1);
+    world.power_off_works = true;
+    world.until(5_000, "taken over", at_backup);
+    assert!(!world.servers[&agent("mail")].up);
+}
+
+#[test]
+fn storage_is_revoked_before_the_double_runs_and_given_back_before_fail_back() {
+    let mut world = world("storage");
+    world.fence_works = false;
+    world.server("mail").cut = true;
+    world.run(30_000);
+    assert!(resumed(&world).is_none() && !at_backup(&world));
+    assert_eq!(world.notes("not-fenced").len(), 1);
+    world.fence_works = true;
+    world.until(5_000, "taken over", at_backup);
+    assert!(world.notes("fenced")[0].0 <= resumed(&world).expect("resumed"));
+    // Healed: it does not return before storage_unfence has worked.
+    world.fence_works = false;
+    world.back("mail");
+    world.run(20_000);
+    assert!(at_backup(&world) && !world.notes("unfence-failed").is_empty());
+    world.fence_works = true;
+    world.until(20_000, "back", |world| world.mode("mail") == "regular");
+}
+
+#[test]
+fn a_storage_fence_costs_no_time_beyond_patience() {
+    let mut world = world("storage");
+    world.power_lost("mail");
+    let outage = world.until(10_000, "served", |world| world.served(vip(100), 25));
+    assert!(outage < 2_500, "{outage} ms");
+}
