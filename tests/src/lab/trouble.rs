@@ -251,7 +251,7 @@ fn served_at_end(samples: &[Sample], count: usize) -> bool {
 
 /// First lines of the log that tell of a trouble.
 fn detects(kind: &str) -> bool {
-    matches!(kind, "service-down" | "service-trouble" | "network-trouble" | "confirmed" | "handing-over")
+    matches!(kind, "service-down" | "service-trouble" | "network-trouble" | "confirmed" | "backup-server")
 }
 
 fn recovers(trouble: Trouble, kind: &str) -> bool {
