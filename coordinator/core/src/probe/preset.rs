@@ -88,8 +88,9 @@ pub const PRESETS: &[Preset] = &[
         make: ntp,
     },
     tcp("postgres", Some(5432), "answers the question whether it speaks TLS", |_| {
-        // SSLRequest (PostgreSQL, "Message Formats"): length 8, code 80877103.
-        vec![say(b"\x00\x00\x00\x08\x04\xd2\x16\x2f", r"\A[SN]").or_wrong(r"\A[\x00-\xff]")]
+        // SSLRequest (PostgreSQL, "Message Formats"): length 8, code 80877103. The answer is one byte and no more: the
+        // greeting of SSH begins with S too.
+        vec![say(b"\x00\x00\x00\x08\x04\xd2\x16\x2f", r"\A[SN]\z").or_wrong(r"\A[\x00-\xff]")]
     }),
 ];
 
