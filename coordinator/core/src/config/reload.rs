@@ -124,7 +124,7 @@ macro_rules! differing {
 }
 
 fn machine_differs(old: &Machine, new: &Machine) -> Vec<&'static str> {
-    differing!(old, new, Machine { address, failure_domain, voter, mac, guard, power_status })
+    differing!(old, new, Machine { address, failure_domain, voter, mac, guard, power_status, power_off })
 }
 
 fn target_differs(old: &Target, new: &Target) -> Vec<&'static str> {
