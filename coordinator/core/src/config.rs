@@ -302,6 +302,18 @@ pub(crate) struct Writers {
 }
 
 impl Target {
+    /// The longest that a probe of its services may take; zero: it has none.
+    pub(crate) fn longest_probe(&self, profile: Profile, detection: &Detection) -> Duration {
+        let probes = self.services.iter().map(|service| service.probe.limits(profile, detection).total);
+        probes.max().unwrap_or_default()
+    }
+
+    /// The longest that a probe of its services waits for one answer; zero: it has none.
+    pub(crate) fn longest_wait(&self, profile: Profile, detection: &Detection) -> Duration {
+        let probes = self.services.iter().map(|service| service.probe.longest_wait(profile, detection));
+        probes.max().unwrap_or_default()
+    }
+
     /// None: any number of its instances may run.
     pub(crate) fn writers(&self) -> Option<Writers> {
         let writers = || self.services.iter().filter(|service| service.single_writer);

@@ -144,8 +144,9 @@ pub fn predict(cluster: &Cluster, characteristics: &Characteristics) -> Report {
                 notes.push(format!("{} has no mac: once it is off it must be switched on by hand", target.agent));
             }
             let figures = characteristics.targets.get(name).unwrap_or(&nothing);
-            let mut troubles = thesis::troubles(patience, &detection, target, figures);
-            troubles.extend(others(patience, &timing, &detection, figures));
+            let mut troubles = thesis::troubles(patience, cluster.profile, &detection, target, figures);
+            let check = detection.ping_timeout.max(target.longest_wait(cluster.profile, &detection));
+            troubles.extend(others(patience, &timing, &detection, check, figures));
             let missing: BTreeSet<&str> =
                 troubles.iter().flat_map(|row| &row.not_characterised).map(String::as_str).collect();
             if !missing.is_empty() {
@@ -171,12 +172,18 @@ pub fn predict(cluster: &Cluster, characteristics: &Characteristics) -> Report {
     }
 }
 
-/// What the lease promises, whatever was measured; a double that is known to be slow makes it worse.
-fn others(patience: Duration, timing: &LeaseTiming, detection: &Detection, figures: &Figures) -> Vec<TroubleReport> {
+/// What the lease promises, whatever was measured; a double that is known to be slow makes it worse. `check` is the
+/// longest that a ping or a probe waits for a machine that has fallen silent.
+fn others(
+    patience: Duration,
+    timing: &LeaseTiming,
+    detection: &Detection,
+    check: Duration,
+    figures: &Figures,
+) -> Vec<TroubleReport> {
     let tvs = figures.tvs.as_ref().map_or(Duration::ZERO, |tvs| Duration::from_millis(tvs.worst_ms));
     let takeover = TAKEOVER.max(tvs);
     // Confirmed when the lease has been silent for `confirm` and a check made since then, or under way, is bad.
-    let check = detection.ping_timeout.max(detection.probe_timeout);
     let detect = if detection.push {
         detection.confirm.max(3 * timing.renewal + check) + check
     } else {

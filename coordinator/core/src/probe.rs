@@ -9,7 +9,7 @@ mod preset;
 
 pub use escape::{escape, unescape};
 pub use file::{Fault, FileProbe, FileStep};
-pub use preset::{PRESETS, Preset, listing, table};
+pub use preset::{PRESETS, Preset, listing, table, times};
 
 use crate::config::Detection;
 use kage_types::Profile;
@@ -98,6 +98,14 @@ impl Probe {
             (None, Profile::Normal | Profile::Fast) => step,
         };
         Limits { step: step.min(MAX_TIMEOUT), total: total.min(MAX_TIMEOUT) }
+    }
+
+    /// The longest it waits for one answer: what it adds to the detection of a machine that falls silent meanwhile.
+    #[must_use]
+    pub fn longest_wait(&self, profile: Profile, detection: &Detection) -> Duration {
+        let Limits { step, total } = self.limits(profile, detection);
+        let own = self.steps.iter().filter_map(|step| step.timeout).max();
+        own.map_or(step, |own| own.max(step)).min(total)
     }
 
     /// As status and listings name it.

@@ -84,3 +84,20 @@ fn push_events_and_hand_over_shorten_what_they_can() {
     // A double that needs 2.1 s makes a lost host cost patience and 2.1 s.
     assert_eq!(report.targets[0].troubles[4].outage_worst_ms, Some(2_004 + 2_100));
 }
+
+#[test]
+fn a_patient_probe_finds_trouble_later() {
+    let mut cluster = cluster("normal");
+    let usual = predict(&cluster, &table_2_1());
+    for target in cluster.targets.values_mut() {
+        target.services[0].probe.timeout = Some(Duration::from_secs(8));
+    }
+    let patient = predict(&cluster, &table_2_1());
+    // St1 without an event: the probe hangs for 8 s instead of 500 ms.
+    assert_eq!(rows(&usual)[0].4, Some(3_000));
+    assert_eq!(rows(&patient)[0].4, Some(10_500));
+    let lost = |report: &Report| report.targets[0].troubles[4].outage_worst_ms;
+    assert_eq!(lost(&usual), Some(2_004 + 2_100));
+    let check = 8_000;
+    assert_eq!(lost(&patient), Some(3 * patient.timing.renewal_ms + check + check + 2_100));
+}

@@ -6,6 +6,7 @@ use crate::{
     characteristics::{Figures, Measured},
     config::{Detection, Target},
 };
+use kage_types::Profile;
 use std::{collections::BTreeSet, ops::Add, time::Duration};
 
 /// How long a restarted service may take to answer before its restart counts as failed, with push events.
@@ -87,6 +88,7 @@ struct Times {
 /// St1, St2, Nt1 and Nt2 of one target.
 pub(super) fn troubles(
     patience: Duration,
+    profile: Profile,
     detection: &Detection,
     target: &Target,
     figures: &Figures,
@@ -111,7 +113,8 @@ pub(super) fn troubles(
         healthy: Sum::exactly(target.healthy_for),
         patience,
     };
-    let mut rows = if detection.push { times.pushed(detection) } else { times.polled() };
+    let mut rows =
+        if detection.push { times.pushed(detection, target.longest_probe(profile, detection)) } else { times.polled() };
     if target.services.is_empty() {
         // Nothing of it is watched that could be restarted.
         rows.retain(|row| !row.trouble.starts_with("St"));
@@ -165,10 +168,11 @@ impl Times {
         ]
     }
 
-    /// Agents push what happens; a clean stop is handed over. In the worst case no event comes, and the checks find it.
-    fn pushed(self, detection: &Detection) -> Vec<TroubleReport> {
+    /// Agents push what happens; a clean stop is handed over. In the worst case no event comes, and the checks find it:
+    /// after `probe`, the longest that one may take.
+    fn pushed(self, detection: &Detection, probe: Duration) -> Vec<TroubleReport> {
         let Self { tim, tvs, trs, trr, trc, tsw, settle, healthy, .. } = self;
-        let found = Sum::of(Duration::ZERO, tim + detection.probe_timeout);
+        let found = Sum::of(Duration::ZERO, tim + probe);
         let takeover = tvs.max(&Sum::of(TAKEOVER / 2, TAKEOVER));
         let given_up = Sum::exactly(detection.settle + RESTART_PATIENCE);
         let st1c = found.clone() + &tsw;

@@ -1,6 +1,8 @@
 //! Ready-made probes. Each is only a name for steps; `kagectl probe --list-presets` prints them to copy and change.
 
 use super::{Probe, Step, Transport, escape};
+use crate::config::Detection;
+use kage_types::Profile;
 use std::fmt::Write as _;
 
 /// A ready-made probe.
@@ -266,5 +268,29 @@ pub fn table() -> String {
         let options: Vec<_> = preset.options.iter().map(|option| format!("`{option}`")).collect();
         let _ = writeln!(text, "| `{}` | {over} | {port} | {} | {} |", preset.name, preset.about, options.join(", "));
     }
+    text
+}
+
+/// The profiles' waits as a Markdown table, for docs/probes.md.
+#[must_use]
+pub fn times() -> String {
+    let profiles = [Profile::Thesis, Profile::Normal, Profile::Fast];
+    let mut text = String::from("|");
+    let mut row = |title: &str, cell: &dyn Fn(Profile, Detection) -> String| {
+        let cells = profiles.map(|profile| cell(profile, Detection::of(profile)));
+        let _ = writeln!(text, " {title} | {} |", cells.join(" | "));
+        text.push('|');
+    };
+    row("", &|profile, _| profile.as_str().to_owned());
+    row("---", &|_, _| "---".into());
+    row("connecting, and each step", &|_, detection| format!("{:?}", detection.probe_timeout));
+    row("the whole probe", &|profile, detection| match profile {
+        Profile::Thesis => "as its steps".into(),
+        Profile::Normal | Profile::Fast => format!("{:?}", detection.probe_timeout),
+    });
+    row("ping: echo requests, within", &|_, detection| {
+        format!("{}, {:?}", detection.ping_count, detection.ping_timeout)
+    });
+    text.pop();
     text
 }

@@ -149,6 +149,7 @@ fn what_is_listed_is_what_is_sent() {
 fn the_documentation_has_todays_table() {
     let page = include_str!("../../../../docs/probes.md");
     assert!(page.contains(&table()), "docs/probes.md is stale; the table is now:\n{}", table());
+    assert!(page.contains(&times()), "docs/probes.md is stale; the times are now:\n{}", times());
 }
 
 proptest! {
