@@ -165,6 +165,8 @@ pub enum Input {
     },
     /// Something about a service that must not run without a lease.
     Writer(WriterEvent),
+    /// Somebody removed or changed the guard, and it stands again.
+    GuardBack,
     /// The guard stands, which it did not at the start.
     KernelUp(RenewalThread),
 }

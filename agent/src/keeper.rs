@@ -147,7 +147,7 @@ impl Keeper {
                     Some(told) => self.assign(told, &handle).await,
                     None => return,
                 },
-                Some(alert) = self.alerts.1.recv() => self.alert(alert, &events),
+                Some(alert) = self.alerts.1.recv() => self.alert(alert, &handle, &events).await,
                 () = sleep_until(again), if wanting => {
                     again = Instant::now() + RETRY_INSTALL;
                     self.install_late(&handle).await;
@@ -217,7 +217,7 @@ impl Keeper {
         spawn_blocking(change).await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
     }
 
-    fn alert(&self, alert: GuardAlert, events: &Events) {
+    async fn alert(&self, alert: GuardAlert, handle: &Handle, events: &Events) {
         let GuardAlert { what, failed } = alert;
         let status = match (&failed, &self.kind) {
             (Some(error), _) => GuardStatus::Missing(error.to_string()),
@@ -227,6 +227,8 @@ impl Keeper {
         self.status.send_replace(status);
         match failed {
             None => {
+                // First: who served is silent until its elements are back.
+                let _ = handle.tell(Input::GuardBack).await;
                 tracing::error!(what, "the guard had been changed; it was put back");
                 events.publish(Event::GuardReinstalled(GuardReinstalled { reason: what }));
             }

@@ -459,6 +459,42 @@ fn a_service_that_writes_is_stopped_with_the_lease_and_started_with_it() {
 }
 
 #[test]
+fn an_owner_whose_guard_was_flushed_serves_again_at_once() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let agent = cluster.agent("mail", 11, false);
+        agent.up().await;
+        agent.hold(1).await.expect("hold");
+        let pings = Pings::start();
+        answering(&pings).await;
+        let opened = |cluster: &Cluster| {
+            cluster.fake.mood.lock().unwrap().events.iter().filter(|(_, what)| what.contains("LeaseOpened")).count()
+        };
+        let mut took = Vec::new();
+        for _ in 0..10 {
+            let before = opened(&cluster);
+            let mut flush = Command::new("ip");
+            flush.args(["netns", "exec", &agent.namespace, "nft", "flush", "ruleset"]);
+            let begun = Instant::now();
+            assert!(tokio::task::spawn_blocking(move || flush.status()).await.unwrap().expect("nft").success());
+            let flushed = begun.elapsed();
+            while opened(&cluster) == before {
+                assert!(begun.elapsed() < LIMIT, "never opened again");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            took.push((begun.elapsed(), flushed));
+            answering(&pings).await;
+            // Renewals and flushes in ever new order.
+            pass(Duration::from_millis(430)).await;
+        }
+        took.sort();
+        println!("flush (begun, with the part until nft ended) to open again: {took:?}");
+        println!("longest silence {:?}", pings.longest_gap());
+        assert!(took[took.len() / 2].0 < Duration::from_millis(200), "{took:?}");
+    });
+}
+
+#[test]
 fn an_owner_cut_from_the_coordinator_is_granted_by_way_of_the_voters() {
     in_namespaces(async || {
         let voters = [("w1", 21), ("w2", 22), ("w3", 23)];

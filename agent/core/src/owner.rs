@@ -134,6 +134,8 @@ pub enum OwnerEvent {
     },
     /// CLOCK_BOOTTIME jumped: the machine slept, elements did not age.
     ClockJumped,
+    /// The guard was removed by somebody and put back: its elements are gone, or may be.
+    GuardBack,
     /// A kernel operation ended.
     Kernel {
         /// Which.
@@ -560,6 +562,7 @@ impl Owner {
                 self.release_where(command, |place| *place == Place::Vm(domain.clone()), actions);
             }
             OwnerEvent::ClockJumped => self.clock_jumped(actions),
+            OwnerEvent::GuardBack => self.guard_back(now, actions),
             OwnerEvent::Kernel { op, outcome, at } => self.kernel_done(now, op, outcome, at, actions),
             OwnerEvent::Remembered { version, ok } => self.remembered(now, version, ok, actions),
             OwnerEvent::Tick => {}

@@ -112,6 +112,7 @@ impl Driver {
             }
             Input::Remembered { version, ok } => self.step(OwnerEvent::Remembered { version, ok }),
             Input::Writer(event) => self.step_writers(event),
+            Input::GuardBack => self.step(OwnerEvent::GuardBack),
             Input::KernelUp(kernel) => self.kernel = Some(kernel),
         }
     }

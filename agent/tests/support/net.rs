@@ -114,6 +114,12 @@ impl Pings {
         self.replies.lock().unwrap().last().map(|(at, _)| *at)
     }
 
+    /// Between two replies.
+    pub fn longest_gap(&self) -> Duration {
+        let replies = self.replies.lock().unwrap();
+        replies.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).max().unwrap_or_default()
+    }
+
     /// How many requests had no reply after `from`, up to the last reply: by number, as a busy machine delays the
     /// sender too.
     pub fn lost(&self, from: Duration) -> u64 {

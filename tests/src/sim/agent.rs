@@ -37,6 +37,8 @@ pub struct Machine {
     pub kernel_stalled_until: Ns,
     /// The next kernel operation of this kind waits so long between check and effect.
     pub stall_op: Option<(bool, Ns)>,
+    /// Each write to its disk takes up to so much longer.
+    pub slow_disk: Ns,
     /// The next step waits so long between reading the clock and acting.
     pub stall_step: Ns,
     /// Boots so far.
@@ -107,6 +109,8 @@ pub enum Write {
     Voter(VoterStore),
     /// The owner's.
     Memory(OwnerMemory),
+    /// The keeper's: nobody waits for it.
+    Assignment(Term, Assignment),
 }
 
 /// What the end of a command leads to.
@@ -114,6 +118,8 @@ pub enum Write {
 pub enum Ending {
     /// Answer a coordinator.
     Reply(Reply),
+    /// The same, and it was a release under this term.
+    Released(Reply, Term),
     /// The process stops, for so long.
     Stop(Ns),
     /// The machine sleeps.
@@ -159,11 +165,18 @@ pub enum Step {
 }
 
 impl Disk {
+    /// The highest term that a process which starts now knows.
+    pub(super) fn term(&self) -> Term {
+        let assigned = self.assignment.as_ref().map_or(Term(0), |assignment| assignment.0);
+        self.memory.term.max(self.voter.highest_term).max(assigned)
+    }
+
     /// Written.
     pub(super) fn keep(&mut self, write: Write) {
         match write {
             Write::Voter(store) => self.voter = store,
             Write::Memory(memory) => self.memory = memory,
+            Write::Assignment(term, assignment) => self.assignment = Some((term, assignment)),
         }
     }
 }
@@ -182,6 +195,7 @@ impl Machine {
             stalled_until: 0,
             kernel_stalled_until: 0,
             stall_op: None,
+            slow_disk: 0,
             stall_step: 0,
             boots: 1,
         }
@@ -238,8 +252,7 @@ impl World {
         let disk = here.disk.clone();
         let time = here.clock.at(now);
         let mut memory = disk.memory.clone();
-        let assigned = disk.assignment.as_ref().map_or(Term(0), |assignment| assignment.0);
-        memory.term = memory.term.max(disk.voter.highest_term).max(assigned);
+        memory.term = disk.term();
         let mut owner = Owner::new(memory);
         if let Some(Sabotage::Agent(sabotage)) = sabotage {
             owner.sabotage(sabotage);
@@ -352,8 +365,10 @@ impl World {
             Input::Assigned(stream, term) => {
                 agent.owner.saw_term(term);
                 let session = agent.stream == Some(stream) && !std::mem::replace(&mut agent.session, true);
-                self.machines[machine].disk.assignment = Some((term, assignment.clone()));
+                // Written after the driver was told, as the keeper does.
+                let write = Write::Assignment(term, assignment.clone());
                 self.step_owner(machine, OwnerEvent::Assigned(assignment));
+                self.write(machine, 0, write);
                 if session {
                     self.step_owner(machine, OwnerEvent::Session(true));
                 }
@@ -395,7 +410,7 @@ impl World {
             Input::Plan(ending) => {
                 agent.stopping = true;
                 let what = match &ending {
-                    Ending::Reply(_) => return,
+                    Ending::Reply(_) | Ending::Released(..) => return,
                     Ending::Stop(_) => ("agent", false),
                     Ending::Sleep(_) => ("suspend", true),
                     Ending::Down(_) => ("reboot", true),

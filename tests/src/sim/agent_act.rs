@@ -118,14 +118,18 @@ impl World {
         }
     }
 
-    fn write(&mut self, machine: usize, version: u64, write: Write) {
+    pub(super) fn write(&mut self, machine: usize, version: u64, write: Write) {
         let Some(agent) = &mut self.machines[machine].agent else { return };
         agent.writes.push_back((version, write));
         let process = agent.process;
         if agent.writes.len() == 1 {
-            let delay = self.rng.range(MS / 2, 6 * MS);
-            self.after(delay, Ev::Stored(machine, process));
+            self.write_begins(machine, process);
         }
+    }
+
+    fn write_begins(&mut self, machine: usize, process: u64) {
+        let delay = self.rng.range(MS / 2, 6 * MS) + self.rng.range(0, self.machines[machine].slow_disk.max(1));
+        self.after(delay, Ev::Stored(machine, process));
     }
 
     /// What was to be written is on the disk.
@@ -139,18 +143,21 @@ impl World {
         }
         let Some((version, write)) = agent.writes.pop_front() else { return };
         let ok = !self.rng.percent(1);
-        let voter = matches!(write, Write::Voter(_));
+        let step = match write {
+            Write::Voter(_) => Some(true),
+            Write::Memory(_) => Some(false),
+            Write::Assignment(..) => None,
+        };
         if ok {
             self.machines[machine].disk.keep(write);
         }
         if self.machines[machine].agent.as_ref().is_some_and(|agent| !agent.writes.is_empty()) {
-            let delay = self.rng.range(MS / 2, 6 * MS);
-            self.after(delay, Ev::Stored(machine, process));
+            self.write_begins(machine, process);
         }
-        if voter {
-            self.step_voter(machine, VoterEvent::Stored { version, ok });
-        } else {
-            self.step_owner(machine, OwnerEvent::Remembered { version, ok });
+        match step {
+            Some(true) => self.step_voter(machine, VoterEvent::Stored { version, ok }),
+            Some(false) => self.step_owner(machine, OwnerEvent::Remembered { version, ok }),
+            None => {}
         }
     }
 
@@ -303,6 +310,19 @@ impl World {
         if self.machines[machine].agent.as_ref().is_some_and(|agent| agent.stopping) {
             self.stop_agent(machine, SEC);
         }
+    }
+
+    /// `nft flush ruleset`: the elements are gone. The monitor puts the guard back and says so.
+    pub fn flush(&mut self, machine: usize) {
+        self.say(|| format!("{} guard flushed", NAMES[machine]));
+        for vip in self.vips.clone() {
+            let before = self.machines[machine].kernel.live_until(self.now, vip);
+            self.checks.element(self.now, vip, before, None);
+        }
+        self.machines[machine].kernel.elements.clear();
+        let noticed = self.rng.range(5 * MS, 80 * MS);
+        let process = self.process(machine);
+        self.after(noticed, Ev::Agent(machine, process, Box::new(Input::Owner(OwnerEvent::GuardBack))));
     }
 
     /// No power: the kernel forgets everything. Power again after `down`.

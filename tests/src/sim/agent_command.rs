@@ -3,7 +3,7 @@
 use super::agent::{Ending, Input};
 use super::clock::{MS, SEC, ns};
 use super::coordinator::Reply;
-use super::world::{Ev, MAIL, World};
+use super::world::{Ev, MAIL, NAMES, World};
 use kage_agent_core::{CommandId, CommandResult, OwnerEvent, Place};
 use kage_coordinator_core::{AgentCommand, JobResult};
 use kage_types::Term;
@@ -22,7 +22,7 @@ impl World {
                 self.step_owner(machine, OwnerEvent::Hold { command, term, ask, place });
             }
             AgentCommand::Release { ask } => {
-                let command = agent.command(Ending::Reply(reply));
+                let command = agent.command(Ending::Released(reply, term));
                 self.step_owner(machine, OwnerEvent::Release { command, term, ask });
             }
             AgentCommand::PauseVm { domain } if term >= agent.owner.highest_term() => {
@@ -69,8 +69,12 @@ impl World {
     pub(super) fn command_done(&mut self, machine: usize, command: CommandId, result: &CommandResult) {
         let Some(agent) = &mut self.machines[machine].agent else { return };
         let Some(ending) = agent.commands.remove(&command) else { return };
+        if let (Ending::Released(_, term), Ok(())) = (&ending, result) {
+            let known = self.machines[machine].disk.term();
+            self.checks.acknowledged(self.now, NAMES[machine], *term, known);
+        }
         match ending {
-            Ending::Reply(reply) => {
+            Ending::Reply(reply) | Ending::Released(reply, _) => {
                 let result = match result {
                     Ok(()) => JobResult::Done,
                     Err(refused) => JobResult::Failed(refused.to_string()),

@@ -19,6 +19,8 @@ pub enum Broken {
     NotHealed,
     /// Lost though nothing was broken.
     Lapse,
+    /// A release was acknowledged under a term that a restart would not know.
+    Forgettable,
     /// Believed renewed, but the element is as old as before.
     NotRefreshed,
 }
@@ -133,6 +135,14 @@ impl Checks {
         if end.is_none_or(|end| end + MS < wanted) {
             let text = format!("{vip} on {machine}: renewed, but its element ends at {end:?} instead of {wanted}");
             self.fail(Broken::NotRefreshed, at, text);
+        }
+    }
+
+    /// Check 7: a release under this term is acknowledged; what a process that started now would know.
+    pub fn acknowledged(&mut self, at: Ns, machine: &str, term: Term, known: Term) {
+        if known < term {
+            let text = format!("{machine} acknowledges a release under term {term}, its disk knows term {known}");
+            self.fail(Broken::Forgettable, at, text);
         }
     }
 

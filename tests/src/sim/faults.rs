@@ -50,6 +50,10 @@ pub enum Fault {
     CrashSifAtWrite(Ns),
     /// SIF's next write takes longer.
     SlowWrite(Ns),
+    /// An agent's disk is slow by up to so much.
+    SlowDisk(usize, Ns),
+    /// Somebody flushes the guard.
+    Flush(usize),
     /// The operator moves the target's VIPs: back?
     Move(bool),
 }
@@ -107,7 +111,7 @@ fn stall(rng: &mut Rng) -> Fault {
 fn crash(rng: &mut Rng) -> Fault {
     let machine = if rng.percent(70) { rng.index(2) } else { rng.index(NAMES.len()) };
     let down = rng.scale(20 * MS, 12 * SEC);
-    match rng.range(0, 14) {
+    match rng.range(0, 15) {
         0 | 1 => Fault::CrashAgent(machine, down),
         2 | 3 => Fault::Power(machine, down),
         4 => Fault::Reboot(machine, down),
@@ -117,6 +121,7 @@ fn crash(rng: &mut Rng) -> Fault {
         9 | 10 => Fault::SecondCoordinator(rng.percent(50)),
         11 => Fault::CrashSif(down, false),
         12 => Fault::CrashSif(down, true),
+        13 => Fault::Flush(rng.index(2)),
         _ => Fault::CrashSifAtWrite(down),
     }
 }
@@ -127,9 +132,10 @@ fn any(rng: &mut Rng) -> Fault {
         5..=7 => stall(rng),
         8..=11 => crash(rng),
         12 | 13 => Fault::Move(rng.percent(50)),
-        14 => match rng.range(0, 3) {
+        14 => match rng.range(0, 4) {
             0 => Fault::Loss(u32::try_from(rng.scale(1_000, 300_000)).unwrap_or(1_000)),
             1 => Fault::Slow(rng.scale(5 * MS, 3 * SEC)),
+            2 => Fault::SlowDisk(rng.index(NAMES.len()), rng.scale(10 * MS, 3 * SEC)),
             _ => Fault::SlowWrite(rng.scale(10 * MS, 5 * SEC)),
         },
         _ => Fault::Late(200_000),
@@ -140,7 +146,7 @@ fn any(rng: &mut Rng) -> Fault {
 fn directed(rng: &mut Rng) -> Vec<Fault> {
     let long = rng.scale(SEC, 16 * SEC);
     let voter = 1u8 << (2 + rng.index(3));
-    match rng.range(0, 8) {
+    match rng.range(0, 9) {
         // The owner keeps one voter, the coordinator two.
         0 => vec![Fault::Cut(1 | voter, ALL & !(1 | voter), true)],
         // The owner keeps two voters; a new coordinator, or an operator, sees it as lost.
@@ -159,6 +165,11 @@ fn directed(rng: &mut Rng) -> Vec<Fault> {
         5 => vec![Fault::CrashSifAtWrite(50 * MS), Fault::Move(rng.percent(50)), Fault::CrashCoordinator(false, MS)],
         // An answer arrives late, then nothing gets out any more: see `late_answer`.
         6 => vec![],
+        // Told to release under a term that its disk has not yet.
+        7 => {
+            let slow = Fault::SlowDisk(rng.index(2), rng.scale(100 * MS, 5 * SEC));
+            vec![slow, Fault::CrashCoordinator(rng.percent(50), 50 * MS), Fault::Move(rng.percent(50))]
+        }
         // The new coordinator does not see the owner that the old one granted.
         _ => vec![Fault::CrashCoordinator(rng.percent(50), 50 * MS), Fault::Cut(1, ALL & !1, true), Fault::Move(false)],
     }
@@ -253,7 +264,9 @@ impl World {
                     self.crash_coordinator(slot, false);
                 }
             }
+            Fault::SlowDisk(machine, slow) => self.machines[machine].slow_disk = if begins { slow } else { 0 },
             _ if !begins => {}
+            Fault::Flush(machine) => self.flush(machine),
             Fault::StallAgent(machine) => self.machines[machine].stalled_until = ends,
             Fault::StallKernel(machine) => self.machines[machine].kernel_stalled_until = ends,
             Fault::StallOp(machine, open, length) => self.machines[machine].stall_op = Some((open, length)),
@@ -319,6 +332,7 @@ impl World {
             here.kernel_stalled_until = self.now;
             here.stall_op = None;
             here.stall_step = 0;
+            here.slow_disk = 0;
         }
         for coordinator in self.coordinators.iter_mut().flatten() {
             coordinator.stalled_until = self.now;

@@ -7,7 +7,7 @@ use super::search::search;
 use super::world::Sabotage;
 
 /// All of them, with the rule of docs/safety.md that each breaks.
-pub const ALL: [(&str, Sabotage); 9] = [
+pub const ALL: [(&str, Sabotage); 10] = [
     ("grant counted from receipt (rule 2)", Sabotage::Agent(kage_agent_core::Sabotage::GrantFromReceipt)),
     ("unconditional renewal (rule 3)", Sabotage::Kernel(KernelSabotage::UnconditionalRenewal)),
     ("live without armed (rule 3)", Sabotage::Kernel(KernelSabotage::LiveWithoutArmed)),
@@ -18,6 +18,10 @@ pub const ALL: [(&str, Sabotage); 9] = [
     (
         "guard opened before the epoch is durable (rule 5)",
         Sabotage::Coordinator(kage_coordinator_core::Sabotage::OpenBeforeDurable),
+    ),
+    (
+        "release acknowledged before its term is durable (rule 7)",
+        Sabotage::Agent(kage_agent_core::Sabotage::ReleaseBeforeDurable),
     ),
     ("SIF answers before the disk (rule 5)", Sabotage::Sif(kage_sif_core::Sabotage::ReplyBeforeDurable)),
 ];

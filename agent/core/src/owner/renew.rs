@@ -243,6 +243,24 @@ impl Owner {
         }
     }
 
+    /// Renews at once instead of after R. The renewal is conditional: an element that is there is none the worse for
+    /// it, and for one that is gone the VIP is asked for anew. This is a hint, nothing is taken for granted from it.
+    pub(super) fn guard_back(&mut self, now: Time, actions: &mut Vec<OwnerAction>) {
+        if self.long == Long::Stopping {
+            return;
+        }
+        let vips: Vec<Vip> = self.held.keys().copied().collect();
+        for vip in vips {
+            match self.held.get(&vip).map(|held| &held.state) {
+                Some(State::Live { .. }) => self.renew(now, vip, actions),
+                // The armed element went with it, or could not be set meanwhile.
+                Some(State::Asking { .. } | State::Stuck { .. }) => self.rearm(vip, actions),
+                // Their operation under way ends by itself: not found, or failed.
+                Some(State::Arming { .. } | State::Opening { .. } | State::Closing { .. }) | None => {}
+            }
+        }
+    }
+
     pub(super) fn prepare_stop(&mut self, now: Time, command: CommandId, actions: &mut Vec<OwnerAction>) {
         let live = self.held.values().any(|held| matches!(held.state, State::Live { .. }));
         if !live || !self.session {

@@ -294,3 +294,20 @@ fn a_planned_stop_ends_even_if_its_element_cannot_be_set() {
     let actions = bench.done(1900, op, KernelOutcome::NotFound);
     assert!(actions.contains(&OwnerAction::Done { command: CommandId(9), result: Ok(()) }), "{actions:?}");
 }
+
+#[test]
+fn a_guard_that_was_put_back_is_looked_at_at_once() {
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    let (vip, life) = (ask(5).vip, Duration::from_millis(700));
+    let actions = bench.step(1050, OwnerEvent::GuardBack);
+    assert_eq!(kernel(&actions), [KernelOp::Renew { vip, life, not_after: at(1001 + 2000 - 1400 - 100) }]);
+    let op = bench.owner.last_op.0;
+    let actions = bench.done(1051, op, KernelOutcome::NotFound);
+    assert_eq!(kernel(&actions), [KernelOp::Arm { vip, life }]);
+    // Still being put back for others: the next hint arms again instead of waiting for R.
+    bench.done(1052, op + 1, KernelOutcome::Failed("no such table".to_owned()));
+    assert_eq!(bench.state(), "stuck");
+    assert_eq!(kernel(&bench.step(1053, OwnerEvent::GuardBack)), [KernelOp::Arm { vip, life }]);
+    let actions = bench.done(1054, op + 2, KernelOutcome::Done);
+    assert!(actions.iter().any(|action| matches!(action, OwnerAction::Ask { vips, .. } if *vips == [ask(5)])));
+}
