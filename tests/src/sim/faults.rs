@@ -146,7 +146,7 @@ fn any(rng: &mut Rng) -> Fault {
 fn directed(rng: &mut Rng) -> Vec<Fault> {
     let long = rng.scale(SEC, 16 * SEC);
     let voter = 1u8 << (2 + rng.index(3));
-    match rng.range(0, 9) {
+    match rng.range(0, 10) {
         // The owner keeps one voter, the coordinator two.
         0 => vec![Fault::Cut(1 | voter, ALL & !(1 | voter), true)],
         // The owner keeps two voters; a new coordinator, or an operator, sees it as lost.
@@ -163,8 +163,8 @@ fn directed(rng: &mut Rng) -> Vec<Fault> {
         4 => vec![Fault::Move(false), Fault::Move(true), Fault::StallOp(rng.index(2), true, long)],
         // SIF is lost while it writes a new epoch.
         5 => vec![Fault::CrashSifAtWrite(50 * MS), Fault::Move(rng.percent(50)), Fault::CrashCoordinator(false, MS)],
-        // An answer arrives late, then nothing gets out any more: see `late_answer`.
-        6 => vec![],
+        // In an order of their own: see `in_order`.
+        6 | 8 => vec![],
         // Told to release under a term that its disk has not yet.
         7 => {
             let slow = Fault::SlowDisk(rng.index(2), rng.scale(100 * MS, 5 * SEC));
@@ -175,11 +175,29 @@ fn directed(rng: &mut Rng) -> Vec<Fault> {
     }
 }
 
-/// The answers to an owner come all together about a lease later, when what it says is not heard any more.
-fn late_answer(rng: &mut Rng, now: Ns, faults: &[Fault]) -> Vec<Planned> {
+/// Faults that do harm in one order only.
+fn in_order(rng: &mut Rng, now: Ns, faults: &[Fault]) -> Vec<Planned> {
     if !faults.is_empty() {
         return Vec::new();
     }
+    if rng.percent(50) { late_answer(rng, now) } else { lost_epoch(rng, now) }
+}
+
+/// The owner is cut off and loses its VIP, the epoch that this takes is lost, and so is the coordinator that saw it.
+/// (An owner that was told to release remembers that its epoch is over.)
+fn lost_epoch(rng: &mut Rng, now: Ns) -> Vec<Planned> {
+    let (heals, down) = (now + rng.range(5 * SEC, 12 * SEC), rng.range(20 * MS, SEC));
+    let crash = now + rng.range(3 * SEC, 12 * SEC);
+    let planned = |fault, begins, ends| Planned { begins, ends, fault };
+    vec![
+        planned(Fault::Cut(1 << MAIL, ALL & !(1 << MAIL), true), now, heals),
+        planned(Fault::CrashSifAtWrite(down), now, heals),
+        planned(Fault::CrashCoordinator(false, rng.range(20 * MS, SEC)), crash, crash + 1),
+    ]
+}
+
+/// The answers to an owner come all together about a lease later, when what it says is not heard any more.
+fn late_answer(rng: &mut Rng, now: Ns) -> Vec<Planned> {
     let turn = now + rng.range(600 * MS, 2_400 * MS);
     let early = rng.range(0, 20 * MS);
     let (owner, others) = (1 << MAIL, ALL & !(1 << MAIL));
@@ -214,7 +232,7 @@ pub fn episode(rng: &mut Rng, now: Ns, tolerance: Ns, intensity: u32) -> (Vec<Pl
         let count = 1 + rng.index(usize::try_from(intensity).unwrap_or(1).max(1));
         (0..count).map(|_| any(rng)).collect()
     };
-    let mut planned = late_answer(rng, now, &faults);
+    let mut planned = in_order(rng, now, &faults);
     for fault in faults {
         let begins = now + if rng.percent(50) { rng.range(0, 300 * MS) } else { rng.range(0, 6 * SEC) };
         // Half of them about as long as a lease: long enough to be believed dead, and then to speak.

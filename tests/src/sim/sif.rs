@@ -5,7 +5,7 @@ use super::coordinator::Notice;
 use super::net::{COORDINATOR, SIF};
 use super::world::{Ev, Sabotage, World};
 use kage_coordinator_core::{JobId, VipRow, config::Cluster};
-use kage_sif_core::{Action, CommitId, Core, Electorate, Event, Ledger, Request, RequestId, Stamped};
+use kage_sif_core::{Action, Change, CommitId, Core, Electorate, Event, Ledger, Request, RequestId, Stamped};
 use kage_types::{Term, Time};
 use std::collections::BTreeMap;
 
@@ -159,10 +159,14 @@ impl World {
             match action {
                 Action::Persist { commit, changes } => {
                     self.say(|| format!("SIF writes {changes:?}"));
+                    // Modes and terms are written far more often than epochs, which matter.
+                    let epoch = changes.iter().any(|change| matches!(change.change, Change::Vip { .. }));
                     self.sif.writing = Some((commit, changes));
                     let delay = self.rng.range(MS / 2, 4 * MS) + std::mem::take(&mut self.sif.slow_write);
                     self.after(delay, Ev::Persisted(self.sif.process));
-                    if let Some(down) = self.sif.crash_at_write.take() {
+                    if (epoch || self.rng.percent(10))
+                        && let Some(down) = self.sif.crash_at_write.take()
+                    {
                         self.sif_crash_after_replies(down);
                     }
                 }
