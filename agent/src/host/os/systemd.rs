@@ -156,7 +156,7 @@ pub async fn main_pid(unit: &str) -> Result<Option<i32>, SystemdError> {
     let bus = dbus::system().await?;
     let path = load(&bus, unit).await?;
     let pid = property(&bus, &path, SERVICE, "MainPID").await?;
-    let pid = u32::try_from(pid).map_err(|error| answer("MainPID", error.into()))?;
+    let pid = u32::try_from(pid).map_err(|error| answer("MainPID", error))?;
     Ok(i32::try_from(pid).ok().filter(|pid| *pid > 0))
 }
 
@@ -194,5 +194,5 @@ async fn property(bus: &Connection, path: &str, interface: &str, name: &str) -> 
 }
 
 fn text(value: OwnedVariant) -> Result<String, SystemdError> {
-    String::try_from(value).map_err(|error| answer("a property", error.into()))
+    String::try_from(value).map_err(|error| answer("a property", error))
 }

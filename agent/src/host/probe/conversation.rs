@@ -221,11 +221,13 @@ fn bytes(heard: &str) -> Vec<u8> {
 }
 
 fn unconnected(error: &io::Error, within: Duration) -> Ended {
-    match error.kind() {
-        io::ErrorKind::TimedOut => (Outcome::Ng, format!("no connection within {within:?}")),
+    if error.kind() == io::ErrorKind::TimedOut {
+        (Outcome::Ng, format!("no connection within {within:?}"))
+    } else if error.kind() == io::ErrorKind::InvalidData {
         // Something answers, but not in TLS.
-        io::ErrorKind::InvalidData => (Outcome::Error, error.to_string()),
-        _ => (Outcome::Ng, refusal(error)),
+        (Outcome::Error, error.to_string())
+    } else {
+        (Outcome::Ng, refusal(error))
     }
 }
 
