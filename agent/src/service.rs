@@ -123,7 +123,7 @@ impl Agent for AgentService {
             .vms
             .list()
             .await
-            .map(|vms| Response::new(v1::ListVmsReply { vms: vms.iter().map(vms::to_wire).collect() }))
+            .map(|vms| Response::new(v1::ListVmsReply { vms: vms.iter().map(|vm| self.0.vms.to_wire(vm)).collect() }))
     }
 
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Reply<v1::VmReply> {

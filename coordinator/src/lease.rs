@@ -161,6 +161,7 @@ fn fresh(event: wire::AgentEvent) -> Option<AgentReport> {
         E::AddressRestored(put) => {
             AgentReport::Other(format!("the address {} was put back: somebody had taken it off", put.vip))
         }
+        E::Warning(warning) => AgentReport::Other(warning.text),
         E::Missed(count) => AgentReport::Other(format!("{count} events were dropped")),
     })
 }

@@ -16,13 +16,17 @@ use crate::{
     guard::{IfName, now},
     vm::{
         ConnectionState, DomainEvent, DomainEventDetail, DomainEventKind, DomainInfo, DomainState, MigrateOptions,
-        VmError, VmEvent,
+        Outcome, VmError, VmEvent,
     },
     wire,
 };
 use kage_proto::agent::v1::{self, VmLifecycle, agent_event::Event};
-use kage_types::DomainName;
-use std::time::Duration;
+use kage_types::{DomainName, Time};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
@@ -35,12 +39,25 @@ const SHUTDOWN: Duration = Duration::from_secs(90);
 const MIGRATE: Duration = Duration::from_secs(600);
 /// Guard closed and acknowledged.
 const RELEASE: Duration = Duration::from_secs(5);
+/// A clock that stood still for less is left to the guest's own time service.
+const NAP: Duration = Duration::from_secs(3);
+/// What the setting of a clock may cost a takeover.
+const SET_TIME: Duration = Duration::from_millis(300);
 /// A slow reader of progress misses none: there are four a second.
 const BACKLOG: usize = 16;
 
 /// libvirt's machines, or why there are none.
 #[derive(Clone)]
-pub struct Vms(Result<Vm, &'static str>);
+pub struct Vms(Result<Vm, &'static str>, Arc<Mutex<BTreeMap<String, Sleep>>>);
+
+/// What was seen of a domain's sleep, since this agent started.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sleep {
+    /// It stands still since; None: it runs, or nothing is known.
+    since: Option<Time>,
+    /// When it last went on.
+    resumed: Option<Time>,
+}
 
 /// What a command does to a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +77,12 @@ impl Vms {
     /// No thread to be had.
     pub fn start(config: Option<&LibvirtConfig>) -> std::io::Result<Self> {
         let Some(config) = config else {
-            return Ok(Self(Err("no libvirt here: add [libvirt] to this agent's configuration")));
+            return Ok(Self(Err("no libvirt here: add [libvirt] to this agent's configuration"), Arc::default()));
         };
         #[cfg(feature = "libvirt")]
         {
             let config = crate::vm::VmConfig { uri: config.uri.clone(), ..Default::default() };
-            Ok(Self(Ok(Vm::start(&config)?)))
+            Ok(Self(Ok(Vm::start(&config)?), Arc::default()))
         }
         #[cfg(not(feature = "libvirt"))]
         {
@@ -73,7 +90,7 @@ impl Vms {
                 uri = config.uri,
                 "[libvirt] is ignored: this kage-agent was built without the feature libvirt"
             );
-            Ok(Self(Err("this kage-agent was built without the feature libvirt")))
+            Ok(Self(Err("this kage-agent was built without the feature libvirt"), Arc::default()))
         }
     }
 
@@ -148,6 +165,7 @@ impl Vms {
             loop {
                 match changes.recv().await {
                     Ok(VmEvent::Domain(event)) => {
+                        vms.slept(&event);
                         events.publish(Event::Vm(lifecycle(&event)));
                         vms.after(&event, &handle).await;
                     }
@@ -158,6 +176,59 @@ impl Vms {
                 }
             }
         });
+    }
+
+    fn sleeps(&self) -> MutexGuard<'_, BTreeMap<String, Sleep>> {
+        // Whole after each statement that holds it.
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slept(&self, event: &DomainEvent) {
+        let mut sleeps = self.sleeps();
+        match event.kind {
+            DomainEventKind::Suspended => sleeps.entry(event.domain.clone()).or_default().since = Some(event.at),
+            DomainEventKind::Resumed => {
+                sleeps.insert(event.domain.clone(), Sleep { since: None, resumed: Some(event.at) });
+            }
+            DomainEventKind::Undefined => {
+                sleeps.remove(&event.domain);
+            }
+            // The clock of one that starts is the host's, or its image's.
+            DomainEventKind::Started | DomainEventKind::Stopped => {
+                sleeps.entry(event.domain.clone()).or_default().since = None;
+            }
+            DomainEventKind::Defined
+            | DomainEventKind::Shutdown
+            | DomainEventKind::PmSuspended
+            | DomainEventKind::Crashed => {}
+        }
+    }
+
+    /// For `ListVms`.
+    pub(super) fn to_wire(&self, info: &DomainInfo) -> v1::Vm {
+        let resumed = self.sleeps().get(&info.name).and_then(|sleep| sleep.resumed);
+        let millis = |at: Time| u64::try_from(now().since(at).as_millis()).unwrap_or(u64::MAX);
+        v1::Vm { resumed_ms_ago: resumed.map(millis), ..to_wire(info) }
+    }
+
+    /// Lets a domain go on, with its clock put right before the caller hears of it: its guard is opened after that
+    /// (safety §4). One that slept for weeks would refuse certificates and expire queues.
+    async fn resume(&self, vm: &Vm, domain: &str) -> Result<Option<String>, VmError> {
+        let since = self.sleeps().get(domain).and_then(|sleep| sleep.since);
+        if vm.resume(domain).await? == Outcome::Already || since.is_some_and(|at| now().since(at) < NAP) {
+            return Ok(None);
+        }
+        let begun = now();
+        let why = match vm.set_time(domain, SET_TIME).await {
+            Ok(Outcome::Done) => {
+                tracing::info!(domain, took_ms = now().since(begun).as_millis(), "the guest's clock was set");
+                return Ok(None);
+            }
+            Ok(Outcome::Already) => "install qemu-guest-agent and give the domain its channel".to_owned(),
+            Err(VmError::Timeout { .. }) => format!("its qemu-guest-agent did not answer within {SET_TIME:?}"),
+            Err(error) => error.to_string(),
+        };
+        Ok(Some(format!("the clock of {domain} could not be set after its sleep: {why}")))
     }
 
     /// A domain that stands still must not speak for a VIP when it goes on: it starts without an element.
@@ -183,6 +254,12 @@ impl Vms {
 
 fn lifecycle(event: &DomainEvent) -> VmLifecycle {
     let kind = match event.kind {
+        // QEMU ended by itself or was killed, by a signal from its host even in good order: nobody asked libvirt for it.
+        // No proof of death: that is what libvirt says of the domain when it is asked (rule 5).
+        DomainEventKind::Stopped if matches!(event.detail, DomainEventDetail::Failed | DomainEventDetail::Crashed) => {
+            "crashed"
+        }
+        DomainEventKind::Shutdown if event.detail == DomainEventDetail::ByHost => "crashed",
         DomainEventKind::Defined => "defined",
         DomainEventKind::Undefined => "undefined",
         DomainEventKind::Started => "started",
@@ -213,8 +290,7 @@ fn state(state: DomainState) -> &'static str {
     }
 }
 
-/// For `ListVms`.
-pub(super) fn to_wire(info: &DomainInfo) -> v1::Vm {
+fn to_wire(info: &DomainInfo) -> v1::Vm {
     let interface =
         |nic: &crate::vm::DomainNic| v1::VmInterface { tap: nic.tap.clone().unwrap_or_default(), mac: nic.mac.clone() };
     v1::Vm {
@@ -224,6 +300,8 @@ pub(super) fn to_wire(info: &DomainInfo) -> v1::Vm {
         vcpus: info.vcpus,
         memory_max_bytes: info.memory_max_bytes,
         interfaces: info.nics.iter().map(interface).collect(),
+        memory_resident_bytes: info.memory_resident_bytes,
+        resumed_ms_ago: None,
     }
 }
 
@@ -282,7 +360,13 @@ impl Shared {
             }
         }
         let done = match change {
-            Change::Resume => vm.resume(&domain).await,
+            Change::Resume => self.vms.resume(vm, &domain).await.map(|warning| {
+                if let Some(text) = warning {
+                    tracing::warn!(text);
+                    self.events.publish(Event::Warning(v1::Warning { text }));
+                }
+                Outcome::Done
+            }),
             Change::Pause => vm.pause(&domain).await,
             Change::Save => vm.save(&domain, limit(timeout_ms, SLOW)).await,
             Change::Shutdown => vm.shutdown(&domain, limit(timeout_ms, SHUTDOWN)).await,
@@ -352,7 +436,46 @@ impl Shared {
     async fn vm_reply(&self, domain: &str, begun: kage_types::Time) -> Result<v1::VmReply, Status> {
         let took_ms = wire::to_millis(now().since(begun));
         // Transient domains are gone when they end.
-        let vm = self.vms.find(domain).await.ok().map(|info| to_wire(&info));
+        let vm = self.vms.find(domain).await.ok().map(|info| self.vms.to_wire(&info));
         Ok(v1::VmReply { vm, took_ms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_was_killed_is_a_crash_and_one_that_was_told_to_stop_is_not() {
+        let told = |kind, detail| {
+            let (domain, uuid) = ("d1".to_owned(), String::new());
+            lifecycle(&DomainEvent { domain, uuid, kind, detail, at: Time::ZERO }).event
+        };
+        use DomainEventDetail as Detail;
+        assert_eq!(told(DomainEventKind::Stopped, Detail::Failed), "crashed");
+        assert_eq!(told(DomainEventKind::Stopped, Detail::Crashed), "crashed");
+        assert_eq!(told(DomainEventKind::Shutdown, Detail::ByHost), "crashed");
+        assert_eq!(told(DomainEventKind::Shutdown, Detail::ByGuest), "shutdown");
+        for detail in [Detail::ShutDown, Detail::Destroyed, Detail::Saved, Detail::Migrated] {
+            assert_eq!(told(DomainEventKind::Stopped, detail), "stopped");
+        }
+    }
+
+    #[test]
+    fn a_listing_tells_when_a_domain_last_went_on() {
+        let vms = Vms(Err("none"), Arc::default());
+        let event = |kind, at| DomainEvent {
+            domain: "d1".to_owned(),
+            uuid: String::new(),
+            kind,
+            detail: DomainEventDetail::Paused,
+            at,
+        };
+        let at = now();
+        vms.slept(&event(DomainEventKind::Suspended, at));
+        assert_eq!(vms.sleeps()["d1"].since, Some(at));
+        vms.slept(&event(DomainEventKind::Resumed, at));
+        let sleep = vms.sleeps()["d1"];
+        assert_eq!((sleep.since, sleep.resumed), (None, Some(at)));
     }
 }

@@ -47,6 +47,7 @@ never! {
     start_domain(domain: &str, paused: bool, deadline: Duration) -> Later<Outcome>;
     resume(domain: &str) -> Later<Outcome>;
     pause(domain: &str) -> Later<Outcome>;
+    set_time(domain: &str, deadline: Duration) -> Later<Outcome>;
     save(domain: &str, deadline: Duration) -> Later<Outcome>;
     shutdown(domain: &str, deadline: Duration) -> Later<Outcome>;
     destroy(domain: &str) -> Later<Outcome>;
