@@ -1,3 +1,5 @@
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one action among many")]
+
 use super::*;
 use kage_types::{GrantItem, Profile};
 
