@@ -103,11 +103,22 @@ fn word(action: &Action) -> Option<&'static str> {
             AgentCommand::Reboot => "reboot",
             AgentCommand::Wake { .. } => "wake",
             AgentCommand::ProbeVip { .. } => "look for the VIP",
-            #[allow(unreachable_patterns, reason = "commands that no mode gives")]
-            _ => return None,
         },
         Action::Note(note) if note.severity == kage_coordinator_core::Severity::Alert => "**alert**",
-        _ => return None,
+        Action::PowerOff { .. } => "power off",
+        Action::FenceStorage { revoke: true, .. } => "revoke storage",
+        Action::FenceStorage { revoke: false, .. } => "give storage back",
+        Action::Reply { .. }
+        | Action::AcquireTerm
+        | Action::RenewTerm { .. }
+        | Action::ReadLedger
+        | Action::SetLongLease { .. }
+        | Action::PutTrouble { .. }
+        | Action::Note(_)
+        | Action::Moved { .. }
+        | Action::PutOrder { .. }
+        | Action::ClearOrder { .. }
+        | Action::Configured => return None,
     })
 }
 

@@ -198,9 +198,9 @@ fn acts(actions: &[Action]) -> Vec<String> {
 }
 
 fn granted(actions: &[Action]) -> usize {
-    let reply = |action: &&Action| match action {
-        Action::Reply { grant, .. } => grant.items.iter().any(|item| item.verdict == Verdict::Granted),
-        _ => false,
+    let reply = |action: &&Action| {
+        let Action::Reply { grant, .. } = action else { return false };
+        grant.items.iter().any(|item| item.verdict == Verdict::Granted)
     };
     actions.iter().filter(reply).count()
 }

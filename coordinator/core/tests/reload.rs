@@ -86,9 +86,9 @@ impl Bench {
             long: false,
             long_surrendered: true,
         });
-        let verdict = actions.iter().find_map(|action| match action {
-            Action::Reply { grant, .. } => Some(grant.items[0].verdict),
-            _ => None,
+        let verdict = actions.iter().find_map(|action| {
+            let Action::Reply { grant, .. } = action else { return None };
+            Some(grant.items[0].verdict)
         });
         verdict.expect("an answer")
     }
@@ -122,8 +122,10 @@ fn row(vip: u8, owner: &str) -> VipRow {
 }
 
 fn notes(actions: &[Action]) -> Vec<&str> {
-    let note = |action| if let &Action::Note(ref note) = action { Some(note.text.as_str()) } else { None };
-    actions.iter().filter_map(note).collect()
+    actions
+        .iter()
+        .filter_map(|action| if let Action::Note(note) = action { Some(note.text.as_str()) } else { None })
+        .collect()
 }
 
 #[test]

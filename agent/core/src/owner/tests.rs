@@ -188,6 +188,14 @@ fn an_older_term_is_not_obeyed() {
     assert_eq!(bench.state(), "live");
 }
 
+/// The version under which this is to be written.
+fn bench_version(actions: &[OwnerAction], wanted: &OwnerMemory) -> Option<u64> {
+    actions.iter().find_map(|action| {
+        let OwnerAction::Remember { version, memory } = action else { return None };
+        (memory == wanted).then_some(*version)
+    })
+}
+
 #[test]
 fn a_release_is_acknowledged_when_its_term_is_durable() {
     let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
@@ -195,11 +203,7 @@ fn a_release_is_acknowledged_when_its_term_is_durable() {
     let actions = bench.step(1100, release);
     let memory = OwnerMemory { term: Term(2), floors: [(ask(5).vip, Epoch(6))].into() };
     assert!(matches!(kernel(&actions)[..], [KernelOp::Close { .. }]), "closed at once");
-    let version = actions.iter().find_map(|action| match action {
-        OwnerAction::Remember { version, memory: written } if *written == memory => Some(*version),
-        _ => None,
-    });
-    let version = version.expect("written");
+    let version = bench_version(&actions, &memory).expect("written");
     let op = bench.owner.last_op.0;
     let done = |actions: &[OwnerAction]| actions.iter().any(|action| matches!(action, OwnerAction::Done { .. }));
     assert!(!done(&bench.done(1101, op, KernelOutcome::Done)));

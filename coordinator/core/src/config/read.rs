@@ -199,10 +199,7 @@ impl<'a, 'i> Table<'a, 'i> {
         };
         let mut tables = Vec::new();
         for (index, item) in items.iter().enumerate() {
-            let named = match item.get_ref() {
-                DeValue::Table(entries) => entries.get("name").and_then(|name| name.get_ref().as_str()),
-                _ => None,
-            };
+            let named = item.get_ref().get("name").and_then(|name| name.get_ref().as_str());
             let named = named.map_or_else(|| format!("#{}", index + 1), str::to_owned);
             let place = if self.place.starts_with("[[") {
                 format!("{} {key} {named}", self.place)
@@ -224,13 +221,11 @@ impl<'a, 'i> Table<'a, 'i> {
     /// A string.
     pub fn string(&self, faults: &mut Faults<'_>, key: &str) -> Option<Given<String>> {
         let value = self.value(key)?;
-        match value.get_ref() {
-            DeValue::String(text) => Some(Given::new(value.span(), text.to_string())),
-            _ => {
-                self.wrong(faults, key, value, "a string");
-                None
-            }
-        }
+        let DeValue::String(text) = value.get_ref() else {
+            self.wrong(faults, key, value, "a string");
+            return None;
+        };
+        Some(Given::new(value.span(), text.to_string()))
     }
 
     /// A string that is one of these words.
@@ -274,13 +269,11 @@ impl<'a, 'i> Table<'a, 'i> {
     /// true or false.
     pub fn boolean(&self, faults: &mut Faults<'_>, key: &str) -> Option<bool> {
         let value = self.value(key)?;
-        match value.get_ref() {
-            DeValue::Boolean(value) => Some(*value),
-            _ => {
-                self.wrong(faults, key, value, "true or false");
-                None
-            }
-        }
+        let DeValue::Boolean(given) = value.get_ref() else {
+            self.wrong(faults, key, value, "true or false");
+            return None;
+        };
+        Some(*given)
     }
 
     /// An integer within limits.
@@ -302,13 +295,11 @@ impl<'a, 'i> Table<'a, 'i> {
 
     fn array(&self, faults: &mut Faults<'_>, key: &str) -> Option<Spanned<&'a DeArray<'i>>> {
         let value = self.value(key)?;
-        match value.get_ref() {
-            DeValue::Array(items) => Some(Spanned::new(value.span(), items)),
-            _ => {
-                self.wrong(faults, key, value, "a list of strings");
-                None
-            }
-        }
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong(faults, key, value, "a list of strings");
+            return None;
+        };
+        Some(Spanned::new(value.span(), items))
     }
 
     /// A list of strings that can be understood. Those that can't are reported and left out.
@@ -316,12 +307,13 @@ impl<'a, 'i> Table<'a, 'i> {
         let items = self.array(faults, key)?.into_inner();
         let mut list = Vec::new();
         for item in items {
-            match item.get_ref() {
-                DeValue::String(text) => match text.parse() {
-                    Ok(value) => list.push(Given::new(item.span(), value)),
-                    Err(_) => faults.value(&self.place, key, item.span(), wanted),
-                },
-                _ => self.wrong(faults, key, item, "a string"),
+            let DeValue::String(text) = item.get_ref() else {
+                self.wrong(faults, key, item, "a string");
+                continue;
+            };
+            match text.parse() {
+                Ok(value) => list.push(Given::new(item.span(), value)),
+                Err(_) => faults.value(&self.place, key, item.span(), wanted),
             }
         }
         Some(list)

@@ -58,6 +58,14 @@ impl Cluster {
         if self.name != file.name {
             changes.applied.push(format!("[cluster] name: {} is now {}", self.name, file.name));
         }
+        for (key, before, after) in [
+            ("storage_fence", &self.storage_fence, &file.storage_fence),
+            ("storage_unfence", &self.storage_unfence, &file.storage_unfence),
+        ] {
+            if before != after {
+                changes.applied.push(format!("[coordinator] {key}: changed"));
+            }
+        }
         self.agents_changed(&mut next.agents, &mut changes);
         self.targets_changed(&next.targets, &mut changes);
         (next, changes)

@@ -36,7 +36,7 @@ impl Coordinator {
         if !["starting", "regular"].contains(&view.mode) {
             return Some(format!("is in mode {}", view.mode));
         }
-        let away = target.vips.iter().find_map(|vip| {
+        target.vips.iter().find_map(|vip| {
             let state = self.vips.get(vip)?;
             let elsewhere = state.row.as_ref().filter(|row| row.owner != target.agent || row.domain.is_some());
             match (elsewhere, &state.moving) {
@@ -44,8 +44,7 @@ impl Coordinator {
                 (None, Some(_)) => Some(format!("is being moved: {vip}")),
                 (None, None) => None,
             }
-        });
-        away
+        })
     }
 
     /// Apply it, or change nothing and say why.

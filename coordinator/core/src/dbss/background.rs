@@ -56,10 +56,10 @@ impl Coordinator {
     /// Verdict down: it can't be recovered from here; the backup keeps VIP and service.
     fn give_up(&mut self, now: Time, name: &TargetName, why: String, actions: &mut Vec<Action>) {
         if self.withheld(name).is_some() {
-            return match self.cluster.targets.get(name).cloned() {
-                Some(target) => self.await_again(now, name, &target),
-                None => {}
-            };
+            if let Some(target) = self.cluster.targets.get(name).cloned() {
+                self.await_again(now, name, &target);
+            }
+            return;
         }
         let text = format!("{why}: the backup keeps serving; repair it, then `kagectl failback {name}`");
         self.note(Some(name.clone()), Severity::Alert, "down", text, actions);

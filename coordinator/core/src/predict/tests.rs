@@ -22,7 +22,10 @@ fn table_2_1() -> Characteristics {
     Characteristics { targets: [("mail".parse().expect("name"), figures)].into() }
 }
 
-fn rows(report: &Report) -> Vec<(&str, Option<u64>, Option<u64>, Option<u64>, Option<u64>)> {
+/// Trouble; function, target, client typical and worst, in milliseconds.
+type Row<'a> = (&'a str, Option<u64>, Option<u64>, Option<u64>, Option<u64>);
+
+fn rows(report: &Report) -> Vec<Row<'_>> {
     report.targets[0]
         .troubles
         .iter()
