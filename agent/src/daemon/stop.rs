@@ -25,8 +25,9 @@ pub(super) const HANDOVER: Duration = Duration::from_millis(700);
 pub(super) const RELEASE: Duration = Duration::from_millis(1500);
 /// For what was said to reach the coordinator.
 pub(super) const FLUSH: Duration = Duration::from_secs(2);
-/// systemd answers at once, unless it is itself in trouble.
-const ASK_SYSTEMD: Duration = Duration::from_millis(700);
+/// systemd answers at once, but a small machine on its way down can be busy for seconds. Leases are renewed meanwhile, so
+/// that waiting costs nothing; a machine's end taken for the agent's would leave a long lease behind.
+const ASK_SYSTEMD: Duration = Duration::from_secs(5);
 
 /// The signals that end the agent.
 pub(super) struct Signals {
