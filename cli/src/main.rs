@@ -163,6 +163,9 @@ impl<E: std::error::Error> From<E> for Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // A reader that has seen enough (`| head`) ends this program quietly, as it ends others.
+    // SAFETY: no other thread handles signals yet, and the default disposition needs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
