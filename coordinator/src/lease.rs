@@ -136,6 +136,7 @@ fn report(event: wire::AgentEvent) -> Option<AgentReport> {
         AgentReport::Lost { ask, reason } => format!("{} was closed at epoch {}: {reason}", ask.vip, ask.epoch),
         AgentReport::GoingDown { what, .. } => format!("it was going down ({what})"),
         AgentReport::ServiceDown { service, detail } => format!("service {service} was down: {detail}"),
+        AgentReport::VmCrashed { domain, detail } => format!("VM {domain} crashed ({detail})"),
         AgentReport::Other(text) => text,
     };
     Some(AgentReport::Other(format!("{text} ({} s ago)", age / 1000)))
@@ -145,6 +146,9 @@ fn fresh(event: wire::AgentEvent) -> Option<AgentReport> {
     use wire::agent_event::Event as E;
     let ask = |vip: &str, epoch: u64| Some(AskVip { vip: vip.parse().ok()?, epoch: Epoch(epoch) });
     Some(match event.event? {
+        E::Vm(vm) if vm.event == "crashed" => {
+            AgentReport::VmCrashed { domain: vm.domain.parse().ok()?, detail: vm.detail }
+        }
         E::Vm(vm) => AgentReport::Other(format!("VM {} {} ({})", vm.domain, vm.event, vm.detail)),
         E::Service(state) if state.held.is_some() => {
             AgentReport::ServiceHeld { service: state.service.parse().ok()?, held: state.held() }

@@ -7,7 +7,9 @@ use crate::{
     event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
     placement::{Owner, VipState},
 };
-use kage_types::{AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip};
+use kage_types::{
+    AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip, whole_millis,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -275,7 +277,7 @@ impl Coordinator {
             None,
             Severity::Warning,
             "stalled",
-            format!("this coordinator was stalled for {late:?}: what it saw meanwhile is discarded"),
+            format!("this coordinator was stalled for {:?}: what it saw meanwhile is discarded", whole_millis(late)),
             actions,
         );
     }
@@ -456,6 +458,7 @@ impl Coordinator {
                 }
             }
             AgentReport::ServiceHeld { service, held } => self.service_held(agent, &service, held, actions),
+            AgentReport::VmCrashed { domain, detail } => self.double_crashed(now, agent, &domain, &detail, actions),
             AgentReport::Other(text) => self.note(None, Severity::Info, "agent", format!("{agent}: {text}"), actions),
         }
     }

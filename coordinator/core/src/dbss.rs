@@ -7,7 +7,7 @@ use crate::{
     event::{Action, AgentCommand, Cause, CheckOutcome, JobId, JobResult, Severity},
     placement::{Owner, describe},
 };
-use kage_types::{AgentId, ServiceName, TargetName, Time};
+use kage_types::{AgentId, ServiceName, TargetName, Time, whole_millis};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -228,7 +228,7 @@ impl Coordinator {
         }
         if detection.push && !self.connected(now, &target.agent) {
             let silent = self.silent(now, &target.agent);
-            let text = format!("its lease has been silent for {silent:?}");
+            let text = format!("its lease has been silent for {:?}", whole_millis(silent));
             if self.withheld(name).is_none() {
                 return self.examine(now, name, text, actions);
             }

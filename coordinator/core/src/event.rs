@@ -103,6 +103,13 @@ pub enum AgentReport {
         /// Is it?
         held: bool,
     },
+    /// A VM's process is gone, or the guest gave up: nobody stopped it on purpose.
+    VmCrashed {
+        /// Which.
+        domain: DomainName,
+        /// For people.
+        detail: String,
+    },
     /// Something for the log only.
     Other(String),
 }

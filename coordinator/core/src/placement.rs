@@ -5,7 +5,7 @@ use crate::{
     core::{Coordinator, JobFor, VipJob, VipView},
     event::{Action, AgentCommand, Cause, JobId, JobResult, Severity, VipRow},
 };
-use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip};
+use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip, whole_millis};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -249,6 +249,17 @@ impl VipState {
         self.moving.is_none()
             && self.row.as_ref().is_some_and(|row| row.owner == owner.agent && row.domain == owner.domain)
     }
+
+    fn begin_move(&mut self, now: Time, to: Owner, cause: Cause, planned: bool) {
+        let from =
+            self.row.as_ref().map(|row| (Owner { agent: row.owner.clone(), domain: row.domain.clone() }, row.epoch));
+        let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }) };
+        let from_secured = self.secured;
+        self.moving =
+            Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
+        self.held = false;
+        self.wake = now;
+    }
 }
 
 impl Coordinator {
@@ -260,14 +271,15 @@ impl Coordinator {
         if state.settled_on(&to) || state.moving.as_ref().is_some_and(|moving| moving.to == to) {
             return;
         }
-        let from =
-            state.row.as_ref().map(|row| (Owner { agent: row.owner.clone(), domain: row.domain.clone() }, row.epoch));
-        let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }) };
-        let from_secured = state.secured;
-        state.moving =
-            Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
-        state.held = false;
-        state.wake = now;
+        state.begin_move(now, to, cause, planned);
+    }
+
+    /// Its owner lost what it served with: moved to the same owner, under a new epoch.
+    pub(crate) fn serve_anew(&mut self, now: Time, vip: Vip, owner: Owner) {
+        if let Some(state) = self.vips.get_mut(&vip).filter(|state| state.settled_on(&owner)) {
+            let cause = state.row.as_ref().map_or(Cause::Takeover, |row| row.cause);
+            state.begin_move(now, owner, cause, false);
+        }
     }
 
     /// The owner of these VIPs is dead since then, for certain.
@@ -562,7 +574,11 @@ impl Coordinator {
                         let long = LeaseTiming::patience(self.cluster.timing.long_lease + self.cluster.term);
                         state.granted_until = state.granted_until.max(now + long);
                     }
-                    let text = format!("{vip} belongs to {} at epoch {epoch} (durable after {took:?})", row.owner);
+                    let text = format!(
+                        "{vip} belongs to {} at epoch {epoch} (durable after {:?})",
+                        row.owner,
+                        whole_millis(took)
+                    );
                     moving.stage = Stage::Securing(Box::new(Securing::new(now)));
                     state.row = Some(row);
                     state.secured = false;
@@ -690,7 +706,11 @@ impl Coordinator {
             }
             (Stage::Holding { step }, VipJob::Hold) if step.0 == Try::Running(job) => {
                 if result == JobResult::Done {
-                    let text = format!("VIP set: {vip} on {} after {:?}", moving.to.agent, now.since(moving.began));
+                    let text = format!(
+                        "VIP set: {vip} on {} after {:?}",
+                        moving.to.agent,
+                        whole_millis(now.since(moving.began))
+                    );
                     state.moving = None;
                     state.held = true;
                     state.secured = true;
@@ -761,7 +781,7 @@ pub(crate) fn describe(result: &JobResult) -> String {
         JobResult::Done => "done".into(),
         JobResult::Failed(reason) | JobResult::Unknown(reason) => reason.clone(),
         JobResult::Epoch(epoch) => format!("epoch {epoch}"),
-        JobResult::Barred(age) => format!("barred, last consent {age:?} ago"),
+        JobResult::Barred(age) => format!("barred, last consent {:?} ago", whole_millis(*age)),
         JobResult::Check(outcome) => format!("{outcome:?}"),
         JobResult::Answered(who) => format!("answered by {who:?}"),
     }

@@ -73,3 +73,9 @@ impl fmt::Display for Time {
         write!(f, "{}.{:03}", self.0 / 1_000_000_000, self.0 / 1_000_000 % 1000)
     }
 }
+
+/// A duration as people read it: whole milliseconds.
+#[must_use]
+pub fn whole_millis(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,6 +1,7 @@
 //! One conversation with a service, step by step.
 
 use super::{MAX_HEARD, Outcome, Probe, Step, StepReport, link::Link, shown};
+use kage_types::whole_millis;
 use regex_lite::Regex;
 use std::{
     io,
@@ -123,7 +124,7 @@ impl<'probe> Conversation<'probe> {
                 Heard::Closed => return Err(self.silent(came, "it closed the connection".into())),
                 Heard::Failed(error) => return Err(self.silent(came, refusal(&error))),
                 Heard::Nothing if Instant::now() >= over => {
-                    return Err(self.silent(came, format!("nothing within {allowed:?}")));
+                    return Err(self.silent(came, format!("nothing within {:?}", whole_millis(allowed))));
                 }
                 Heard::Nothing => {
                     again += allowed / REPEATS;
@@ -143,7 +144,7 @@ impl<'probe> Conversation<'probe> {
         match timeout_at(over.into(), link.send(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err((Outcome::Ng, refusal(&error))),
-            Err(_) => Err((Outcome::Ng, format!("it takes nothing more within {allowed:?}"))),
+            Err(_) => Err((Outcome::Ng, format!("it takes nothing more within {:?}", whole_millis(allowed)))),
         }
     }
 
@@ -222,7 +223,7 @@ fn bytes(heard: &str) -> Vec<u8> {
 
 fn unconnected(error: &io::Error, within: Duration) -> Ended {
     if error.kind() == io::ErrorKind::TimedOut {
-        (Outcome::Ng, format!("no connection within {within:?}"))
+        (Outcome::Ng, format!("no connection within {:?}", whole_millis(within)))
     } else if error.kind() == io::ErrorKind::InvalidData {
         // Something answers, but not in TLS.
         (Outcome::Error, error.to_string())

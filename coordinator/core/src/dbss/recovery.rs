@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::placement::FENCE_TIMEOUT;
+use kage_types::DomainName;
 
 impl Coordinator {
     // ---- Backup server mode ----
@@ -93,6 +94,47 @@ impl Coordinator {
         target.vips.iter().all(|vip| home(vip).is_some_and(|row| row.owner == target.agent && row.domain.is_none()))
     }
 
+    /// The double is gone while it may be serving: the target takes its place again if it can, else the double is
+    /// started anew, under a new epoch as in every move.
+    pub(crate) fn double_crashed(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        domain: &DomainName,
+        detail: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let doubles = |target: &Target| target.backup.agent == *agent && target.backup.domain == *domain;
+        let targets: Vec<(TargetName, Target)> = self
+            .cluster
+            .targets
+            .iter()
+            .filter(|(_, target)| doubles(target))
+            .map(|(name, target)| (name.clone(), target.clone()))
+            .collect();
+        for (name, target) in targets {
+            let text = format!("{domain} on {agent} crashed: {detail}");
+            self.note(Some(name.clone()), Severity::Alert, "double-crashed", text, actions);
+            let backup = Self::at_backup(&target);
+            if !self.all_settled_on(&target, &backup) {
+                continue;
+            }
+            let healthy = matches!(
+                self.dbss(&name).mode,
+                Mode::TargetServerRecovery {
+                    background: Background::Healthy { .. } | Background::Operator { healthy: true }
+                }
+            );
+            if healthy && self.withheld(&name).is_none() {
+                let text = "its double is gone and it is healthy: going back at once".to_owned();
+                self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
+                self.begin_return(now, &name, &target, Cause::Failback, actions);
+            } else {
+                target.vips.iter().for_each(|vip| self.serve_anew(now, *vip, backup.clone()));
+            }
+        }
+    }
+
     // ---- the way back ----
 
     pub(crate) fn go_back(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
@@ -150,7 +192,7 @@ impl Coordinator {
         }
         if self.all_settled_on(target, &Self::at_home(target)) {
             let took = now.since(self.dbss(name).since);
-            let text = format!("the target serves again (moved back within {took:?})");
+            let text = format!("the target serves again (moved back within {:?})", whole_millis(took));
             self.note(Some(name.clone()), Severity::Info, "regular", text, actions);
             actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
             self.suspend_double(target, name, actions);

@@ -56,7 +56,7 @@ impl Coordinator {
             }
             if all_good {
                 // Its agent is silent, its service answers: nothing is lost yet.
-                let text = format!("its agent has been silent for {silent:?}, its service answers");
+                let text = format!("its agent has been silent for {:?}, its service answers", whole_millis(silent));
                 self.alarm_once(name, text, actions);
                 return self.look_again(name, now + detection.interval / 2);
             }
@@ -73,7 +73,8 @@ impl Coordinator {
             return self.look_again(name, now + detection.interval / 2);
         }
         let text = format!(
-            "lost: lease silent for {silent:?}, ping {}, service {}{}",
+            "lost: lease silent for {:?}, ping {}, service {}{}",
+            whole_millis(silent),
             self.dbss(name).ping.text(),
             self.dbss(name).view().service,
             if proof.is_some() { "; its power reads off" } else { "" }
