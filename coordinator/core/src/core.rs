@@ -41,6 +41,13 @@ pub(crate) enum JobFor {
     Vip(Vip, VipJob),
     /// A step of supervising a target.
     Target(TargetName, TargetJob),
+    /// The double is resumed before the operator's fail-over begins.
+    Ready {
+        target: TargetName,
+        /// To be answered.
+        command: u64,
+        force: bool,
+    },
     /// A long lease of this agent is being noted.
     LongLease(AgentId),
     /// A long lease has been given back.
@@ -473,6 +480,9 @@ impl Coordinator {
         match self.jobs.remove(&job) {
             Some(JobFor::Vip(vip, what)) => self.vip_job_done(now, vip, what, job, result, actions),
             Some(JobFor::Target(target, what)) => self.target_job_done(now, &target, what, job, result, actions),
+            Some(JobFor::Ready { target, command, force }) => {
+                self.double_ready(now, command, &target, force, &result, actions);
+            }
             Some(JobFor::LongLease(agent)) => self.long_noted(now, &agent, job, &result, actions),
             Some(JobFor::Pause(double, target)) => {
                 self.pause_done(now, &double, target, job, &result, actions);

@@ -479,7 +479,7 @@ impl Coordinator {
         if let Some((from, old)) = &moving.from
             && moving.freed == Freed::No
             && securing.release.due(now)
-            && (!moving.planned || (ready && prepared) || now >= securing.since + PREPARE)
+            && (!moving.planned || (ready && prepared) || (vm_ready && now >= securing.since + PREPARE))
         {
             let command = AgentCommand::Release { ask: AskVip { vip, epoch: *old } };
             let from = from.agent.clone();

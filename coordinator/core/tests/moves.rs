@@ -150,6 +150,10 @@ impl Bench {
     fn moved(&mut self, back: bool) -> u64 {
         let target = "mail".parse().expect("target");
         let mut actions = self.step(Event::Move { command: 1, target, back, force: true });
+        if let Some(job) = actions.iter().find_map(resume) {
+            // A fail-over begins when its double runs.
+            actions = self.step(Event::Job { job, result: JobResult::Done });
+        }
         let advance = |action: &Action| {
             if let Action::AdvanceEpoch { job, expected, .. } = action { Some((*job, expected.0 + 1)) } else { None }
         };
@@ -160,6 +164,28 @@ impl Bench {
         self.waiting = self.step(Event::Job { job, result: JobResult::Epoch(Epoch(epoch)) });
         epoch
     }
+}
+
+fn resume(action: &Action) -> Option<JobId> {
+    let Action::Command { job, command: AgentCommand::ResumeVm { .. }, .. } = action else { return None };
+    Some(*job)
+}
+
+#[test]
+fn a_double_that_cannot_be_resumed_takes_nothing_from_a_target_that_serves() {
+    let mut bench = Bench::new(vec![row(3, "mail", false)]);
+    bench.ask("mail", 3);
+    bench.ask("mgmt", 0);
+    let target = "mail".parse().expect("target");
+    let asked = bench.step(Event::Move { command: 1, target, back: false, force: true });
+    let job = asked.iter().find_map(resume).expect("resumed first");
+    let actions = bench.step(Event::Job { job, result: JobResult::Failed("no domain".into()) });
+    let refused = actions.iter().find_map(|action| {
+        let Action::Moved { command: 1, result: Err(why) } = action else { return None };
+        Some(why.as_str())
+    });
+    assert!(refused.is_some_and(|why| why.contains("stays where it is") && why.contains("no domain")), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, Action::AdvanceEpoch { .. })), "{actions:?}");
 }
 
 fn hold(action: &Action) -> Option<(JobId, AgentId, Epoch)> {

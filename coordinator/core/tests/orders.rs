@@ -288,7 +288,13 @@ fn the_operators_own_move_is_no_action_of_ours() {
     let mut bench = Bench::new(vec![]);
     bench.put(order("all", None));
     let target = "mail1".parse().expect("target");
-    let actions = bench.step(Event::Move { command: 7, target, back: false, force: false });
+    let asked = bench.step(Event::Move { command: 7, target, back: false, force: false });
+    let resumed = asked.iter().find_map(|action| {
+        let Action::Command { job, command: AgentCommand::ResumeVm { .. }, .. } = action else { return None };
+        Some(*job)
+    });
+    let job = resumed.expect("the double is resumed first");
+    let actions = bench.step(Event::Job { job, result: JobResult::Done });
     assert_eq!(acts(&actions), ["failover", "epoch for mgmt"]);
     assert!(actions.contains(&Action::Moved { command: 7, result: Ok(()) }));
 }

@@ -1,6 +1,8 @@
 //! A changed configuration while everything runs: what is touched, and what must not be.
 
-use kage_coordinator_core::{Action, Cause, Coordinator, Event, SessionId, VipRow, config::Cluster};
+use kage_coordinator_core::{
+    Action, AgentCommand, Cause, Coordinator, Event, JobResult, SessionId, VipRow, config::Cluster,
+};
 use kage_types::{AgentId, AskVip, Epoch, Nonce, Term, Time, Verdict};
 use std::time::Duration;
 
@@ -182,6 +184,12 @@ fn a_target_away_from_home_is_not_changed_under_its_own_feet() {
     bench.step(Event::AgentUp { agent: "mgmt".parse().expect("name"), session: SessionId(2), incarnation: 1 });
     bench.ask("mgmt", 100);
     let moved = bench.step(Event::Move { command: 1, target: "mail".parse().expect("name"), back: false, force: true });
+    let resumed = moved.iter().find_map(|action| {
+        let Action::Command { job, command: AgentCommand::ResumeVm { .. }, .. } = action else { return None };
+        Some(*job)
+    });
+    let job = resumed.expect("the double is resumed first");
+    let moved = bench.step(Event::Job { job, result: JobResult::Done });
     assert!(moved.contains(&Action::Moved { command: 1, result: Ok(()) }), "{moved:?}");
     let without = HEAD.to_owned() + &agents() + &target("web", 101, "");
     let (result, actions) = bench.reload(&without, false);

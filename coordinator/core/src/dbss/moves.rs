@@ -1,6 +1,10 @@
 //! The operator's moves, and the double's sleep.
 
 use super::*;
+use crate::config::Backup;
+
+/// For a double to be resumed, or started.
+const RESUME: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     pub(crate) fn operator_move(
@@ -12,18 +16,52 @@ impl Coordinator {
         force: bool,
         actions: &mut Vec<Action>,
     ) {
-        let result = self.try_operator_move(now, name, back, force, actions);
+        let checked = self.check_move(now, name, back, force);
+        // Nothing is taken from a target that serves before its double is seen to run. A single writer's double is
+        // resumed after the release, not before.
+        if let Ok(target) = &checked
+            && !back
+            && target.writers().is_none()
+            && self.connected(now, &target.agent)
+        {
+            let Backup { agent, domain, .. } = target.backup.clone();
+            let job = self.job(JobFor::Ready { target: name.clone(), command, force });
+            let resume = AgentCommand::ResumeVm { domain };
+            actions.push(Action::Command { job, agent, command: resume, timeout: RESUME });
+            return;
+        }
+        let result = checked.map(|target| self.begin_operator_move(now, name, &target, back, actions));
         actions.push(Action::Moved { command, result });
     }
 
-    fn try_operator_move(
+    /// The double was resumed for a fail-over, or could not be.
+    pub(crate) fn double_ready(
         &mut self,
         now: Time,
+        command: u64,
         name: &TargetName,
-        back: bool,
         force: bool,
+        result: &JobResult,
         actions: &mut Vec<Action>,
-    ) -> Result<(), String> {
+    ) {
+        let checked = self.check_move(now, name, false, force).and_then(|target| {
+            if *result == JobResult::Done {
+                return Ok(target);
+            }
+            let Backup { agent, domain, .. } = &target.backup;
+            let why = describe(result);
+            Err(format!("{name} stays where it is: its double {domain} on {agent} can't be resumed: {why}"))
+        });
+        if checked.is_err()
+            && let Some(target) = self.cluster.targets.get(name).cloned()
+        {
+            self.suspend_double(&target, name, actions);
+        }
+        let result = checked.map(|target| self.begin_operator_move(now, name, &target, false, actions));
+        actions.push(Action::Moved { command, result });
+    }
+
+    fn check_move(&mut self, now: Time, name: &TargetName, back: bool, force: bool) -> Result<Target, String> {
         let Some(target) = self.cluster.targets.get(name).cloned() else {
             let known: Vec<&str> = self.cluster.targets.keys().map(TargetName::as_str).collect();
             return Err(format!("there is no target {name:?}; the configuration has: {}", known.join(", ")));
@@ -44,6 +82,17 @@ impl Coordinator {
                 "the services of {name} do not answer on its own address: repair them, or use --force"
             ));
         }
+        Ok(target)
+    }
+
+    fn begin_operator_move(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        back: bool,
+        actions: &mut Vec<Action>,
+    ) {
         let reachable = self.connected(now, &target.agent);
         let cause = if back { Cause::Failback } else { Cause::Failover };
         let words = format!("{} asked for by the operator", cause.as_str());
@@ -52,12 +101,11 @@ impl Coordinator {
         if back {
             // A new start: what was used up before it does not count any more.
             self.dbss(name).budgets = Budgets::default();
-            self.begin_return(now, name, &target, cause, actions);
+            self.begin_return(now, name, target, cause, actions);
         } else {
-            self.move_all(now, &target, &to, cause, reachable);
+            self.move_all(now, target, &Self::at_backup(target), cause, reachable);
             self.enter(now, name, Mode::BackupServer { why: Why::Operator { reachable } });
         }
-        Ok(())
     }
 
     /// Its last VIP has left: the double sleeps again.
