@@ -116,7 +116,9 @@ impl Coordinator {
             let text = format!("{domain} on {agent} crashed: {detail}");
             self.note(Some(name.clone()), Severity::Alert, "double-crashed", text, actions);
             let backup = Self::at_backup(&target);
-            if !self.all_settled_on(&target, &backup) {
+            // Told, and no more: in maintenance, disarmed, or where pushed events are not acted on (profile thesis).
+            let idle = self.withheld(&name).is_some() || !self.cluster.detection.push;
+            if idle || !self.all_settled_on(&target, &backup) {
                 continue;
             }
             let healthy = matches!(
@@ -125,7 +127,7 @@ impl Coordinator {
                     background: Background::Healthy { .. } | Background::Operator { healthy: true }
                 }
             );
-            if healthy && self.withheld(&name).is_none() {
+            if healthy {
                 let text = "its double is gone and it is healthy: going back at once".to_owned();
                 self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
                 self.begin_return(now, &name, &target, Cause::Failback, actions);
