@@ -208,7 +208,7 @@ impl Sif {
     pub fn set_long_lease(&self, job: JobId, term: Term, vip: Vip, outstanding: bool) {
         let mut this = self.clone();
         tokio::spawn(async move {
-            let request = SetLongLeaseRequest { term: term.0, vip: vip.to_string(), outstanding };
+            let request = SetLongLeaseRequest { term: term.0, vip: vip.to_string(), outstanding, sequence: job.0 };
             let result = match this.client.set_long_lease(with_deadline(request)).await {
                 Ok(_) => JobResult::Done,
                 Err(status) => failure(&status),

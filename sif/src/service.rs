@@ -154,6 +154,7 @@ impl proto::sif_server::Sif for Service {
             term: Term(request.term),
             vip: field("vip", &request.vip)?,
             outstanding: request.outstanding,
+            sequence: request.sequence,
         };
         let revision = self.written("SetLongLease", ask).await?;
         Ok(Response::new(proto::SetLongLeaseReply { revision }))

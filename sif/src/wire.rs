@@ -32,6 +32,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
         Refusal::UnknownTerm { current, .. } => (Code::FailedPrecondition, "unknown-term", Some(current.0)),
         Refusal::Conflict { current, .. } => (Code::Aborted, "conflict", Some(current.0)),
         Refusal::UnknownVip { .. } => (Code::NotFound, "unknown-vip", None),
+        Refusal::Overtaken { latest, .. } => (Code::Aborted, "overtaken", Some(*latest)),
         Refusal::UnknownReporter { .. } => (Code::InvalidArgument, "unknown-reporter", None),
         Refusal::Implausible { .. } => (Code::InvalidArgument, "implausible", None),
         Refusal::TooMuch { .. } => (Code::ResourceExhausted, "limit", None),

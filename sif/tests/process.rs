@@ -265,7 +265,8 @@ async fn refusals_say_which_and_what_would_be_right() {
     );
     let status = advance(&mut client, UNSEEN_MARGIN + 6, "10.0.0.1", UNSEEN_MARGIN + 7, "rs2").await.unwrap_err();
     assert_eq!(told(&status), (Code::Aborted, Some("conflict"), Some(UNSEEN_MARGIN + 8)));
-    let long = SetLongLeaseRequest { term: UNSEEN_MARGIN + 6, vip: "10.0.0.2".to_owned(), outstanding: true };
+    let long =
+        SetLongLeaseRequest { term: UNSEEN_MARGIN + 6, vip: "10.0.0.2".to_owned(), outstanding: true, sequence: 1 };
     assert_eq!(told(&client.set_long_lease(long).await.unwrap_err()), (Code::NotFound, Some("unknown-vip"), None));
     for (vip, owner, field) in [("10.0.0.1/24", "rs1", "vip: "), ("10.0.0.1", "", "owner: ")] {
         let status = advance(&mut client, UNSEEN_MARGIN + 6, vip, UNSEEN_MARGIN + 8, owner).await.unwrap_err();

@@ -2,8 +2,9 @@
 
 use crate::decide::{Key, Verdict, decide, key, renew};
 use crate::{Alert, Electorate, Ledger, Refusal, Reply, Request, Stamped};
+use kage_types::{Term, Vip};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Requests that wait for the disk. With commits of some ms this is seconds of work: whoever comes later is better
 /// told to come back than left to time out.
@@ -100,8 +101,38 @@ pub struct Core {
     mode: Mode,
     queue: VecDeque<(RequestId, Request)>,
     last_commit: CommitId,
+    long_leases: LongLeases,
     #[cfg(feature = "sabotage")]
     sabotage: Option<Sabotage>,
+}
+
+/// The latest request for each VIP's long lease. Kept in memory alone: what was sent to an earlier process of SIF ended
+/// with its connection.
+#[derive(Clone, Debug, Default)]
+struct LongLeases {
+    term: Term,
+    latest: BTreeMap<Vip, u64>,
+}
+
+impl LongLeases {
+    /// Notes the request's place; refuses it if a later one came before it.
+    fn in_order(&mut self, ledger: &Ledger, request: &Request) -> Result<(), Refusal> {
+        let Request::SetLongLease { term, vip, sequence, .. } = *request else {
+            return Ok(());
+        };
+        if term != ledger.term || !ledger.vips.contains_key(&vip) {
+            return Ok(()); // refused by the decision
+        }
+        if self.term != term {
+            *self = Self { term, latest: BTreeMap::new() };
+        }
+        let latest = self.latest.entry(vip).or_default();
+        if sequence != 0 && sequence < *latest {
+            return Err(Refusal::Overtaken { vip, given: sequence, latest: *latest });
+        }
+        *latest = (*latest).max(sequence);
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +163,7 @@ impl Core {
             mode: Mode::Ready,
             queue: VecDeque::new(),
             last_commit: CommitId::default(),
+            long_leases: LongLeases::default(),
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
@@ -277,6 +309,10 @@ impl Core {
             }
             // Reads and refusals count, too: an answer must not come after a change that makes it untrue.
             batch.touched.insert(key);
+            if let Err(refusal) = self.long_leases.in_order(&self.ledger, &request) {
+                batch.answers.push((id, Err(refusal)));
+                continue;
+            }
             match decide(&self.ledger, &self.electorate, revision, request) {
                 Verdict::Answer(result) => batch.answers.push((id, result)),
                 Verdict::Change { changes, reply, alert } => {

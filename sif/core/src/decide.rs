@@ -58,7 +58,7 @@ pub(crate) fn decide(ledger: &Ledger, electorate: &Electorate, base: Revision, r
             let row = VipRow { epoch: Epoch(0), after: expected, owner, domain, target, cause, long_lease: false };
             writer(ledger, electorate, term).and_then(|()| advance(ledger, base, vip, row))
         }
-        Request::SetLongLease { term, vip, outstanding } => {
+        Request::SetLongLease { term, vip, outstanding, .. } => {
             writer(ledger, electorate, term).and_then(|()| long_lease(ledger, base, vip, outstanding))
         }
         Request::PutTrouble { term, target, stage, detail, now_unix_ms } => {

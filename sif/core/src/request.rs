@@ -49,6 +49,8 @@ pub enum Request {
         vip: Vip,
         /// May one be outstanding?
         outstanding: bool,
+        /// Rises with each request of this term for this VIP; 0 if its sender does not number them.
+        sequence: u64,
     },
     /// A recovery begins, goes on or (no stage) ends.
     PutTrouble {
@@ -154,6 +156,16 @@ pub enum Refusal {
     UnknownVip {
         /// Which VIP.
         vip: Vip,
+    },
+    /// A late "none is outstanding" must not hide a lease that was granted since.
+    #[error("request {given} for the long lease of {vip} was overtaken by {latest}: nothing is to be done")]
+    Overtaken {
+        /// Which VIP.
+        vip: Vip,
+        /// The request's place.
+        given: u64,
+        /// The latest seen in this term.
+        latest: u64,
     },
     /// Not in configuration.
     #[error("{reporter} is no agent of this cluster: list it as [[agent]] in cluster.toml and restart kage-sif")]

@@ -209,7 +209,9 @@ impl World {
                 Some(request) => self.ask(request),
                 None => Ok(()),
             },
-            Op::LongLease { vip: n, outstanding } => self.ask(Request::SetLongLease { term, vip: vip(n), outstanding }),
+            Op::LongLease { vip: n, outstanding } => {
+                self.ask(Request::SetLongLease { term, vip: vip(n), outstanding, sequence: 0 })
+            }
             Op::Trouble { target, stage } => self.ask(Request::PutTrouble {
                 term,
                 target: TargetName::new(format!("t{target}")).unwrap(),

@@ -165,7 +165,7 @@ fn epochs_are_compare_and_set_and_repeatable() {
 #[test]
 fn a_change_of_owner_does_not_end_a_long_lease() {
     let mut desk = Desk::established();
-    let set = |outstanding| Request::SetLongLease { term: Term(1), vip: mail(), outstanding };
+    let set = |outstanding| Request::SetLongLease { term: Term(1), vip: mail(), outstanding, sequence: 0 };
     assert_eq!(desk.ask(set(true)), Err(Refusal::UnknownVip { vip: mail() }));
     desk.advance(1, 0, "rs1").unwrap();
     desk.ask(set(true)).unwrap();
@@ -174,6 +174,21 @@ fn a_change_of_owner_does_not_end_a_long_lease() {
     assert_eq!(epoch(desk.advance(1, 1, "rs2")), 2, "still repeatable");
     desk.ask(set(false)).unwrap();
     assert!(!desk.core.ledger().vips[&mail()].long_lease);
+}
+
+#[test]
+fn a_late_word_of_a_long_lease_does_not_undo_a_newer_one() {
+    let mut desk = Desk::established();
+    desk.advance(1, 0, "rs1").unwrap();
+    let set =
+        |term, outstanding, sequence| Request::SetLongLease { term: Term(term), vip: mail(), outstanding, sequence };
+    desk.ask(set(1, true, 7)).unwrap();
+    assert_eq!(desk.ask(set(1, false, 6)), Err(Refusal::Overtaken { vip: mail(), given: 6, latest: 7 }));
+    assert!(desk.core.ledger().vips[&mail()].long_lease);
+    desk.ask(set(1, true, 7)).unwrap();
+    assert!(matches!(desk.ask(set(9, true, 100)), Err(Refusal::UnknownTerm { .. })));
+    desk.ask(set(1, false, 8)).unwrap();
+    assert!(!desk.core.ledger().vips[&mail()].long_lease, "a refused term's number counts for nothing");
 }
 
 fn order(scope: &str, reason: &str) -> Order {

@@ -326,7 +326,11 @@ impl World {
                     self.job_ends(slot, 2 * SEC, job, unknown());
                 }
                 Action::SetLongLease { job, vip, outstanding } => {
-                    self.ask_sif(slot, Purpose::Job(job), Request::SetLongLease { term, vip, outstanding });
+                    self.ask_sif(
+                        slot,
+                        Purpose::Job(job),
+                        Request::SetLongLease { term, vip, outstanding, sequence: job.0 },
+                    );
                     self.job_ends(slot, 2 * SEC, job, unknown());
                 }
                 Action::Bar { job, voter, vip, floor } => {
