@@ -55,6 +55,10 @@ pub struct Characterise {
     /// How often each is measured.
     #[arg(long, default_value_t = 5)]
     runs: u32,
+    /// Also Trs, Trr, Tnd and Tsw, so often: the target is moved to its double, its services are restarted, its machine
+    /// is rebooted, switched off and woken, and it is moved back.
+    #[arg(long, value_name = "RUNS", num_args = 0..=1, default_value_t = 0, default_missing_value = "1")]
+    machine: u32,
     /// Print what was measured until now, and measure nothing.
     #[arg(long, conflicts_with = "target")]
     show: bool,
@@ -76,9 +80,9 @@ pub async fn characterise(global: &Global, options: &Characterise) -> Result<(),
         return Ok(());
     };
     if !options.yes {
-        agree(&target, options.runs)?;
+        agree(&target, options)?;
     }
-    let request = CharacteriseRequest { target, runs: options.runs };
+    let request = CharacteriseRequest { target, runs: options.runs, machine_runs: options.machine };
     let mut progress = coordinator.ask(async |mut client| client.characterise(request).await).await?;
     while let Some(line) = progress.message().await.map_err(|status| coordinator.explain(&status))? {
         if global.json {
@@ -91,13 +95,20 @@ pub async fn characterise(global: &Global, options: &Characterise) -> Result<(),
 }
 
 /// Nothing is woken unasked.
-fn agree(target: &str, runs: u32) -> Result<(), Failure> {
+fn agree(target: &str, options: &Characterise) -> Result<(), Failure> {
+    let runs = options.runs;
+    let machine = match options.machine {
+        0 => "its clients notice nothing".to_owned(),
+        times => format!(
+            "then it serves, while {target} is rebooted, switched off and woken {times} times; clients see two planned moves"
+        ),
+    };
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Failed(format!(
-            "the double of {target} would be resumed and suspended {runs} times: say --yes to agree"
+            "the double of {target} would be resumed and suspended {runs} times, {machine}: say --yes to agree"
         )));
     }
-    print!("The double of {target} is resumed and suspended {runs} times; its clients notice nothing. Go on? [y/N] ");
+    print!("The double of {target} is resumed and suspended {runs} times; {machine}. Go on? [y/N] ");
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

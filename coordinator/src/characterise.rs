@@ -1,11 +1,13 @@
 //! `kagectl characterise`: what predictions are made from is measured by the calls that supervision itself makes
 //! (thesis table 2.1), and kept in `characteristics.json`.
 
+mod away;
+
 use crate::{agents::Agents, clock::unix_ms, driver::Handle};
 use kage_coordinator_core::{
     Coordinator,
     characteristics::{Characteristics, Figures, Measured},
-    config::{Cluster, Target},
+    config::{Cluster, Detection, Target},
 };
 use kage_proto::{
     agent::v1::{Authority, PingRequest, VmRequest, agent_client::AgentClient},
@@ -87,6 +89,8 @@ pub struct Characterise {
     pub store: Store,
     pub target: TargetName,
     pub runs: u32,
+    /// Of what needs the target away from home; 0: not at all.
+    pub machine_runs: u32,
 }
 
 /// What a measurement needs to know of its target.
@@ -94,6 +98,10 @@ struct Subject {
     target: Target,
     observer: AgentId,
     ping_timeout: Duration,
+    detection: Detection,
+    preset: kage_types::Profile,
+    /// Of its machine, to wake it.
+    mac: Option<String>,
     profile: &'static str,
 }
 
@@ -108,8 +116,8 @@ impl Characterise {
 
     async fn measure(&self, say: &Say) -> Result<(), Status> {
         let runs = if self.runs == 0 { RUNS } else { self.runs };
-        if runs > MAX_RUNS {
-            return Err(Status::invalid_argument(format!("runs = {runs}: {MAX_RUNS} at most")));
+        if runs.max(self.machine_runs) > MAX_RUNS {
+            return Err(Status::invalid_argument(format!("{MAX_RUNS} runs at most")));
         }
         let name = self.target.clone();
         let subject = self.handle.query(move |core, _| subject(core, &name)).await??;
@@ -131,6 +139,18 @@ impl Characterise {
                 let text = "Tvs is not measured: give the double's own address as backup = { address = … }";
                 let _ = say.send(Ok(text.to_owned())).await.is_err();
             }
+        }
+        self.store.learn(self.target.clone(), figures)?;
+        if self.machine_runs == 0 {
+            return Ok(());
+        }
+        let found = self.away(&subject, self.machine_runs, say).await?;
+        let figures = found.into_figures(unix_ms(), &subject.observer, conditions);
+        for (name, figure) in [("Trs", &figures.trs), ("Trr", &figures.trr), ("Tnd", &figures.tnd)] {
+            tell(say, name, figure.as_ref()).await;
+        }
+        for (service, figure) in &figures.tsw {
+            tell(say, &format!("Tsw of {service}"), Some(figure)).await;
         }
         self.store.learn(self.target.clone(), figures)
     }
@@ -257,5 +277,14 @@ fn subject(core: &Coordinator, name: &TargetName) -> Result<Subject, Status> {
     let observer = crate::driver::observer(core).ok_or_else(|| {
         Status::failed_precondition("no agent to look from: neither on the coordinator's machine nor a voter")
     })?;
-    Ok(Subject { target, observer, ping_timeout: cluster.detection.ping_timeout, profile: cluster.profile.as_str() })
+    let mac = cluster.agents.get(&target.agent).and_then(|machine| machine.mac.clone());
+    Ok(Subject {
+        target,
+        observer,
+        ping_timeout: cluster.detection.ping_timeout,
+        detection: cluster.detection,
+        preset: cluster.profile,
+        mac,
+        profile: cluster.profile.as_str(),
+    })
 }

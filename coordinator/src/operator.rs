@@ -119,7 +119,7 @@ fn wire_event(numbered: &Numbered) -> Event {
     }
 }
 
-fn settled(core: &Coordinator, target: &TargetName) -> bool {
+pub(crate) fn settled(core: &Coordinator, target: &TargetName) -> bool {
     let vips = core.cluster().targets.get(target).map(|target| target.vips.clone()).unwrap_or_default();
     vips.into_iter().all(|vip| core.vip(vip).is_some_and(|view| view.moving.is_none() && view.held))
 }
@@ -350,11 +350,11 @@ impl coordinator_server::Coordinator for Operator {
         &self,
         request: Request<CharacteriseRequest>,
     ) -> Result<Response<Self::CharacteriseStream>, Status> {
-        let CharacteriseRequest { target, runs } = request.into_inner();
+        let CharacteriseRequest { target, runs, machine_runs } = request.into_inner();
         let target = target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
         let (handle, agents, store) = (self.handle.clone(), self.agents.clone(), self.characteristics.clone());
-        tokio::spawn(Characterise { handle, agents, store, target, runs }.run(sender));
+        tokio::spawn(Characterise { handle, agents, store, target, runs, machine_runs }.run(sender));
         let progress = ReceiverStream::new(receiver).map(|text| text.map(|text| CharacteriseProgress { text }));
         Ok(Response::new(Box::pin(progress)))
     }

@@ -87,6 +87,12 @@ fn orders(ledger: &Ledger) -> Vec<Order> {
     ledger.orders.iter().filter_map(order).collect()
 }
 
+/// Targets with verdict down.
+fn given_up(ledger: &Ledger) -> Vec<(TargetName, String)> {
+    let down = ledger.troubles.iter().filter(|row| row.stage == "down");
+    down.filter_map(|row| Some((row.target.parse().ok()?, row.detail.clone()))).collect()
+}
+
 impl Sif {
     /// A channel to the SIF of the configuration.
     ///
@@ -125,6 +131,7 @@ impl Sif {
         // Before the term: nothing is done against an order that stands.
         let standing = Event::OrdersRead { orders: orders(&ledger), now_unix_ms: unix_ms() };
         self.handle.event(standing).await;
+        self.handle.event(Event::TroublesRead { down: given_up(&ledger) }).await;
         let rows = rows(&ledger);
         let length = Duration::from_millis(reply.length_ms.into());
         Ok(Event::TermAcquired { term: Term(reply.term), sent, length, rows })

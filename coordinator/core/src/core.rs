@@ -118,6 +118,8 @@ pub struct Coordinator {
     pub(crate) brake: Option<(Time, String)>,
     alerts: Vec<(Option<TargetName>, String)>,
     pub(crate) orders: Orders,
+    /// Given up under an earlier term, and why.
+    pub(crate) given_up: BTreeMap<TargetName, String>,
     #[cfg(feature = "sabotage")]
     pub(crate) sabotage: Option<crate::Sabotage>,
 }
@@ -175,6 +177,7 @@ impl Coordinator {
             brake: None,
             alerts: Vec::new(),
             orders: Orders::default(),
+            given_up: BTreeMap::new(),
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
@@ -209,6 +212,7 @@ impl Coordinator {
                 self.operator_move(now, command, &target, back, force, actions)
             }
             Event::OrdersRead { orders, now_unix_ms } => self.orders_read(now, orders, now_unix_ms, actions),
+            Event::TroublesRead { down } => self.given_up = down.into_iter().collect(),
             Event::PutOrder { command, order } => self.put_order(now, command, order, actions),
             Event::ClearOrder { command, scope, who } => self.clear_order(now, command, scope, who, actions),
             Event::Adopt { command, target, who, found } => self.adopt(now, command, &target, &who, &found, actions),

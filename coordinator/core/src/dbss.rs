@@ -204,6 +204,9 @@ impl Coordinator {
             .collect();
         if owned.len() == target.vips.len() && owned.iter().all(|(at_home, _)| !at_home) {
             // A recovery that an earlier coordinator began: go on from there.
+            if let Some(why) = self.given_up.remove(name) {
+                return self.enter(now, name, Mode::Ended { why });
+            }
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
                 Background::Operator { healthy: false }
             } else {

@@ -265,6 +265,11 @@ pub enum Event {
         /// The wall clock, milliseconds since 1970: how long an order still stands is counted from here.
         now_unix_ms: u64,
     },
+    /// The ledger's Trouble table, before each term: targets that were given up stay with their doubles.
+    TroublesRead {
+        /// Those with verdict down, and why.
+        down: Vec<(TargetName, String)>,
+    },
     /// The operator gives an order, or replaces one of the same scope.
     PutOrder {
         /// To be answered.

@@ -34,6 +34,22 @@ fn a_crash_that_is_pushed_is_restarted_at_once() {
 }
 
 #[test]
+fn a_target_that_was_given_up_stays_given_up_under_the_next_term() {
+    let mut world = one("budget = { restarts = 3, reboots = 0, takeovers = 3 }");
+    world.service_down("mail", 25, Cure::Nothing);
+    world.until(60_000, "given up", |world| world.mode("mail") == "ended");
+    world.next_term();
+    world.run(120_000);
+    assert_eq!(world.mode("mail"), "ended");
+    assert_eq!((world.notes("rebooting").len(), world.notes("waking").len()), (0, 0));
+    // Repaired, the operator starts it again.
+    world.back("mail");
+    world.run(6_000);
+    world.step(Event::Move { command: 1, target: target("mail"), back: true, force: false });
+    world.until(5_000, "regular", |world| world.mode("mail") == "regular");
+}
+
+#[test]
 fn two_services_are_restarted_each_on_its_own_in_order() {
     let mut world = one("");
     world.service_down("mail", 25, Cure::Restart);

@@ -16,7 +16,9 @@ use kage_tests::lab::drill::{Drill, Fault, Return};
 use kage_tests::lab::network::Cut;
 use kage_tests::lab::nodes::{self, Kind, Layout, Service};
 use kage_tests::lab::trouble::Trouble;
-use kage_tests::lab::{capture, client, console, hypervisor, image, lifecycle, machine, network, nic, spawn, speech};
+use kage_tests::lab::{
+    capture, client, console, hypervisor, image, lifecycle, machine, network, nic, spawn, speech, storage,
+};
 
 #[derive(Parser)]
 #[command(name = "kage-lab", about = "Kagemusha's lab: namespaces, QEMU guests, a real libvirt")]
@@ -126,6 +128,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Layout msbs: mails sent around a cut with the storage reachable, each delivered exactly once
+    Mails {
+        /// How many
+        #[arg(long, default_value_t = 200)]
+        count: u32,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Layout msbs: a file uploaded before the machine loses power is there afterwards
+    Upload,
     /// Run every scenario once, as tests/all does
     Suite {
         /// Only those whose name contains this
@@ -147,6 +160,9 @@ enum Command {
         /// msbs: only these profiles
         #[arg(long)]
         profile: Vec<Profile>,
+        /// msbs: only a run with doubles that have slept for so many minutes
+        #[arg(long, value_name = "MINUTES")]
+        asleep: Option<u64>,
         /// Only write the table again
         #[arg(long)]
         table: bool,
@@ -195,6 +211,20 @@ enum Command {
     /// (internal) Ask an address once who serves
     #[command(hide = true)]
     Ask { address: Ipv4Addr, service: Service },
+    /// (internal) Send mails, each until it is accepted
+    #[command(hide = true)]
+    SendMails {
+        #[arg(long)]
+        vip: Ipv4Addr,
+        #[arg(long)]
+        run: String,
+        #[arg(long)]
+        count: u32,
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 150)]
+        every_ms: u64,
+    },
     /// (internal) Ask an address over and over
     #[command(hide = true)]
     Client {
@@ -419,7 +449,7 @@ fn act(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Campaign { name, runs, profile, table } => {
+        Command::Campaign { name, runs, profile, asleep, table } => {
             use kage_tests::lab::{campaign, msbs};
             let document = match name.as_str() {
                 "lease" => {
@@ -429,7 +459,9 @@ fn act(command: Command) -> Result<ExitCode> {
                     campaign::document(&name)?
                 }
                 "msbs" => {
-                    if !table {
+                    if let Some(minutes) = asleep {
+                        msbs::asleep(minutes, profile.first().copied().unwrap_or_default(), &mut note)?;
+                    } else if !table {
                         msbs::measure(runs.unwrap_or(5), &profile, &mut note)?;
                     }
                     msbs::document()?
@@ -446,6 +478,17 @@ fn act(command: Command) -> Result<ExitCode> {
                 kage_tests::bench::failover::failover(runs, only.as_deref(), &mut note)?;
             }
             print(&kage_tests::bench::failover::document()?.to_string_lossy());
+        }
+        Command::Mails { count, json } => {
+            let found = storage::mails(nodes::machine("mail")?, count, &mut note)?;
+            print(&if json { serde_json::to_string_pretty(&found)? } else { found.line() });
+            if !found.problems.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Upload => print(&storage::upload(nodes::machine("web")?, &mut note)?),
+        Command::SendMails { vip, run, count, out, every_ms } => {
+            storage::send_mails(vip, &run, count, Duration::from_millis(every_ms), &out)?;
         }
         Command::Where => print(&kage_tests::lab::dirs::lab().join("results").to_string_lossy()),
         Command::Analyse { file, vip } => {

@@ -27,7 +27,9 @@ pub struct Sample {
 }
 
 impl Sample {
-    const fn done_ns(&self) -> u64 {
+    /// When the answer came, or the asker gave up.
+    #[must_use]
+    pub const fn done_ns(&self) -> u64 {
         self.t_ns.saturating_add(self.latency_ns)
     }
 }

@@ -173,13 +173,14 @@ pub fn cluster_toml(profile: Profile) -> String {
             let _ = write!(
                 toml,
                 "\n[[target]]\nname = \"{target}\"\nagent = \"{target}\"\nvips = [\"{vip}\"]\n\
-                 backup = {{ agent = \"{}\", domain = \"{}\" }}\n\
+                 backup = {{ agent = \"{}\", domain = \"{}\", address = \"{}\" }}\n\
                  failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"{wait}s\"\nstart_wait = \"{wait}s\"\n\
                  # Drills come many times an hour.\n\
                  budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\n\
                  [[target.service]]\nname = \"{service}\"\nprobe = \"{service}\"\nport = {}\n",
                 double.host,
                 double.name,
+                double.ip(),
                 double.service.port(),
             );
         }

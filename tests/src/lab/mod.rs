@@ -43,5 +43,6 @@ pub mod report;
 pub mod run;
 pub mod spawn;
 pub mod speech;
+pub mod storage;
 pub mod suite;
 pub mod trouble;

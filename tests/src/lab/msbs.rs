@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,19 @@ pub struct Measurement {
     pub characteristics: BTreeMap<String, Value>,
     /// Every run.
     pub runs: Vec<Numbered>,
+    /// Runs with doubles that had slept for long.
+    #[serde(default)]
+    pub asleep: Vec<Asleep>,
+}
+
+/// One run, in which both doubles had slept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Asleep {
+    /// For how long.
+    pub minutes: u64,
+    /// Both machines shut down.
+    #[serde(flatten)]
+    pub run: TroubleRun,
 }
 
 /// One run and its number among those of its kind.
@@ -100,7 +114,7 @@ fn open() -> Result<(PathBuf, Measurement)> {
             conditions.insert("client".into(), "once a second, time-out 1 s; HTTP each 20 ms, SMTP each 100 ms".into());
             conditions.insert("guests".into(), "Debian 12, systemd, postfix, nginx, 256 MiB; data on NFS 4.1".into());
             let (check, characteristics) = Default::default();
-            Measurement { commit, conditions, check, characteristics, runs: Vec::new() }
+            Measurement { commit, conditions, check, characteristics, runs: Vec::new(), asleep: Vec::new() }
         }
     };
     Ok((path, measurement))
@@ -153,22 +167,43 @@ pub fn measure(runs: u32, profiles: &[Profile], say: &mut dyn FnMut(&str)) -> Re
     Ok(())
 }
 
+/// Both doubles asleep for `minutes`, then both machines are shut down at once: the first good answers.
+///
+/// # Errors
+/// The lab does not come up, a double wakes meanwhile, or the file can't be written.
+pub fn asleep(minutes: u64, profile: Profile, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let (path, mut measurement) = open()?;
+    prepare(Layout::Msbs, profile, say)?;
+    let targets = [machine_node("mail")?, machine_node("web")?];
+    trouble::all_regular(&targets, Duration::from_secs(180))?;
+    say(&format!("the doubles of mail and web sleep for {minutes} minutes"));
+    for minute in 0..minutes {
+        std::thread::sleep(Duration::from_secs(60));
+        trouble::all_regular(&targets, Duration::ZERO).with_context(|| format!("after {} minutes", minute + 1))?;
+    }
+    let number = u32::try_from(measurement.asleep.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let run = trouble::run(profile, &[Trouble::Nt2, Trouble::Nt2], &targets, number)?;
+    say(&run.line(number));
+    measurement.asleep.push(Asleep { minutes, run });
+    write(&path, serde_json::to_string_pretty(&measurement)? + "\n")
+}
+
 /// The product measures its own characteristics, then predicts.
 fn characterise(profile: Profile, measurement: &mut Measurement, say: &mut dyn FnMut(&str)) -> Result<()> {
     let targets = [machine_node("mail")?, machine_node("web")?];
-    trouble::all_regular(&targets, std::time::Duration::from_secs(120))?;
+    trouble::all_regular(&targets, Duration::from_secs(120))?;
+    // One after the other: they share this machine's processors.
     for target in targets {
-        let limit = ["--timeout", "600", "characterise", target.name];
-        match daemons::kagectl(&limit) {
+        match daemons::kagectl(&["--timeout", "1200", "characterise", target.name, "--yes", "--machine"]) {
             Ok(text) => say(&text),
-            Err(error) => say(&format!("{} is not characterised, so nothing is predicted: {error:#}", target.name)),
+            Err(error) => say(&format!("{} is not characterised, so not all is predicted: {error:#}", target.name)),
         }
     }
     if let Ok(shown) = kagectl_json(&["characterise", "--show"]) {
         measurement.characteristics.insert(profile.name().into(), shown);
     }
     measurement.check.insert(profile.name().into(), kagectl_json(&["check"])?);
-    trouble::all_regular(&targets, std::time::Duration::from_secs(120))
+    trouble::all_regular(&targets, Duration::from_secs(120))
 }
 
 /// What `kagectl check` predicts in seconds: function, target, client in the worst phase.
@@ -267,6 +302,26 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
             .collect();
         availability(&medians, &mut text);
         pairs(&of, &mut text);
+    }
+    if !measurement.asleep.is_empty() {
+        text.push_str(
+            "## Doubles that had slept\n\nBoth machines shut down at once; from the double's hold of the VIP to its first \
+             good answer.\n\n| Profile | Asleep, min | Mail: first answer, s | outage, s | Web: first answer, s | outage, s |\n\
+             |---|---|---|---|---|---|\n",
+        );
+    }
+    for known in &measurement.asleep {
+        let of = |name: &str| known.run.targets.iter().find(|seen| seen.target == name);
+        let cells = |name: &str| {
+            let fine = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
+            let reply = of(name).and_then(|seen| seen.reply_s);
+            format!("{} | {}", fine(reply), fine(of(name).map(|seen| seen.client_fine_s)))
+        };
+        let (mail, web) = (cells("mail"), cells("web"));
+        let _ = writeln!(text, "| {} | {} | {mail} | {web} |", known.run.profile.name(), known.minutes);
+    }
+    if !measurement.asleep.is_empty() {
+        text.push('\n');
     }
     let _ = write!(text, "Measured at commit {}", measurement.commit);
     for (name, value) in &measurement.conditions {

@@ -89,6 +89,9 @@ pub struct TargetRun {
     pub function_s: Option<f64>,
     /// Recovery of target.
     pub target_s: Option<f64>,
+    /// From the double's hold of the VIP to its first good answer there, as the fine client sees it.
+    #[serde(default)]
+    pub reply_s: Option<f64>,
     /// Access disconnection of the client that asks once a second.
     pub client_s: f64,
     /// The longest outage of the client that asks all the time.
@@ -290,6 +293,12 @@ fn wait_recovered(troubles: &[Trouble], targets: &[&'static Spec], after: u64, i
     all_regular(targets, Duration::from_secs(30))
 }
 
+/// From `set`, whose clock has milliseconds, to the first good answer that came after it.
+fn first_reply(fine: &[Sample], set: u64) -> Option<f64> {
+    let answered = fine.iter().filter(|sample| sample.ok).map(Sample::done_ns);
+    answered.filter(|done| *done >= set).min().map(|done| seconds(set, done))
+}
+
 #[allow(clippy::cast_precision_loss, reason = "spans of minutes")]
 fn seconds(from: u64, to: u64) -> f64 {
     (to as i64 - from as i64) as f64 / 1e9
@@ -318,6 +327,7 @@ fn judge(
         detection_s: detected.map(|at| seconds(injected_ns, at)),
         function_s: later(&["vip-set"]).and_then(since),
         target_s: later(&["regular", "service-normal"]).and_then(since),
+        reply_s: later(&["vip-set"]).and_then(|set| first_reply(fine, set)),
         client_s: client::disconnection_s(second, injected_ns),
         client_fine_s: first / 1e3,
         return_fine_s: fine_ms.into_iter().fold(0.0, f64::max) / 1e3,

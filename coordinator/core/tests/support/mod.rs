@@ -180,6 +180,19 @@ impl World {
         self.servers.get_mut(&agent(name)).expect("server")
     }
 
+    /// Another term begins, on the ledger as it is.
+    pub fn next_term(&mut self) {
+        let down = self.log.iter().filter_map(|(_, action)| match action {
+            Action::PutTrouble { target, stage, detail } if stage == "down" => Some((target.clone(), detail.clone())),
+            _ => None,
+        });
+        let (down, rows) = (down.collect(), self.epochs.values().cloned().collect());
+        self.step(Event::TermLost { term: Term(1), reason: "another coordinator".into() });
+        self.step(Event::TroublesRead { down });
+        let (term, sent, length) = (Term(2), Time::from_millis(self.now), TERM);
+        self.step(Event::TermAcquired { term, sent, length, rows });
+    }
+
     /// The machine loses its power.
     pub fn power_lost(&mut self, name: &str) {
         self.server(name).up = false;
