@@ -89,6 +89,11 @@ pub fn ensure_disk(node: &Spec) -> Result<PathBuf> {
     Ok(disk)
 }
 
+/// A reboot as a real machine does it, through its firmware, in a process of its own: an emulated processor that is reset
+/// throws away its translations page by page, and takes a minute longer to boot than one that is switched on.
+const REBOOTS: &str = "console=$1; shift
+while \"$@\" && tail -c 60 \"$console\" | grep -q 'Restarting system'; do :; done";
+
 /// Presses the power button of a machine that is off, and returns at once.
 ///
 /// # Errors
@@ -164,8 +169,14 @@ pub fn power_on(node: &'static Spec) -> Result<()> {
     .iter()
     .map(|&word| word.to_owned())
     .collect();
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    qemu(node).start(&argv).with_context(|| format!("cannot power on {}", node.name))
+    let console = text(&console_log(node));
+    let mut words =
+        if node.system == System::Debian { vec!["sh", "-c", REBOOTS, "machine", &console] } else { Vec::new() };
+    words.extend(argv.iter().map(String::as_str));
+    if node.system == System::Debian {
+        words.push("-no-reboot");
+    }
+    qemu(node).start(&words).with_context(|| format!("cannot power on {}", node.name))
 }
 
 /// Where the machine's power stands.

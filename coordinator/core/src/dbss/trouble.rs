@@ -258,12 +258,24 @@ impl Coordinator {
     }
 
     pub(crate) fn restart_done(&mut self, now: Time, name: &TargetName, result: &JobResult, actions: &mut Vec<Action>) {
-        let settle = self.cluster.detection.settle;
+        let crate::config::Detection { settle, push, .. } = self.cluster.detection;
         let dbss = self.dbss(name);
         let Mode::ServiceRecovery { services, step: step @ ServiceStep::Restarting } = &mut dbss.mode else {
             return;
         };
-        *step = ServiceStep::Probing { next: now + settle, until: now + settle + RESTART_PATIENCE };
+        *step = match result {
+            // It says so itself, and does so at once: one last look, and no patience.
+            JobResult::Failed(_) if push => ServiceStep::Probing { next: now, until: now },
+            JobResult::Done
+            | JobResult::Failed(_)
+            | JobResult::Unknown(_)
+            | JobResult::Epoch(_)
+            | JobResult::Barred(_)
+            | JobResult::Check(_)
+            | JobResult::Answered(_) => {
+                ServiceStep::Probing { next: now + settle, until: now + settle + RESTART_PATIENCE }
+            }
+        };
         if let Some(index) = services.first() {
             dbss.services.remove(index);
         }
