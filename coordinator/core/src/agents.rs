@@ -54,8 +54,8 @@ impl AgentView {
     }
 
     /// How long it has not been heard in a way that counts.
-    pub fn silent_for(&self, now: Time, since_start: Time) -> Duration {
-        now.since(self.alive.unwrap_or(since_start))
+    pub fn silent_for(&self, now: Time, listening_since: Time) -> Duration {
+        now.since(self.alive.unwrap_or(listening_since))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     event::{Action, AgentCommand, Cause, CheckOutcome, JobId, JobResult, Severity},
     placement::{Owner, describe},
 };
-use kage_types::{AgentId, ServiceName, TargetName, Time, whole_millis};
+use kage_types::{AgentId, LeaseTiming, ServiceName, TargetName, Time, whole_millis};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -181,8 +181,15 @@ impl Coordinator {
 
     /// Since when this agent's lease has been silent; how long that is.
     fn silent(&self, now: Time, agent: &AgentId) -> Duration {
-        let silent = self.agents.get(agent).map_or(Duration::MAX, |view| view.silent_for(now, self.started));
+        let silent = self.agents.get(agent).map_or(Duration::MAX, |view| view.silent_for(now, self.listening_since()));
         silent.min(self.orders.evidence(now, agent))
+    }
+
+    /// From when silence of an agent that was never heard counts. A coordinator that has just started gives agents time
+    /// to find it; half of the wait that every new term begins with costs nobody anything.
+    fn listening_since(&self) -> Time {
+        let wait = LeaseTiming::patience(self.cluster.term) + LeaseTiming::patience(self.cluster.timing.lease);
+        self.started + wait / 2
     }
 
     fn connected(&self, now: Time, agent: &AgentId) -> bool {
