@@ -1,7 +1,7 @@
 //! Long measurements, resumable: every finished run is in the file at once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -101,22 +101,10 @@ pub fn conditions() -> Result<BTreeMap<String, String>> {
 pub fn lease(runs: u32, say: &mut dyn FnMut(&str)) -> Result<()> {
     let path = file("lease")?;
     std::fs::create_dir_all(path.parent().context("it has a folder")?)?;
-    let commit = commit()?;
-    let mut measurement = std::fs::read_to_string(&path)
-        .ok()
-        .and_then(|text| serde_json::from_str::<Measurement>(&text).ok())
-        .filter(|known| known.commit == commit)
-        .map_or_else(
-            || {
-                Ok::<_, anyhow::Error>(Measurement {
-                    name: "lease".into(),
-                    commit: commit.clone(),
-                    conditions: conditions()?,
-                    runs: vec![],
-                })
-            },
-            Ok,
-        )?;
+    let mut measurement = match known(&path, |known: &Measurement| &known.commit)? {
+        Some(known) => known,
+        None => Measurement { name: "lease".into(), commit: commit()?, conditions: conditions()?, runs: vec![] },
+    };
     for profile in [Profile::Normal, Profile::Fast] {
         prepare(Layout::Small, profile, say)?;
         for number in 1..=runs {
@@ -221,14 +209,22 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
 }
 
 /// Why a measurement of `commit` says nothing of the code as it is, if so.
-pub(super) fn stale(commit: &str) -> Result<Option<&'static str>> {
+pub fn stale(commit: &str) -> Result<Option<&'static str>> {
     let project = super::run::text(&dirs::project()?);
-    let measured = commit;
-    let parts = ["agent", "coordinator", "sif", "proto"];
-    let mut words = vec!["git", "-C", &project, "diff", "--stat", measured, "HEAD", "--"];
-    words.extend(parts);
+    let mut words = vec!["git", "-C", &project, "diff", "--stat", commit, "--"];
+    words.extend(["agent", "coordinator", "sif", "proto", ":(exclude)*/tests/*"]);
     let changed = run(&words).map(|diff| !diff.trim().is_empty()).unwrap_or(true);
     Ok(changed.then_some("agent, coordinator, sif or proto have changed since"))
+}
+
+/// The measurement in `file`, if the code is still what was measured.
+///
+/// # Errors
+/// The tree is no git repository.
+pub fn known<T: serde::de::DeserializeOwned>(file: &Path, commit: impl Fn(&T) -> &str) -> Result<Option<T>> {
+    let Ok(text) = std::fs::read_to_string(file) else { return Ok(None) };
+    let Ok(known) = serde_json::from_str::<T>(&text) else { return Ok(None) };
+    Ok(if stale(commit(&known))?.is_none() { Some(known) } else { None })
 }
 
 /// Writes `docs/measurements/NAME.md` from `NAME.json`.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::campaign::{commit, conditions, file, stale};
+use super::campaign::{commit, conditions, file, known, stale};
 use super::config::Profile;
 use super::nodes::{Layout, machine as machine_node};
 use super::report::spread;
@@ -102,19 +102,14 @@ const fn thesis_pair(trouble: Trouble) -> &'static str {
 
 fn open() -> Result<(PathBuf, Measurement)> {
     let path = file("msbs")?;
-    let commit = commit()?;
-    let known = std::fs::read_to_string(&path)
-        .ok()
-        .and_then(|text| serde_json::from_str::<Measurement>(&text).ok())
-        .filter(|known| known.commit == commit);
-    let measurement = match known {
+    let measurement = match known(&path, |known: &Measurement| &known.commit)? {
         Some(known) => known,
         None => {
             let mut conditions = conditions()?;
             conditions.insert("client".into(), "once a second, time-out 1 s; HTTP each 20 ms, SMTP each 100 ms".into());
             conditions.insert("guests".into(), "Debian 12, systemd, postfix, nginx, 256 MiB; data on NFS 4.1".into());
             let (check, characteristics) = Default::default();
-            Measurement { commit, conditions, check, characteristics, runs: Vec::new(), asleep: Vec::new() }
+            Measurement { commit: commit()?, conditions, check, characteristics, runs: Vec::new(), asleep: Vec::new() }
         }
     };
     Ok((path, measurement))
