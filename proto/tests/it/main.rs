@@ -2,6 +2,7 @@
 
 mod access;
 mod enrolment;
+mod fuzz;
 mod handshake;
 mod lab;
 mod serving;
