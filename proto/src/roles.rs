@@ -340,6 +340,7 @@ rules! {
     "/kagemusha.sif.v1.Sif/PutTrouble", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/PutOrder", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/ClearOrder", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/Backup", OPERATOR, Calls;
     "/grpc.health.v1.Health/Check", Who::AnyRole, Refusals;
     "/grpc.health.v1.Health/Watch", Who::AnyRole, Refusals;
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Who::AnyRole, Refusals;
