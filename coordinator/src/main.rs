@@ -1,11 +1,14 @@
 //! `kage-coordinator`: see `docs/architecture.md` and `kage-coordinator --help`.
 
 mod agents;
+mod certificates;
 mod characterise;
 mod clock;
 mod driver;
 mod enrol;
 mod events;
+#[cfg(test)]
+mod fuzz_tests;
 mod journal;
 mod lease;
 mod operator;
@@ -98,7 +101,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let characteristics = characterise::Store::load(&arguments.state)?;
     let (targets, profile) = (cluster.targets.len(), cluster.profile.as_str());
 
-    let (handle, agents) = driver::spawn(driver::Setup { cluster, pki: pki.clone(), events: events.clone(), journal })?;
+    tokio::spawn(pki.clone().follow());
+    let certificates = certificates::Certificates::new(pki.clone());
+    let (handle, agents) = driver::spawn(driver::Setup {
+        cluster,
+        pki: pki.clone(),
+        events: events.clone(),
+        journal,
+        certificates: certificates.clone(),
+    })?;
     let reloader = reload::Reloader::new(handle.clone(), arguments.config);
     let operator = operator::Operator {
         handle: handle.clone(),
@@ -107,11 +118,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         reloader: reloader.clone(),
         characteristics,
         agents,
+        certificates: certificates.clone(),
     };
 
     let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
         .await?
-        .add(LeaseServer::new(lease::LeaseService::new(handle)))
+        .add(LeaseServer::new(lease::LeaseService::new(handle, certificates)))
         .add(CoordinatorServer::new(operator))
         .add(EnrolmentServer::new(enrolment));
     tracing::info!(address = %server.address(), targets, profile, "kage-coordinator serves");

@@ -2,6 +2,7 @@
 
 use crate::{
     agents::Agents,
+    certificates::Certificates,
     characterise::{Characterise, Store},
     driver::{Handle, Input, observer},
     enrol::Enrolment,
@@ -43,6 +44,8 @@ pub struct Operator {
     pub characteristics: Store,
     /// For measuring.
     pub agents: Agents,
+    /// When they end.
+    pub certificates: Certificates,
 }
 
 impl Operator {
@@ -245,6 +248,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
         journal_seq,
         on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
         orders: orders::status(core, now),
+        certificates: Vec::new(),
     }
 }
 
@@ -259,7 +263,9 @@ impl coordinator_server::Coordinator for Operator {
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<ClusterStatus>, Status> {
         let seq = self.events.seq();
-        Ok(Response::new(self.handle.query(move |core, now| status(core, now, seq)).await?))
+        let mut status = self.handle.query(move |core, now| status(core, now, seq)).await?;
+        status.certificates = self.certificates.status();
+        Ok(Response::new(status))
     }
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Result<Response<EventStream>, Status> {

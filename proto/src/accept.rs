@@ -4,7 +4,7 @@ use crate::{
     audit,
     limits::Limits,
     roles::{Caller, Fingerprint, Peer},
-    tls::identity_of,
+    tls::{Pki, identity_of},
     wire::{Wire, tune},
 };
 use std::{
@@ -76,7 +76,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts until the receiver is gone. `tls` absent: plaintext, for a listener on loopback.
 pub(crate) async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Pki>,
     limits: Limits,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
@@ -115,7 +115,7 @@ pub(crate) async fn accept(
 }
 
 struct Door {
-    tls: Option<TlsAcceptor>,
+    tls: Option<Pki>,
     limits: Limits,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
@@ -153,10 +153,11 @@ impl Visit {
         let limits = &self.door.limits;
         tune(&tcp, limits.keepalive_interval + limits.keepalive_timeout).map_err(|error| error.to_string())?;
         let connection = self.connection.take();
-        let Some(acceptor) = &self.door.tls else {
+        let Some(pki) = &self.door.tls else {
             let peer = Peer { caller: Caller::Local, address: self.address };
             return Ok(Connection { wire: Wire::Plain(tcp), peer, _permits: [connection, None] });
         };
+        let acceptor = TlsAcceptor::from(pki.server_config().map_err(|error| error.to_string())?);
         let tls = match timeout(limits.handshake, acceptor.accept(tcp)).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return Err(handshake_reason(&error)),

@@ -2,7 +2,7 @@
 //! coordinator by the authority's fingerprint in the token.
 
 use crate::{
-    channel::{ChannelError, Options, connect_lazily},
+    channel::{ChannelError, Options, Tls, connect_lazily},
     coordinator::v1::{EnrolReply, EnrolRequest, enrolment_client::EnrolmentClient},
     roles::{Fingerprint, Identity, Role},
     tls::{CA_FILE, CERT_FILE, Expected, KEY_FILE, Pki, PkiError, pinned_client_config},
@@ -15,6 +15,7 @@ use std::{
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -144,7 +145,7 @@ fn stage_request(staging: &Path, name: &str) -> Result<String, EnrolError> {
 async fn ask(token: &Token, csr_pem: String) -> Result<EnrolReply, EnrolError> {
     let config = pinned_client_config(token.authority, Expected::role(Role::Coordinator))?;
     let options = Options { connect_timeout: Duration::from_secs(5), ..Options::default() };
-    let channel = connect_lazily(&token.coordinator, Some(config), &options)?;
+    let channel = connect_lazily(&token.coordinator, Some(Tls::Fixed(Arc::new(config))), &options)?;
     let mut request = tonic::Request::new(EnrolRequest { secret: token.secret.clone(), csr_pem });
     request.set_timeout(ENROL_LIMIT);
     let reply = EnrolmentClient::new(channel).enrol(request).await.map_err(|status| EnrolError::Refused {

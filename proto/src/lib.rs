@@ -14,7 +14,10 @@ pub mod enrol;
 #[cfg(feature = "issue")]
 pub mod issue;
 pub mod limits;
+#[cfg(feature = "issue")]
+mod renew;
 pub mod roles;
+mod rotate;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tls;

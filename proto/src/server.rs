@@ -13,13 +13,12 @@ use crate::{
     limits::Limits,
     tls::Pki,
 };
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
     time::sleep,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     body::Body,
@@ -93,7 +92,7 @@ impl Config {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Pki>,
     limits: Limits,
     routes: RoutesBuilder,
     names: Vec<&'static str>,
@@ -116,7 +115,10 @@ impl Server {
     /// An address that can't be had, plaintext on other than loopback, a certificate that TLS refuses.
     pub async fn bind(config: &Config) -> Result<Self, ServerError> {
         let tls = match &config.security {
-            Security::Tls(pki) => Some(TlsAcceptor::from(Arc::new(pki.server_config().map_err(ServerError::Tls)?))),
+            Security::Tls(pki) => {
+                pki.server_config().map_err(ServerError::Tls)?;
+                Some(pki.clone())
+            }
             Security::PlaintextLoopback if config.listen.ip().is_loopback() => None,
             Security::PlaintextLoopback => return Err(ServerError::PlaintextNotLoopback(config.listen)),
         };

@@ -65,6 +65,9 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let started = now();
     let signals = stop::Signals::listen()?;
     let (credentials, security) = credentials(&config, plaintext)?;
+    if let Credentials::Tls(pki) = &credentials {
+        tokio::spawn(pki.clone().follow());
+    }
     let dir = StateDir::open(&config.state)?;
     let voter_store = dir.voter()?;
     let mut memory = dir.memory()?;
