@@ -13,6 +13,7 @@ use kage_proto::{
         coordinator_message::Message as ToAgent, lease_server::Lease,
     },
     roles::Peer,
+    too_large,
 };
 use kage_types::{AgentId, AskVip, Epoch, Grant, Nonce, Verdict};
 use std::{
@@ -237,7 +238,8 @@ async fn attend(
     tracing::info!(%agent, version = hello.version, boot_id = hello.boot_id, "an agent attends");
     handle.event(Event::AgentUp { agent: agent.clone(), session, incarnation: hello.incarnation }).await;
     while let Some(message) = inbound.next().await {
-        let event = match message?.message {
+        let message = message.map_err(|status| too_large(&status).unwrap_or(status))?;
+        let event = match message.message {
             Some(FromAgent::Ask(ask)) => ask_event(agent.clone(), session, None, &ask)?,
             Some(FromAgent::RelayedAsk(relayed)) => {
                 let origin =

@@ -23,6 +23,7 @@ use kage_proto::{
     coordinator::v1::{
         coordinator_server::CoordinatorServer, enrolment_server::EnrolmentServer, lease_server::LeaseServer,
     },
+    limits::{MAX_ENROLMENT_BYTES, MAX_OPERATOR_BYTES},
     roles::Role,
     server::{Config as ServerConfig, Security, Server},
     tls::Pki,
@@ -124,8 +125,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
         .await?
         .add(LeaseServer::new(lease::LeaseService::new(handle, certificates)))
-        .add(CoordinatorServer::new(operator))
-        .add(EnrolmentServer::new(enrolment));
+        .add(CoordinatorServer::new(operator).max_decoding_message_size(MAX_OPERATOR_BYTES))
+        .add(EnrolmentServer::new(enrolment).max_decoding_message_size(MAX_ENROLMENT_BYTES));
     tracing::info!(address = %server.address(), targets, profile, "kage-coordinator serves");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd was not told");

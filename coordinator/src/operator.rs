@@ -18,7 +18,7 @@ use kage_proto::coordinator::v1::{
     ReloadReply, ReloadRequest, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest,
     coordinator_server,
 };
-use kage_proto::roles::Peer;
+use kage_proto::{audit, roles::Peer};
 use kage_types::{TargetName, Time};
 use std::{pin::Pin, time::Duration};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -313,24 +313,29 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn failover(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
+        audit::about(request.get_ref());
         Ok(Response::new(Box::pin(self.move_target(request.into_inner(), false).await?)))
     }
 
     async fn failback(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
+        audit::about(request.get_ref());
         Ok(Response::new(Box::pin(self.move_target(request.into_inner(), true).await?)))
     }
 
     async fn put_order(&self, request: Request<PutOrderRequest>) -> Result<Response<OrderReply>, Status> {
+        audit::about(request.get_ref());
         let peer = Peer::of(&request)?;
         Ok(Response::new(orders::put(&self.handle, &peer, request.into_inner()).await?))
     }
 
     async fn clear_order(&self, request: Request<ClearOrderRequest>) -> Result<Response<OrderReply>, Status> {
+        audit::about(request.get_ref());
         let peer = Peer::of(&request)?;
         Ok(Response::new(orders::clear(&self.handle, &peer, request.into_inner()).await?))
     }
 
     async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<AdoptReply>, Status> {
+        audit::about(request.get_ref());
         let peer = Peer::of(&request)?;
         let reply = orders::adopt(&self.handle, &self.events, &self.agents, &peer, request.into_inner()).await?;
         Ok(Response::new(reply))
@@ -348,6 +353,7 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<ReloadReply>, Status> {
+        audit::about(request.get_ref());
         let ReloadRequest { dry_run, force } = request.into_inner();
         Ok(Response::new(self.reloader.reload(dry_run, force).await?))
     }
@@ -356,6 +362,7 @@ impl coordinator_server::Coordinator for Operator {
         &self,
         request: Request<CharacteriseRequest>,
     ) -> Result<Response<Self::CharacteriseStream>, Status> {
+        audit::about(request.get_ref());
         let CharacteriseRequest { target, runs, machine_runs } = request.into_inner();
         let target = target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
@@ -375,6 +382,7 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
+        audit::about(request.get_ref());
         let token = self.enrolment.create(request.into_inner())?;
         Ok(Response::new(CreateTokenReply { token }))
     }

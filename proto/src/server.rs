@@ -11,6 +11,7 @@ use crate::{
     accept::{Connection, accept},
     access::Guard,
     limits::Limits,
+    rate::Rates,
     tls::Pki,
 };
 use std::{convert::Infallible, future::Future, io, net::SocketAddr};
@@ -105,6 +106,9 @@ impl std::fmt::Debug for Server {
     }
 }
 
+/// Calls above the limit of a connection that are refused at once.
+const REFUSED_AT_ONCE: u32 = 64;
+
 /// Connections whose handshake is done and that wait for tonic.
 const READY_CONNECTIONS: usize = 128;
 
@@ -188,12 +192,14 @@ impl Server {
             // Nobody listens only if serving ended already.
             let _ = stopping.send(());
         };
+        let rates = Rates::new(limits.commands, limits.looks);
+        let guard = Guard::new(routes.routes(), rates, limits.calls_per_connection);
         let serving = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(limits.keepalive_interval))
             .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-            .max_concurrent_streams(limits.calls_per_connection)
-            .concurrency_limit_per_connection(limits.calls_per_connection as usize)
-            .serve_with_incoming_shutdown(Guard::new(routes.routes()), ReceiverStream::new(connections), signal);
+            // Some above the limit reach the gate, which says what is wrong; HTTP/2 alone would leave them waiting.
+            .max_concurrent_streams(limits.calls_per_connection.saturating_add(REFUSED_AT_ONCE))
+            .serve_with_incoming_shutdown(guard, ReceiverStream::new(connections), signal);
         let overdue = async {
             if stopped.await.is_err() {
                 std::future::pending::<()>().await;

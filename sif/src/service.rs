@@ -5,7 +5,7 @@ use crate::{
     driver::{Handle, Subscription},
     wire::{self, field, optional},
 };
-use kage_proto::{sif::v1 as proto, tls::Pki};
+use kage_proto::{audit, sif::v1 as proto, tls::Pki};
 use kage_sif_core::{Ledger, Reply, Request as Ask};
 use kage_types::{Epoch, Revision, Term, Vip};
 use std::{
@@ -91,6 +91,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::AcquireTermRequest>,
     ) -> Result<Response<proto::AcquireTermReply>, Status> {
+        audit::about(request.get_ref());
         let coordinator = request.into_inner().coordinator;
         let request = Ask::AcquireTerm { coordinator: coordinator.clone() };
         let (Reply::Term { term }, Some(ledger)) = self.ask("AcquireTerm", request).await? else {
@@ -117,6 +118,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::ReportVoterRequest>,
     ) -> Result<Response<proto::ReportVoterReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let reporter = field("reporter", &request.reporter)?;
         let report = wire::report(request.highest_term, &request.epochs)?;
@@ -131,6 +133,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::AdvanceEpochRequest>,
     ) -> Result<Response<proto::AdvanceEpochReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let vip: Vip = field("vip", &request.vip)?;
         let (owner, cause) = (request.owner.clone(), request.cause.clone());
@@ -154,6 +157,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::SetLongLeaseRequest>,
     ) -> Result<Response<proto::SetLongLeaseReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let ask = Ask::SetLongLease {
             term: Term(request.term),
@@ -169,6 +173,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::PutTroubleRequest>,
     ) -> Result<Response<proto::PutTroubleReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let ask = Ask::PutTrouble {
             term: Term(request.term),
@@ -185,6 +190,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::PutOrderRequest>,
     ) -> Result<Response<proto::PutOrderReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let order = wire::order(request.order)?;
         tracing::info!(scope = %order.scope, who = order.who, reason = order.reason, "order");
@@ -208,6 +214,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::ClearOrderRequest>,
     ) -> Result<Response<proto::ClearOrderReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let ask = Ask::ClearOrder { term: Term(request.term), scope: field("scope", &request.scope)? };
         let revision = self.written("ClearOrder", ask).await?;

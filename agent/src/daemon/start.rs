@@ -21,6 +21,7 @@ use kage_agent_core::{
 use kage_proto::{
     agent::v1::{agent_server::AgentServer, voter_server::VoterServer},
     channel::Credentials,
+    limits::MAX_COMMAND_BYTES,
     roles::Role,
     server::{self, Security, Server},
     tls::Pki,
@@ -217,7 +218,9 @@ async fn serve(
             () = stop.cancelled() => return Ok(()),
         }
     };
-    let server = server.add(AgentServer::new(AgentService(shared))).add(VoterServer::new(VoterService(handle)));
+    let server = server
+        .add(AgentServer::new(AgentService(shared)).max_decoding_message_size(MAX_COMMAND_BYTES))
+        .add(VoterServer::new(VoterService(handle)).max_decoding_message_size(MAX_COMMAND_BYTES));
     server.run(async move { stop.cancelled().await }).await?;
     Ok(())
 }
