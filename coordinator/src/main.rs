@@ -122,6 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         certificates: certificates.clone(),
     };
 
+    let enrolment = enrol::Service { enrolment, handle: handle.clone() };
     let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
         .await?
         .add(LeaseServer::new(lease::LeaseService::new(handle, certificates)))

@@ -330,6 +330,7 @@ rules! {
     "/kagemusha.coordinator.v1.Coordinator/CreateToken", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Lease/Attend", AGENT, Calls;
     "/kagemusha.coordinator.v1.Enrolment/Enrol", Who::Anyone, Calls;
+    "/kagemusha.coordinator.v1.Enrolment/Renew", AGENT, Calls;
     "/kagemusha.sif.v1.Sif/GetLedger", Who::Roles(&[C, O, V]), Refusals;
     "/kagemusha.sif.v1.Sif/Subscribe", Who::Roles(&[C, O, V]), Refusals;
     "/kagemusha.sif.v1.Sif/AcquireTerm", COORDINATOR, Calls;
