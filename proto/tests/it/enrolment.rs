@@ -3,7 +3,7 @@
 use crate::lab::{Cluster, Running, run};
 use kage_proto::{
     coordinator::v1::{
-        EnrolReply, EnrolRequest,
+        EnrolReply, EnrolRequest, RenewRequest,
         enrolment_server::{Enrolment, EnrolmentServer},
     },
     enrol::{EnrolError, WriteError, enrol},
