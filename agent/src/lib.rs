@@ -15,3 +15,7 @@ pub mod storage;
 pub mod vm;
 pub mod votes;
 pub mod wire;
+
+#[cfg(test)]
+#[path = "../../tests/src/mangle.rs"]
+mod mangle;

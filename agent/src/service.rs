@@ -15,6 +15,7 @@ pub use writers::writers;
 use crate::{config::Config, driver::Handle, events::Events, guard::IfName, host::power::Power, keeper::GuardStatus};
 use kage_proto::{
     agent::v1::{self as v1, Authority, agent_server::Agent},
+    audit,
     roles::{Peer, Role},
 };
 use kage_types::Term;
@@ -127,34 +128,42 @@ impl Agent for AgentService {
     }
 
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.start_vm(request).await.map(Response::new)
     }
 
     async fn resume_vm(&self, request: Request<v1::VmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.change_vm(request, vms::Change::Resume).await.map(Response::new)
     }
 
     async fn pause_vm(&self, request: Request<v1::VmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.change_vm(request, vms::Change::Pause).await.map(Response::new)
     }
 
     async fn save_vm(&self, request: Request<v1::VmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.change_vm(request, vms::Change::Save).await.map(Response::new)
     }
 
     async fn shutdown_vm(&self, request: Request<v1::VmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.change_vm(request, vms::Change::Shutdown).await.map(Response::new)
     }
 
     async fn destroy_vm(&self, request: Request<v1::VmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.change_vm(request, vms::Change::Destroy).await.map(Response::new)
     }
 
     async fn reboot_vm(&self, request: Request<v1::VmRequest>) -> Reply<v1::VmReply> {
+        audit::about(request.get_ref());
         self.0.change_vm(request, vms::Change::Reboot).await.map(Response::new)
     }
 
     async fn migrate_vm(&self, request: Request<v1::MigrateVmRequest>) -> Reply<Self::MigrateVmStream> {
+        audit::about(request.get_ref());
         self.0.migrate_vm(request).await.map(Response::new)
     }
 
@@ -163,22 +172,27 @@ impl Agent for AgentService {
     }
 
     async fn restart_service(&self, request: Request<v1::RestartServiceRequest>) -> Reply<v1::ServiceState> {
+        audit::about(request.get_ref());
         self.0.restart_service(request).await.map(Response::new)
     }
 
     async fn reboot_host(&self, request: Request<v1::HostRequest>) -> Reply<v1::HostReply> {
+        audit::about(request.get_ref());
         self.0.go_down(request, machine::Down::Reboot).await.map(Response::new)
     }
 
     async fn power_off_host(&self, request: Request<v1::HostRequest>) -> Reply<v1::HostReply> {
+        audit::about(request.get_ref());
         self.0.go_down(request, machine::Down::PowerOff).await.map(Response::new)
     }
 
     async fn suspend_host(&self, request: Request<v1::HostRequest>) -> Reply<v1::HostReply> {
+        audit::about(request.get_ref());
         self.0.go_down(request, machine::Down::Suspend).await.map(Response::new)
     }
 
     async fn wake(&self, request: Request<v1::WakeRequest>) -> Reply<v1::WakeReply> {
+        audit::about(request.get_ref());
         self.0.wake(request).await.map(Response::new)
     }
 
@@ -195,10 +209,12 @@ impl Agent for AgentService {
     }
 
     async fn hold_vip(&self, request: Request<v1::HoldVipRequest>) -> Reply<v1::HoldVipReply> {
+        audit::about(request.get_ref());
         self.0.hold_vip(request.into_inner()).await.map(Response::new)
     }
 
     async fn release_vip(&self, request: Request<v1::ReleaseVipRequest>) -> Reply<v1::ReleaseVipReply> {
+        audit::about(request.get_ref());
         self.0.release_vip(request.into_inner()).await.map(Response::new)
     }
 

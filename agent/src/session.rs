@@ -20,7 +20,7 @@ use kage_types::Time;
 use std::time::Duration;
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const BEGIN: Duration = Duration::from_secs(2);
 /// A dead peer is noticed within this even if nothing is asked.
 const NOTICE: Duration = Duration::from_secs(1);
+/// How soon the coordinator hears of a new certificate, for its status.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to close its half at our stop.
 const FINISH: Duration = Duration::from_secs(1);
 
@@ -123,6 +125,8 @@ impl Session {
         stop: &CancellationToken,
     ) -> Result<(), (Status, bool)> {
         let mut assigned = false;
+        let mut ends_told = None;
+        let mut look = interval(CERTIFICATE_LOOK);
         let patience = sleep(BEGIN);
         tokio::pin!(patience);
         loop {
@@ -137,6 +141,13 @@ impl Session {
                     Err(status) => return Err((status, assigned)),
                 },
                 Some(event) = watch.next() => pass_on(&events, event),
+                _ = look.tick() => if let Credentials::Tls(pki) = &self.credentials {
+                    let ends = pki.not_after_unix_s();
+                    if ends_told != Some(ends) {
+                        let told = AgentMessage { message: Some(Message::CertificateEndsUnixS(ends)) };
+                        ends_told = events.try_send(told).is_ok().then_some(ends);
+                    }
+                },
                 () = &mut patience, if !assigned => {
                     return Err((Status::deadline_exceeded(format!("no assignment within {BEGIN:?}")), false));
                 }

@@ -141,7 +141,13 @@ impl StateDir {
     /// # Errors
     /// [`StateError`]
     pub fn assignment(&self) -> Result<Option<AssignmentState>, StateError> {
-        self.read("assignment.json")
+        let stored: Option<AssignmentState> = self.read("assignment.json")?;
+        // What the coordinator sent was checked before it was stored.
+        if let Some(error) = stored.as_ref().and_then(|stored| stored.timing.check().err()) {
+            let reason = serde::de::Error::custom(error);
+            return Err(StateError::Damaged { file: self.0.join("assignment.json"), reason });
+        }
+        Ok(stored)
     }
 
     /// Durable when it returns.

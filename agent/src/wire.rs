@@ -10,6 +10,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// The most VIPs one agent is given; a longer list is a mistake.
 const MAX_VIPS: usize = 4096;
+/// The most voters: each is asked several times a second by a task of its own. Three or five are usual.
+const MAX_VOTERS: usize = 256;
 
 /// A message that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,9 @@ pub fn vip(text: &str) -> Result<Vip, WireError> {
 pub fn assignment(wire: &coordinator::Assignment) -> Result<(Term, Assignment), WireError> {
     if wire.vips.len() > MAX_VIPS {
         return Err(bad("vips")(&format!("{} of them, at most {MAX_VIPS}", wire.vips.len())));
+    }
+    if wire.voters.len() > MAX_VOTERS {
+        return Err(bad("voters")(&format!("{} of them, at most {MAX_VOTERS}", wire.voters.len())));
     }
     let timing = LeaseTiming {
         lease: millis(wire.lease_ms),

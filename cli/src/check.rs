@@ -3,6 +3,7 @@
 use crate::{
     Failure, Global,
     connect::Coordinator,
+    status,
     table::{table, wrap},
 };
 use kage_coordinator_core::{
@@ -22,6 +23,11 @@ pub async fn check(global: &Global, file: Option<&Path>, characteristics: Option
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print!("{}", to_text(&report));
+    }
+    if file.is_none() {
+        for (words, _) in status::endings(&status::get(global).await?, status::unix_s()) {
+            eprintln!("kagectl: certificate: {words}");
+        }
     }
     if report.ok {
         Ok(())

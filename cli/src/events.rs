@@ -73,10 +73,13 @@ async fn print_thesis(
 
 /// Events of a coordinator's `events.jsonl`, without a coordinator.
 pub fn replay(file: &Path, wanted: &Wanted<'_>) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::Failed(format!("{} can't be read: {error}", file.display())))?;
-    let mut events =
-        parse(&text).map_err(|reason| Failure::Failed(format!("{} is no events.jsonl: {reason}", file.display())))?;
+    let bytes =
+        std::fs::read(file).map_err(|error| Failure::Failed(format!("{} can't be read: {error}", file.display())))?;
+    let (mut events, spoilt) =
+        parse(&bytes).map_err(|reason| Failure::Failed(format!("{} is no events.jsonl: {reason}", file.display())))?;
+    if !spoilt.is_empty() {
+        eprintln!("kagectl: {}: spoilt lines are left out: {spoilt:?}", file.display());
+    }
     events.retain(|event| event.seq > wanted.after && (wanted.target.is_empty() || event.target == wanted.target));
     if wanted.format == Format::Thesis {
         print!("{}", thesis::logs(&events, None));
@@ -90,28 +93,39 @@ pub fn replay(file: &Path, wanted: &Wanted<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The lines of an `events.jsonl`; one that was cut short by a crash is only allowed at the end.
-pub fn parse(text: &str) -> Result<Vec<Event>, String> {
-    let mut events = Vec::new();
-    let lines: Vec<&str> = text.lines().collect();
-    for (index, line) in lines.iter().enumerate() {
-        let value: Value = match serde_json::from_str(line) {
-            Ok(value) => value,
-            Err(_) if index + 1 == lines.len() => break,
-            Err(error) => return Err(format!("line {}: {error}", index + 1)),
-        };
-        let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-        let number = |name: &str| value[name].as_u64().ok_or_else(|| format!("line {}: it has no {name}", index + 1));
-        events.push(Event {
-            seq: number("seq")?,
-            unix_ms: number("unix_ms")?,
-            target: word("target"),
-            severity: word("severity"),
-            kind: word("kind"),
-            text: word("text"),
-        });
+/// The lines of an `events.jsonl`, and the numbers of those that are none: cut short by a crash, spoilt by a bad disk.
+///
+/// # Errors
+/// A file without a single event in its lines.
+pub fn parse(bytes: &[u8]) -> Result<(Vec<Event>, Vec<usize>), String> {
+    let (mut events, mut spoilt, mut first) = (Vec::new(), Vec::new(), None);
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        match event(line) {
+            Ok(event) => events.push(event),
+            Err(reason) => {
+                first.get_or_insert_with(|| format!("line {}: {reason}", index + 1));
+                spoilt.push(index + 1);
+            }
+        }
     }
-    Ok(events)
+    match first {
+        Some(reason) if events.is_empty() => Err(reason),
+        Some(_) | None => Ok((events, spoilt)),
+    }
+}
+
+fn event(line: &[u8]) -> Result<Event, String> {
+    let value: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let number = |name: &str| value[name].as_u64().ok_or_else(|| format!("it has no {name}"));
+    Ok(Event {
+        seq: number("seq")?,
+        unix_ms: number("unix_ms")?,
+        target: word("target"),
+        severity: word("severity"),
+        kind: word("kind"),
+        text: word("text"),
+    })
 }
 
 pub async fn failover(global: &Global, planned: &Move) -> Result<(), Failure> {

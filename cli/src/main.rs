@@ -5,6 +5,9 @@ mod configure;
 mod connect;
 mod events;
 mod facts;
+#[cfg(test)]
+mod fuzz_tests;
+mod ledger;
 mod orders;
 mod pki;
 mod probe;
@@ -123,6 +126,9 @@ enum Command {
     Watch,
     /// Agents that consent to leases while the coordinator is away.
     Voters,
+    /// Copies of SIF's ledger, for the day its disk is lost.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Certificates: make an authority, issue, show; tokens for machines that enrol.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -198,6 +204,7 @@ async fn main() -> ExitCode {
         Command::Failover(planned) => events::failover(&cli.global, planned).await,
         Command::Failback(planned) => events::failback(&cli.global, planned).await,
         Command::Probe(options) => probe::run(&cli.global, options).await,
+        Command::Ledger(command) => ledger::run(command, &cli.global).await,
         Command::Pki(command) => pki::run(command, &cli.global).await,
     };
     match outcome {

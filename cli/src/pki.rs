@@ -3,7 +3,7 @@
 use crate::{Failure, Global, connect::Coordinator};
 use kage_proto::{
     coordinator::v1::CreateTokenRequest,
-    issue::{AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Subject},
+    issue::{AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Subject, Trust},
     roles::{Identity, Role},
     tls::Pki,
 };
@@ -48,6 +48,24 @@ pub enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Renew the certificate in PKI in place, with a new key: same bearer, addresses and length of life. Who uses it takes it
+    /// up within seconds, without a restart. For a change of authority see docs/operations.md.
+    Renew {
+        /// The directory of `kagectl pki init`, or the authority's own.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The directory of ca.pem, cert.pem and key.pem.
+        pki: PathBuf,
+        /// Only add the authority to ca.pem: the first step of a change of authority, on every machine.
+        #[arg(long, conflicts_with = "distrust_others")]
+        trust_only: bool,
+        /// Leave no other authority in ca.pem: the last step.
+        #[arg(long)]
+        distrust_others: bool,
+        /// Days it is valid, instead of as many as the one before.
+        #[arg(long)]
+        days: Option<u32>,
+    },
     /// Make a one-line token with which one machine enrols, once: `kage-agent enrol TOKEN`.
     Token {
         /// Name of the machine; an agent's id.
@@ -81,6 +99,18 @@ pub async fn run(command: &Command, global: &Global) -> Result<(), Failure> {
             let identity = Identity::new(*role, name)?;
             token(global, &identity, addresses, *valid_minutes).await
         }
+        Command::Renew { dir, pki, trust_only, distrust_others, days } => {
+            let authority = authority(dir)?;
+            let trust = if *distrust_others { Trust::Alone } else { Trust::Beside };
+            if *trust_only {
+                authority.trust_in(pki)?;
+                println!("{}: its bearer now trusts authority {} too", pki.display(), authority.fingerprint());
+            } else {
+                let renewed = authority.renew_in(pki, trust, *days)?;
+                println!("{}: certificate of {}, valid {} days", pki.display(), renewed.identity, renewed.days);
+            }
+            Ok(())
+        }
         Command::Show { dir } => show(dir, global.json),
     }
 }
@@ -108,12 +138,16 @@ fn init(dir: &Path, cluster: &str, days: u32) -> Result<(), Failure> {
 }
 
 fn issue(dir: &Path, subject: &Subject, out: Option<&Path>) -> Result<(), Failure> {
-    let inner = dir.join("ca");
-    let authority = Authority::load(if inner.is_dir() { &inner } else { dir })?;
+    let authority = authority(dir)?;
     let out = out.map_or_else(|| dir.join(&subject.identity.name), Path::to_owned);
     authority.issue_into(subject, &out)?;
     println!("{}: certificate of {}, valid {} days", out.display(), subject.identity, subject.days);
     Ok(())
+}
+
+fn authority(dir: &Path) -> Result<Authority, Failure> {
+    let inner = dir.join("ca");
+    Ok(Authority::load(if inner.is_dir() { &inner } else { dir })?)
 }
 
 async fn token(global: &Global, identity: &Identity, addresses: &[IpAddr], valid_minutes: u32) -> Result<(), Failure> {

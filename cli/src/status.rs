@@ -6,8 +6,15 @@ use crate::{
     style::{Style, Tone},
     table::{Cell, ago, cell, fit, paragraph, sheet},
 };
-use kage_proto::coordinator::v1::{AgentStatus, GetStatusRequest, OrderStatus, Status, TargetStatus, VipStatus};
+use kage_proto::{
+    coordinator::v1::{AgentStatus, CertificateStatus, GetStatusRequest, OrderStatus, Status, TargetStatus, VipStatus},
+    tls::EXPIRY_NOTICE,
+};
 use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A certificate that ends sooner than this is a matter for today.
+const URGENT_DAYS: u64 = 14;
 
 pub async fn status(global: &Global) -> Result<(), Failure> {
     let status = get(global).await?;
@@ -36,7 +43,7 @@ pub async fn voters(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn get(global: &Global) -> Result<Status, Failure> {
+pub async fn get(global: &Global) -> Result<Status, Failure> {
     Coordinator::new(global)?.ask(async |mut client| client.get_status(GetStatusRequest {}).await).await
 }
 
@@ -58,12 +65,36 @@ pub fn to_text(status: &Status, style: Style) -> String {
     for alert in &status.alerts {
         text.push_str(&paragraph(style, "ALERT  ", alert, Tone::Bad));
     }
+    for (words, tone) in endings(status, unix_s()) {
+        text.push_str(&paragraph(style, "CERTIFICATE  ", &words, tone));
+    }
     text.push('\n');
     let targets: Vec<_> = status.targets.iter().map(|target| target_row(target, style)).collect();
     text.push_str(&sheet(style, ["TARGET", "MODE", "FOR", "SERVICE", "PING", "BACKUP"], &targets));
     text.push('\n');
     text.push_str(&agents_text(&status.agents, style));
     text
+}
+
+/// Certificates that end within [`EXPIRY_NOTICE`], the soonest first.
+pub fn endings(status: &Status, now_unix_s: u64) -> Vec<(String, Tone)> {
+    let left = |ends: u64| ends.saturating_sub(now_unix_s);
+    let mut soon: Vec<_> =
+        status.certificates.iter().filter(|known| left(known.ends_unix_s) < EXPIRY_NOTICE.as_secs()).collect();
+    soon.sort_by_key(|known| known.ends_unix_s);
+    let words = |known: &&CertificateStatus| {
+        let (who, days) = (&known.who, left(known.ends_unix_s) / 86_400);
+        match left(known.ends_unix_s) {
+            0 => (format!("{who}'s has ended: it can't connect any more; kagectl pki renew"), Tone::Bad),
+            _ if days < URGENT_DAYS => (format!("{who}'s ends in {days} days: kagectl pki renew"), Tone::Bad),
+            _ => (format!("{who}'s ends in {days} days: kagectl pki renew"), Tone::Notice),
+        }
+    };
+    soon.iter().map(words).collect()
+}
+
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn headline(status: &Status, style: Style) -> String {
@@ -174,6 +205,9 @@ pub fn to_json(status: &Status) -> Value {
         "journal_seq": status.journal_seq,
         "targets": status.targets.iter().map(target_json).collect::<Value>(),
         "agents": status.agents.iter().map(agent_json).collect::<Value>(),
+        "certificates": status.certificates.iter().map(|known| {
+            json!({ "who": known.who, "ends_unix_s": known.ends_unix_s })
+        }).collect::<Value>(),
     })
 }
 
@@ -302,6 +336,21 @@ mod tests {
                 assert!(flat.contains(word), "{width}: {word} in\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn certificates_that_end_soon_are_told_of() {
+        let now = 1_000_000_000_u64;
+        let ends = [("sif", 400), ("agent rs1", 20), ("agent rs2", 13), ("agent rs3", -1)];
+        let certificates = ends.map(|(who, days): (&str, i64)| CertificateStatus {
+            who: who.into(),
+            ends_unix_s: now.saturating_add_signed(days * 86_400 + 3600),
+        });
+        let status = Status { certificates: certificates.into(), ..Status::default() };
+        let told: Vec<_> = endings(&status, now).into_iter().map(|(words, _)| words).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].contains("rs3's has ended"), "{told:?}");
+        assert!(told[1].contains("rs2's ends in 13 days") && told[2].contains("rs1's ends in 20 days"), "{told:?}");
     }
 
     #[test]

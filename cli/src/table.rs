@@ -76,6 +76,9 @@ pub fn wrap(text: &str, indent: &str) -> String {
 /// A column of text narrower than this is hard to read.
 const NARROW: usize = 24;
 
+/// Before text that found no room beside its name.
+const INDENT: &str = "    ";
+
 /// Cut with an ellipsis to this many columns.
 pub fn fit(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
@@ -87,12 +90,12 @@ pub fn fit(text: &str, width: usize) -> String {
 /// Words on lines that fit, the first after `first`, the others after as many blanks.
 pub fn paragraph(style: Style, first: &str, text: &str, tone: Tone) -> String {
     let indent = first.chars().count();
-    if indent + NARROW > style.width {
+    if indent > INDENT.len() && indent + NARROW > style.width {
         // A long name, a small terminal: the text begins on its own line.
         let name = style.paint(&fit(first.trim_end(), style.width), tone);
-        return format!("{name}\n{}", paragraph(style, "    ", text, tone));
+        return format!("{name}\n{}", paragraph(style, INDENT, text, tone));
     }
-    let room = style.width - indent;
+    let room = style.width.saturating_sub(indent).max(1);
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let word = fit(word, room);

@@ -148,7 +148,7 @@ fn the_documents_table_has_every_line() {
 #[test]
 fn a_recorded_file_becomes_a_log_for_each_target() {
     let recorded = include_str!("../tests/fixtures/events.jsonl");
-    let events = crate::events::parse(recorded).expect("events");
+    let events = crate::events::parse(recorded.as_bytes()).expect("events").0;
     same_but_times(&logs(&events, None));
 }
 

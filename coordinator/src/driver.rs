@@ -1,6 +1,6 @@
 //! The one task that owns the core: events in, actions out. It awaits nothing but its next input.
 
-use crate::{agents::Agents, clock::now, events::Events, journal::Journal, sif::Sif};
+use crate::{agents::Agents, certificates::Certificates, clock::now, events::Events, journal::Journal, sif::Sif};
 use kage_coordinator_core::{Action, Coordinator, Event, JobId, JobResult, SessionId, config::Cluster};
 use kage_proto::{
     channel::ChannelError,
@@ -38,6 +38,7 @@ pub struct Setup {
     pub pki: Pki,
     pub events: Events,
     pub journal: Journal,
+    pub certificates: Certificates,
 }
 
 /// The way to the driver.
@@ -96,11 +97,11 @@ struct Driver {
 /// # Errors
 /// If a channel to an agent or to SIF can't be described.
 pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
-    let Setup { cluster, pki, events, journal } = setup;
+    let Setup { cluster, pki, events, journal, certificates } = setup;
     let (sender, inputs) = mpsc::channel(QUEUE);
     let handle = Handle(sender);
     let agents = Agents::new(&cluster, &pki, handle.clone())?;
-    let sif = Sif::new(&cluster, &pki, handle.clone(), agents.clone())?;
+    let sif = Sif::new(&cluster, &pki, handle.clone(), agents.clone(), certificates)?;
     let driver = Driver {
         core: Coordinator::new(now(), cluster),
         events,

@@ -1,12 +1,12 @@
 //! Enrolment: a one-line token lets one machine have a certificate, once.
 
-use crate::clock::unix_ms;
+use crate::{clock::unix_ms, driver::Handle};
 use anyhow::Context as _;
 use kage_coordinator_core::config::Cluster;
 use kage_proto::{
-    coordinator::v1::{CreateTokenRequest, EnrolReply, EnrolRequest, enrolment_server},
+    coordinator::v1::{CreateTokenRequest, EnrolReply, EnrolRequest, RenewRequest, enrolment_server},
     issue::{Authority, Subject},
-    roles::{Identity, Role},
+    roles::{Identity, Peer, Role},
     token::Token,
 };
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ struct Used {
     certificate_pem: String,
 }
 
-/// `kagemusha.coordinator.v1.Enrolment`, and the tokens.
+/// The authority, and the tokens.
 #[derive(Clone)]
 pub struct Enrolment(Arc<Inner>);
 
@@ -139,11 +139,41 @@ fn unknown() -> Status {
     Status::permission_denied("this token is unknown, used or expired: make a new one with `kagectl pki token`")
 }
 
+/// `kagemusha.coordinator.v1.Enrolment`: what needs the configuration in force, too.
+pub struct Service {
+    pub enrolment: Enrolment,
+    pub handle: Handle,
+}
+
 #[tonic::async_trait]
-impl enrolment_server::Enrolment for Enrolment {
+impl enrolment_server::Enrolment for Service {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
+        self.enrolment.enrol(request.into_inner()).map(Response::new)
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<EnrolReply>, Status> {
+        let authority = self.enrolment.authority()?;
+        let agent = Peer::of(&request)?.agent()?;
+        let name = agent.clone();
+        let machine = self.handle.query(move |core, _| core.cluster().agents.get(&name).cloned()).await?;
+        // Taken out of the configuration, its certificate is left to end.
+        let machine = machine.ok_or_else(|| {
+            Status::permission_denied(format!("{agent} is not in the coordinator's configuration: nothing is renewed"))
+        })?;
+        let identity =
+            Identity::new(Role::Agent, agent.as_str()).map_err(|error| Status::internal(error.to_string()))?;
+        let subject = Subject { addresses: vec![machine.address.ip()], ..Subject::new(identity) };
+        let certificate_pem = authority
+            .sign(&request.into_inner().csr_pem, &subject)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(EnrolReply { certificate_pem, ca_pem: authority.ca_pem().to_owned() }))
+    }
+}
+
+impl Enrolment {
+    fn enrol(&self, request: EnrolRequest) -> Result<EnrolReply, Status> {
         let authority = self.authority()?;
-        let EnrolRequest { secret, csr_pem } = request.into_inner();
+        let EnrolRequest { secret, csr_pem } = request;
         let digest = Token::secret_digest(&secret);
         let certificate_pem = self.change(|tokens| {
             let open = tokens.get_mut(&digest).ok_or_else(unknown)?;
@@ -159,6 +189,6 @@ impl enrolment_server::Enrolment for Enrolment {
             open.used = Some(Used { csr_pem, certificate_pem: certificate_pem.clone() });
             Ok(certificate_pem)
         })?;
-        Ok(Response::new(EnrolReply { certificate_pem, ca_pem: authority.ca_pem().to_owned() }))
+        Ok(EnrolReply { certificate_pem, ca_pem: authority.ca_pem().to_owned() })
     }
 }

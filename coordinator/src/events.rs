@@ -55,22 +55,28 @@ impl Events {
                 .with_context(|| format!("{} can't be moved aside", path.display()))?;
         }
         let mut kept = VecDeque::new();
+        let mut whole = true;
         if let Ok(file) = File::open(&path) {
-            // A line cut short by a crash is skipped.
-            let lines = BufReader::new(file).lines().map_while(Result::ok);
-            for numbered in lines.filter_map(|line| serde_json::from_str::<Numbered>(&line).ok()) {
-                kept.push_back(numbered);
+            // A line cut short by a crash, or spoilt by a bad disk, is skipped: bytes, as it may be no text at all.
+            for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+                let read = serde_json::from_slice::<Numbered>(&line);
+                whole = read.is_ok();
+                kept.extend(read);
                 if kept.len() > KEPT {
                     kept.pop_front();
                 }
             }
         }
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .with_context(|| format!("{} can't be opened", path.display()))?;
-        let seq = kept.back().map_or(0, |last| last.seq);
+        if !whole {
+            // What comes next is not to be lost with it.
+            let _ended = writeln!(file);
+        }
+        let seq = kept.iter().map(|kept: &Numbered| kept.seq).max().unwrap_or(0);
         let (live, _) = broadcast::channel(1024);
         Ok(Self(Arc::new(Mutex::new(Inner { kept, seq, live, file, path, broken: false }))))
     }
@@ -88,7 +94,7 @@ impl Events {
             Severity::Alert => tracing::error!(target, kind = note.kind, "{}", note.text),
         }
         let mut inner = self.lock();
-        inner.seq += 1;
+        inner.seq = inner.seq.saturating_add(1);
         let numbered = Numbered { seq: inner.seq, unix_ms: unix_ms(), note };
         let line = serde_json::to_string(&numbered).unwrap_or_default();
         let written = writeln!(inner.file, "{line}");

@@ -1,6 +1,7 @@
 //! The agents' streams.
 
 use crate::{
+    certificates::Certificates,
     clock::now,
     driver::{Handle, Input},
 };
@@ -12,6 +13,7 @@ use kage_proto::{
         coordinator_message::Message as ToAgent, lease_server::Lease,
     },
     roles::Peer,
+    too_large,
 };
 use kage_types::{AgentId, AskVip, Epoch, Grant, Nonce, Verdict};
 use std::{
@@ -32,13 +34,14 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// `kagemusha.coordinator.v1.Lease`.
 pub struct LeaseService {
     handle: Handle,
+    certificates: Certificates,
     last_session: AtomicU64,
 }
 
 impl LeaseService {
     /// For the agents of the configuration in force.
-    pub fn new(handle: Handle) -> Self {
-        Self { handle, last_session: AtomicU64::new(now().as_nanos()) }
+    pub fn new(handle: Handle, certificates: Certificates) -> Self {
+        Self { handle, certificates, last_session: AtomicU64::new(now().as_nanos()) }
     }
 }
 
@@ -106,7 +109,7 @@ fn ask_vips(vips: &[wire::AskVip]) -> Result<Vec<AskVip>, Status> {
         .collect()
 }
 
-fn ask_event(agent: AgentId, session: SessionId, via: Option<AgentId>, ask: &Ask) -> Result<Event, Status> {
+pub(crate) fn ask_event(agent: AgentId, session: SessionId, via: Option<AgentId>, ask: &Ask) -> Result<Event, Status> {
     Ok(Event::Ask {
         agent,
         session,
@@ -120,10 +123,22 @@ fn ask_event(agent: AgentId, session: SessionId, via: Option<AgentId>, ask: &Ask
     })
 }
 
+/// Bytes of what an agent says for people. Events are kept by the ten thousand: a longer text is cut.
+const MAX_TEXT: usize = 1024;
+
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// What happened longer ago is history: the agent could not tell it in time, and the checks have seen more since.
 const STALE_MS: u32 = 3000;
 
-fn report(event: wire::AgentEvent) -> Option<AgentReport> {
+pub(crate) fn report(event: wire::AgentEvent) -> Option<AgentReport> {
     let age = event.age_ms;
     let report = fresh(event)?;
     if age <= STALE_MS {
@@ -147,25 +162,29 @@ fn fresh(event: wire::AgentEvent) -> Option<AgentReport> {
     let ask = |vip: &str, epoch: u64| Some(AskVip { vip: vip.parse().ok()?, epoch: Epoch(epoch) });
     Some(match event.event? {
         E::Vm(vm) if vm.event == "crashed" => {
-            AgentReport::VmCrashed { domain: vm.domain.parse().ok()?, detail: vm.detail }
+            AgentReport::VmCrashed { domain: vm.domain.parse().ok()?, detail: cut(vm.detail) }
         }
-        E::Vm(vm) => AgentReport::Other(format!("VM {} {} ({})", vm.domain, vm.event, vm.detail)),
+        E::Vm(vm) => AgentReport::Other(cut(format!("VM {} {} ({})", vm.domain, vm.event, vm.detail))),
         E::Service(state) if state.held.is_some() => {
             AgentReport::ServiceHeld { service: state.service.parse().ok()?, held: state.held() }
         }
-        E::Service(state) if state.state == "running" => AgentReport::Other(format!("service {} runs", state.service)),
+        E::Service(state) if state.state == "running" => {
+            AgentReport::Other(cut(format!("service {} runs", state.service)))
+        }
         E::Service(state) if state.state == "held" => {
-            AgentReport::Other(format!("service {} is {}", state.service, state.detail))
+            AgentReport::Other(cut(format!("service {} is {}", state.service, state.detail)))
         }
-        E::Service(state) => AgentReport::ServiceDown { service: state.service.parse().ok()?, detail: state.detail },
-        E::LeaseLost(lost) => AgentReport::Lost { ask: ask(&lost.vip, lost.epoch)?, reason: lost.reason },
+        E::Service(state) => {
+            AgentReport::ServiceDown { service: state.service.parse().ok()?, detail: cut(state.detail) }
+        }
+        E::LeaseLost(lost) => AgentReport::Lost { ask: ask(&lost.vip, lost.epoch)?, reason: cut(lost.reason) },
         E::LeaseOpened(opened) => AgentReport::Opened(ask(&opened.vip, opened.epoch)?),
-        E::GoingDown(going) => AgentReport::GoingDown { machine: going.what != "agent", what: going.what },
-        E::GuardReinstalled(guard) => AgentReport::Other(format!("the guard was put back: {}", guard.reason)),
+        E::GoingDown(going) => AgentReport::GoingDown { machine: going.what != "agent", what: cut(going.what) },
+        E::GuardReinstalled(guard) => AgentReport::Other(cut(format!("the guard was put back: {}", guard.reason))),
         E::AddressRestored(put) => {
-            AgentReport::Other(format!("the address {} was put back: somebody had taken it off", put.vip))
+            AgentReport::Other(cut(format!("the address {} was put back: somebody had taken it off", put.vip)))
         }
-        E::Warning(warning) => AgentReport::Other(warning.text),
+        E::Warning(warning) => AgentReport::Other(cut(warning.text)),
         E::Missed(count) => AgentReport::Other(format!("{count} events were dropped")),
     })
 }
@@ -184,10 +203,10 @@ impl Lease for LeaseService {
         }
         let session = SessionId(self.last_session.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
-        let handle = self.handle.clone();
+        let (handle, certificates) = (self.handle.clone(), self.certificates.clone());
         let inbound = request.into_inner();
         tokio::spawn(async move {
-            let result = attend(&handle, agent.clone(), session, inbound, sender.clone()).await;
+            let result = attend(&handle, &certificates, agent.clone(), session, inbound, sender.clone()).await;
             if let Err(status) = result {
                 tracing::debug!(%agent, reason = status.message(), "a stream ended");
                 // It may have gone already.
@@ -201,6 +220,7 @@ impl Lease for LeaseService {
 
 async fn attend(
     handle: &Handle,
+    certificates: &Certificates,
     agent: AgentId,
     session: SessionId,
     mut inbound: Streaming<AgentMessage>,
@@ -218,7 +238,8 @@ async fn attend(
     tracing::info!(%agent, version = hello.version, boot_id = hello.boot_id, "an agent attends");
     handle.event(Event::AgentUp { agent: agent.clone(), session, incarnation: hello.incarnation }).await;
     while let Some(message) = inbound.next().await {
-        let event = match message?.message {
+        let message = message.map_err(|status| too_large(&status).unwrap_or(status))?;
+        let event = match message.message {
             Some(FromAgent::Ask(ask)) => ask_event(agent.clone(), session, None, &ask)?,
             Some(FromAgent::RelayedAsk(relayed)) => {
                 let origin =
@@ -230,6 +251,10 @@ async fn attend(
                 Some(report) => Event::Report { agent: agent.clone(), report },
                 None => continue,
             },
+            Some(FromAgent::CertificateEndsUnixS(ends)) => {
+                certificates.told(format!("agent {agent}"), ends);
+                continue;
+            }
             Some(FromAgent::Hello(_)) => return Err(Status::invalid_argument("one hello per stream")),
             // A newer agent may say what this coordinator does not know.
             None => continue,

@@ -1,11 +1,14 @@
 //! `kage-coordinator`: see `docs/architecture.md` and `kage-coordinator --help`.
 
 mod agents;
+mod certificates;
 mod characterise;
 mod clock;
 mod driver;
 mod enrol;
 mod events;
+#[cfg(test)]
+mod fuzz_tests;
 mod journal;
 mod lease;
 mod operator;
@@ -20,6 +23,7 @@ use kage_proto::{
     coordinator::v1::{
         coordinator_server::CoordinatorServer, enrolment_server::EnrolmentServer, lease_server::LeaseServer,
     },
+    limits::{MAX_ENROLMENT_BYTES, MAX_OPERATOR_BYTES},
     roles::Role,
     server::{Config as ServerConfig, Security, Server},
     tls::Pki,
@@ -98,7 +102,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let characteristics = characterise::Store::load(&arguments.state)?;
     let (targets, profile) = (cluster.targets.len(), cluster.profile.as_str());
 
-    let (handle, agents) = driver::spawn(driver::Setup { cluster, pki: pki.clone(), events: events.clone(), journal })?;
+    tokio::spawn(pki.clone().follow());
+    let certificates = certificates::Certificates::new(pki.clone());
+    let (handle, agents) = driver::spawn(driver::Setup {
+        cluster,
+        pki: pki.clone(),
+        events: events.clone(),
+        journal,
+        certificates: certificates.clone(),
+    })?;
     let reloader = reload::Reloader::new(handle.clone(), arguments.config);
     let operator = operator::Operator {
         handle: handle.clone(),
@@ -107,13 +119,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         reloader: reloader.clone(),
         characteristics,
         agents,
+        certificates: certificates.clone(),
     };
 
+    let enrolment = enrol::Service { enrolment, handle: handle.clone() };
     let server = Server::bind(&ServerConfig::new(listen, Security::Tls(pki)))
         .await?
-        .add(LeaseServer::new(lease::LeaseService::new(handle)))
-        .add(CoordinatorServer::new(operator))
-        .add(EnrolmentServer::new(enrolment));
+        .add(LeaseServer::new(lease::LeaseService::new(handle, certificates)))
+        .add(CoordinatorServer::new(operator).max_decoding_message_size(MAX_OPERATOR_BYTES))
+        .add(EnrolmentServer::new(enrolment).max_decoding_message_size(MAX_ENROLMENT_BYTES));
     tracing::info!(address = %server.address(), targets, profile, "kage-coordinator serves");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd was not told");

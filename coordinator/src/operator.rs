@@ -2,6 +2,7 @@
 
 use crate::{
     agents::Agents,
+    certificates::Certificates,
     characterise::{Characterise, Store},
     driver::{Handle, Input, observer},
     enrol::Enrolment,
@@ -17,7 +18,7 @@ use kage_proto::coordinator::v1::{
     ReloadReply, ReloadRequest, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest,
     coordinator_server,
 };
-use kage_proto::roles::Peer;
+use kage_proto::{audit, roles::Peer};
 use kage_types::{TargetName, Time};
 use std::{pin::Pin, time::Duration};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -43,6 +44,8 @@ pub struct Operator {
     pub characteristics: Store,
     /// For measuring.
     pub agents: Agents,
+    /// When they end.
+    pub certificates: Certificates,
 }
 
 impl Operator {
@@ -245,6 +248,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
         journal_seq,
         on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
         orders: orders::status(core, now),
+        certificates: Vec::new(),
     }
 }
 
@@ -259,7 +263,9 @@ impl coordinator_server::Coordinator for Operator {
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<ClusterStatus>, Status> {
         let seq = self.events.seq();
-        Ok(Response::new(self.handle.query(move |core, now| status(core, now, seq)).await?))
+        let mut status = self.handle.query(move |core, now| status(core, now, seq)).await?;
+        status.certificates = self.certificates.status();
+        Ok(Response::new(status))
     }
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Result<Response<EventStream>, Status> {
@@ -307,24 +313,29 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn failover(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
+        audit::about(request.get_ref());
         Ok(Response::new(Box::pin(self.move_target(request.into_inner(), false).await?)))
     }
 
     async fn failback(&self, request: Request<MoveRequest>) -> Result<Response<EventStream>, Status> {
+        audit::about(request.get_ref());
         Ok(Response::new(Box::pin(self.move_target(request.into_inner(), true).await?)))
     }
 
     async fn put_order(&self, request: Request<PutOrderRequest>) -> Result<Response<OrderReply>, Status> {
+        audit::about(request.get_ref());
         let peer = Peer::of(&request)?;
         Ok(Response::new(orders::put(&self.handle, &peer, request.into_inner()).await?))
     }
 
     async fn clear_order(&self, request: Request<ClearOrderRequest>) -> Result<Response<OrderReply>, Status> {
+        audit::about(request.get_ref());
         let peer = Peer::of(&request)?;
         Ok(Response::new(orders::clear(&self.handle, &peer, request.into_inner()).await?))
     }
 
     async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<AdoptReply>, Status> {
+        audit::about(request.get_ref());
         let peer = Peer::of(&request)?;
         let reply = orders::adopt(&self.handle, &self.events, &self.agents, &peer, request.into_inner()).await?;
         Ok(Response::new(reply))
@@ -342,6 +353,7 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<ReloadReply>, Status> {
+        audit::about(request.get_ref());
         let ReloadRequest { dry_run, force } = request.into_inner();
         Ok(Response::new(self.reloader.reload(dry_run, force).await?))
     }
@@ -350,6 +362,7 @@ impl coordinator_server::Coordinator for Operator {
         &self,
         request: Request<CharacteriseRequest>,
     ) -> Result<Response<Self::CharacteriseStream>, Status> {
+        audit::about(request.get_ref());
         let CharacteriseRequest { target, runs, machine_runs } = request.into_inner();
         let target = target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
@@ -369,6 +382,7 @@ impl coordinator_server::Coordinator for Operator {
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
+        audit::about(request.get_ref());
         let token = self.enrolment.create(request.into_inner())?;
         Ok(Response::new(CreateTokenReply { token }))
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     agents::Agents,
+    certificates::Certificates,
     clock::{now, unix_ms},
     driver::Handle,
 };
@@ -11,7 +12,7 @@ use kage_proto::{
     roles::Role,
     sif::v1::{
         AcquireTermRequest, AdvanceEpochRequest, ClearOrderRequest, EpochReport, GetLedgerRequest, Ledger, OrderRow,
-        PutOrderRequest, PutTroubleRequest, RenewTermRequest, ReportVoterRequest, SetLongLeaseRequest,
+        PutOrderRequest, PutTroubleRequest, RenewTermReply, RenewTermRequest, ReportVoterRequest, SetLongLeaseRequest,
         sif_client::SifClient,
     },
     tls::{Expected, Pki},
@@ -30,6 +31,7 @@ pub struct Sif {
     handle: Handle,
     agents: Agents,
     reporters: Vec<AgentId>,
+    certificates: Certificates,
 }
 
 fn with_deadline<T>(message: T) -> Request<T> {
@@ -56,7 +58,7 @@ fn failure(status: &Status) -> JobResult {
     }
 }
 
-fn rows(ledger: &Ledger) -> Vec<VipRow> {
+pub(crate) fn rows(ledger: &Ledger) -> Vec<VipRow> {
     ledger
         .vips
         .iter()
@@ -74,7 +76,7 @@ fn rows(ledger: &Ledger) -> Vec<VipRow> {
 }
 
 /// A row that can't be read is no order that could be obeyed; SIF checks them when they are written.
-fn orders(ledger: &Ledger) -> Vec<Order> {
+pub(crate) fn orders(ledger: &Ledger) -> Vec<Order> {
     let order = |row: &OrderRow| {
         Some(Order {
             scope: row.scope.parse().ok()?,
@@ -98,13 +100,19 @@ impl Sif {
     ///
     /// # Errors
     /// An address or certificate that can't be used.
-    pub fn new(cluster: &Cluster, pki: &Pki, handle: Handle, agents: Agents) -> Result<Self, ChannelError> {
+    pub fn new(
+        cluster: &Cluster,
+        pki: &Pki,
+        handle: Handle,
+        agents: Agents,
+        certificates: Certificates,
+    ) -> Result<Self, ChannelError> {
         let options = Options::noticing_within(Duration::from_secs(2));
         let channel =
             channel(&cluster.sif.to_string(), &Credentials::Tls(pki.clone()), Expected::role(Role::Sif), &options)?;
         let voters: Vec<AgentId> = cluster.voters().cloned().collect();
         let reporters = if voters.len() >= 3 { voters } else { cluster.agents.keys().cloned().collect() };
-        Ok(Self { client: SifClient::new(channel), handle, agents, reporters })
+        Ok(Self { client: SifClient::new(channel), handle, agents, reporters, certificates })
     }
 
     /// A new term; a new or restored ledger is told first what a majority has stored (rule 7).
@@ -157,7 +165,11 @@ impl Sif {
             let sent = now();
             let event = match this.client.renew_term(with_deadline(RenewTermRequest { term: term.0 })).await {
                 Ok(reply) => {
-                    let length = Duration::from_millis(reply.into_inner().length_ms.into());
+                    let RenewTermReply { length_ms, certificate_ends_unix_s } = reply.into_inner();
+                    if certificate_ends_unix_s > 0 {
+                        this.certificates.told("sif".to_owned(), certificate_ends_unix_s);
+                    }
+                    let length = Duration::from_millis(length_ms.into());
                     Event::TermRenewed { term, sent, length }
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => {

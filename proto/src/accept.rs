@@ -1,10 +1,11 @@
 //! Accepts connections and shakes hands, many at a time, auditing every failure.
 
 use crate::{
+    access::Connected,
     audit,
     limits::Limits,
     roles::{Caller, Fingerprint, Peer},
-    tls::identity_of,
+    tls::{Pki, identity_of},
     wire::{Wire, tune},
 };
 use std::{
@@ -23,22 +24,21 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::transport::server::Connected;
 
 /// A connection whose peer is known.
 #[derive(Debug)]
 pub(crate) struct Connection {
     wire: Wire,
-    peer: Peer,
+    known: Connected,
     /// Counted against the limits for as long as it lives.
     _permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
-impl Connected for Connection {
+impl tonic::transport::server::Connected for Connection {
     /// Goes into the extensions of every request.
-    type ConnectInfo = Peer;
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    type ConnectInfo = Connected;
+    fn connect_info(&self) -> Connected {
+        self.known.clone()
     }
 }
 
@@ -76,7 +76,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts until the receiver is gone. `tls` absent: plaintext, for a listener on loopback.
 pub(crate) async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Pki>,
     limits: Limits,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
@@ -115,7 +115,7 @@ pub(crate) async fn accept(
 }
 
 struct Door {
-    tls: Option<TlsAcceptor>,
+    tls: Option<Pki>,
     limits: Limits,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
@@ -153,10 +153,11 @@ impl Visit {
         let limits = &self.door.limits;
         tune(&tcp, limits.keepalive_interval + limits.keepalive_timeout).map_err(|error| error.to_string())?;
         let connection = self.connection.take();
-        let Some(acceptor) = &self.door.tls else {
+        let Some(pki) = &self.door.tls else {
             let peer = Peer { caller: Caller::Local, address: self.address };
-            return Ok(Connection { wire: Wire::Plain(tcp), peer, _permits: [connection, None] });
+            return Ok(Connection { wire: Wire::Plain(tcp), known: fresh(peer), _permits: [connection, None] });
         };
+        let acceptor = TlsAcceptor::from(pki.server_config().map_err(|error| error.to_string())?);
         let tls = match timeout(limits.handshake, acceptor.accept(tcp)).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return Err(handshake_reason(&error)),
@@ -173,8 +174,14 @@ impl Visit {
             },
         };
         let peer = Peer { caller, address: self.address };
-        Ok(Connection { wire: Wire::Tls(Box::new(tls.into())), peer, _permits: [connection, anonymous] })
+        let wire = Wire::Tls(Box::new(tls.into()));
+        Ok(Connection { wire, known: fresh(peer), _permits: [connection, anonymous] })
     }
+}
+
+/// A connection without calls.
+fn fresh(peer: Peer) -> Connected {
+    Connected { peer, open: Arc::default() }
 }
 
 /// In words for the audit log.

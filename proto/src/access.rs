@@ -2,28 +2,37 @@
 
 use crate::{
     audit,
+    rate::Rates,
     roles::{Audit, Peer, Role, Rule, Who, rule},
 };
 use std::{
     future::Future,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
+    time::Instant,
 };
 use tonic::{
-    Status,
+    Code, Status,
     body::Body,
     codegen::{Service, http},
 };
 
-/// Refuses what [`crate::roles::RULES`] does not allow; default deny.
+/// Refuses what [`crate::roles::RULES`] does not allow (default deny), and what is too much.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard<S> {
     inner: S,
+    rates: Arc<Rates>,
+    /// At a time on one connection.
+    calls: u32,
 }
 
 impl<S> Guard<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner }
+    pub(crate) fn new(inner: S, rates: Rates, calls: u32) -> Self {
+        Self { inner, rates: Arc::new(rates), calls }
     }
 }
 
@@ -43,38 +52,125 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match admit(request.extensions().get::<Peer>(), request.uri().path()) {
-            Ok(()) => Box::pin(self.inner.call(request)),
-            Err(status) => Box::pin(async move { Ok(status.into_http()) }),
-        }
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let (peer, rule, slot) = match self.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
+        };
+        request.extensions_mut().insert(peer.clone());
+        let call = self.inner.call(request);
+        Box::pin(async move {
+            let begun = Instant::now();
+            let (answer, about) = audit::listening(call).await;
+            let mut answer = answer?;
+            let mut status = Status::from_header_map(answer.headers());
+            if let Some(large) = status.as_ref().and_then(too_large) {
+                answer = large.clone().into_http();
+                status = Some(large);
+            }
+            if rule.audit == Audit::Calls {
+                let end = status.as_ref().filter(|status| status.code() != Code::Ok).map_or(Ok(()), Err);
+                audit::ended(&peer, rule.path, &about, begun.elapsed(), end);
+            }
+            Ok(answer.map(|body| Body::new(Counted { body, _slot: slot })))
+        })
     }
 }
 
-fn admit(peer: Option<&Peer>, path: &str) -> Result<(), Status> {
-    let Some(peer) = peer else {
-        return Err(Status::internal("the connection has no peer: it did not come through kage_proto::server"));
-    };
-    let rule = rule(path);
-    match decide(peer, path, rule) {
-        Ok(()) => {
-            if rule.is_some_and(|rule| rule.audit == Audit::Calls) {
-                audit::allowed(peer, path);
-            }
-            Ok(())
+impl<S> Guard<S> {
+    fn admit(&self, request: &http::Request<Body>) -> Result<(Peer, &'static Rule, Slot), Status> {
+        let path = request.uri().path();
+        let Some(Connected { peer, open }) = request.extensions().get::<Connected>() else {
+            return Err(Status::internal("the connection has no peer: it did not come through kage_proto::server"));
+        };
+        let checked = || {
+            let rule = decide(peer, path, rule(path))?;
+            self.rates.admit(peer, rule, Instant::now())?;
+            let slot = Slot::take(open, self.calls)?;
+            Ok((peer.clone(), rule, slot))
+        };
+        let admitted = checked().inspect_err(|status: &Status| audit::refused(peer, path, status.message()))?;
+        if admitted.1.audit == Audit::Calls {
+            audit::allowed(peer, path);
         }
-        Err(status) => {
-            audit::refused(peer, path, status.message());
-            Err(status)
+        Ok(admitted)
+    }
+}
+
+/// A message that was not read because it is larger than its call takes, in words of ours; none for any other status.
+#[must_use]
+pub fn too_large(status: &Status) -> Option<Status> {
+    // tonic says so with OUT_OF_RANGE.
+    let large = status.code() == Code::OutOfRange && status.message().starts_with("Error, decoded message length too");
+    large.then(|| {
+        let sizes = status.message().split_once(": ").map_or("", |(_, sizes)| sizes);
+        Status::resource_exhausted(format!(
+            "the message is larger than this call takes ({sizes}): ask for less at once"
+        ))
+    })
+}
+
+/// What is known of the connection on which a request comes.
+#[derive(Clone, Debug)]
+pub(crate) struct Connected {
+    pub(crate) peer: Peer,
+    /// Calls on it.
+    pub(crate) open: Arc<AtomicU32>,
+}
+
+/// One call's place on its connection.
+#[derive(Debug)]
+struct Slot(Arc<AtomicU32>);
+
+impl Slot {
+    fn take(open: &Arc<AtomicU32>, most: u32) -> Result<Self, Status> {
+        let slot = Self(open.clone());
+        // Given back by its end, also when there are too many.
+        if open.fetch_add(1, Ordering::Relaxed) < most {
+            return Ok(slot);
         }
+        Err(Status::resource_exhausted(format!(
+            "{most} calls at a time are taken on one connection: wait for one to end, or close a stream"
+        )))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, which holds the call's place until it has ended or is given up.
+struct Counted {
+    body: Body,
+    _slot: Slot,
+}
+
+impl http_body::Body for Counted {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// The decision itself.
-fn decide(peer: &Peer, path: &str, rule: Option<&Rule>) -> Result<(), Status> {
-    let who = rule.map(|rule| rule.who);
-    if who == Some(Who::Anyone) {
-        return Ok(());
+fn decide<'r>(peer: &Peer, path: &str, rule: Option<&'r Rule>) -> Result<&'r Rule, Status> {
+    if let Some(rule) = rule.filter(|rule| rule.who == Who::Anyone) {
+        return Ok(rule);
     }
     let Some(role) = peer.role() else {
         return Err(Status::unauthenticated(
@@ -82,11 +178,13 @@ fn decide(peer: &Peer, path: &str, rule: Option<&Rule>) -> Result<(), Status> {
              and `kagectl pki issue` makes one",
         ));
     };
-    match who {
-        None => Err(Status::unimplemented(format!("there is no RPC {path}; server reflection lists those there are"))),
-        Some(Who::AnyRole | Who::Anyone) => Ok(()),
-        Some(Who::Roles(roles)) if roles.contains(&role) => Ok(()),
-        Some(Who::Roles(roles)) => {
+    let Some(rule) = rule else {
+        return Err(Status::unimplemented(format!("there is no RPC {path}; server reflection lists those there are")));
+    };
+    match rule.who {
+        Who::AnyRole | Who::Anyone => Ok(rule),
+        Who::Roles(roles) if roles.contains(&role) => Ok(rule),
+        Who::Roles(roles) => {
             let needed = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
             Err(Status::permission_denied(format!("{peer} may not call {path}: it is for {needed}")))
         }
@@ -100,20 +198,15 @@ fn decide(peer: &Peer, path: &str, rule: Option<&Rule>) -> Result<(), Status> {
 pub fn require<T>(request: &tonic::Request<T>, rpc: &'static str, roles: &'static [Role]) -> Result<Peer, Status> {
     let peer = Peer::of(request)?;
     let rule = Rule { path: rpc, who: Who::Roles(roles), audit: Audit::Refusals };
-    match decide(&peer, rpc, Some(&rule)) {
-        Ok(()) => Ok(peer),
-        Err(status) => {
-            audit::refused(&peer, rpc, status.message());
-            Err(status)
-        }
-    }
+    let decided = decide(&peer, rpc, Some(&rule)).map(drop);
+    decided.inspect_err(|status| audit::refused(&peer, rpc, status.message()))?;
+    Ok(peer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::roles::{Caller, Fingerprint, Identity};
-    use tonic::Code;
 
     fn peer(caller: Caller) -> Peer {
         Peer { caller, address: ([127, 0, 0, 1], 1).into() }
@@ -125,7 +218,7 @@ mod tests {
     }
 
     fn verdict(peer: &Peer, path: &str) -> Code {
-        decide(peer, path, rule(path)).map_or_else(|status| status.code(), |()| Code::Ok)
+        decide(peer, path, rule(path)).map_or_else(|status| status.code(), |_| Code::Ok)
     }
 
     #[test]

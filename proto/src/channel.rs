@@ -96,17 +96,35 @@ pub fn channel(
     options: &Options,
 ) -> Result<Channel, ChannelError> {
     let tls = match credentials {
-        Credentials::Tls(pki) => Some(pki.client_config(expected).map_err(ChannelError::Tls)?),
+        Credentials::Tls(pki) => {
+            pki.client_config(expected.clone()).map_err(ChannelError::Tls)?;
+            Some(Tls::Live(pki.clone(), expected))
+        }
         Credentials::PlaintextLoopback => None,
     };
     connect_lazily(address, tls, options)
 }
 
-pub(crate) fn connect_lazily(
-    address: &str,
-    tls: Option<rustls::ClientConfig>,
-    options: &Options,
-) -> Result<Channel, ChannelError> {
+/// How a connection begins TLS.
+#[derive(Clone)]
+pub(crate) enum Tls {
+    /// With the certificates as they are then.
+    Live(Pki, Expected),
+    /// Always so.
+    #[cfg_attr(not(feature = "enrol"), allow(dead_code))]
+    Fixed(Arc<rustls::ClientConfig>),
+}
+
+impl Tls {
+    fn connector(&self) -> io::Result<TlsConnector> {
+        Ok(TlsConnector::from(match self {
+            Tls::Live(pki, expected) => Arc::new(pki.client_config(expected.clone()).map_err(io::Error::other)?),
+            Tls::Fixed(config) => config.clone(),
+        }))
+    }
+}
+
+pub(crate) fn connect_lazily(address: &str, tls: Option<Tls>, options: &Options) -> Result<Channel, ChannelError> {
     let bad = || ChannelError::Address(address.to_owned());
     // The scheme is for tonic only: TLS is the connector's.
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| bad())?;
@@ -119,11 +137,7 @@ pub(crate) fn connect_lazily(
     if tls.is_none() && !is_loopback(host) {
         return Err(ChannelError::PlaintextNotLoopback(address.to_owned()));
     }
-    let connector = Connector {
-        address: address.into(),
-        tls: tls.map(|config| TlsConnector::from(Arc::new(config))),
-        options: options.clone(),
-    };
+    let connector = Connector { address: address.into(), tls, options: options.clone() };
     Ok(endpoint
         .http2_keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
@@ -156,7 +170,7 @@ pub fn reason(status: &tonic::Status) -> String {
 #[derive(Clone)]
 struct Connector {
     address: Arc<str>,
-    tls: Option<TlsConnector>,
+    tls: Option<Tls>,
     options: Options,
 }
 
@@ -177,7 +191,7 @@ impl Connector {
         let Some(tls) = &self.tls else { return Ok(Wire::Plain(tcp)) };
         // The verifier looks at the role; TLS wants some name and none is sent.
         let name = rustls::pki_types::ServerName::IpAddress(tcp.peer_addr()?.ip().into());
-        let stream = tls.connect(name, tcp).await?;
+        let stream = tls.connector()?.connect(name, tcp).await?;
         Ok(Wire::Tls(Box::new(stream.into())))
     }
 }

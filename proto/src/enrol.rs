@@ -2,8 +2,8 @@
 //! coordinator by the authority's fingerprint in the token.
 
 use crate::{
-    channel::{ChannelError, Options, connect_lazily},
-    coordinator::v1::{EnrolReply, EnrolRequest, enrolment_client::EnrolmentClient},
+    channel::{ChannelError, Credentials, Options, Tls, channel, connect_lazily},
+    coordinator::v1::{EnrolReply, EnrolRequest, RenewRequest, enrolment_client::EnrolmentClient},
     roles::{Fingerprint, Identity, Role},
     tls::{CA_FILE, CERT_FILE, Expected, KEY_FILE, Pki, PkiError, pinned_client_config},
     token::Token,
@@ -15,6 +15,7 @@ use std::{
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -38,6 +39,18 @@ pub enum EnrolError {
     /// No answer, or a refusal.
     #[error("the coordinator at {coordinator} did not enrol {identity}: {reason}; if the token was used or is too old, make a new one with `kagectl pki token --name {}`", .identity.name)]
     Refused {
+        /// Where.
+        coordinator: String,
+        /// Who.
+        identity: Identity,
+        /// Why.
+        reason: String,
+    },
+    /// The same, of one that has a certificate.
+    #[error(
+        "the coordinator at {coordinator} did not renew the certificate of {identity}: {reason}; `kagectl pki renew` does it by hand"
+    )]
+    NotRenewed {
         /// Where.
         coordinator: String,
         /// Who.
@@ -144,7 +157,7 @@ fn stage_request(staging: &Path, name: &str) -> Result<String, EnrolError> {
 async fn ask(token: &Token, csr_pem: String) -> Result<EnrolReply, EnrolError> {
     let config = pinned_client_config(token.authority, Expected::role(Role::Coordinator))?;
     let options = Options { connect_timeout: Duration::from_secs(5), ..Options::default() };
-    let channel = connect_lazily(&token.coordinator, Some(config), &options)?;
+    let channel = connect_lazily(&token.coordinator, Some(Tls::Fixed(Arc::new(config))), &options)?;
     let mut request = tonic::Request::new(EnrolRequest { secret: token.secret.clone(), csr_pem });
     request.set_timeout(ENROL_LIMIT);
     let reply = EnrolmentClient::new(channel).enrol(request).await.map_err(|status| EnrolError::Refused {
@@ -153,6 +166,49 @@ async fn ask(token: &Token, csr_pem: String) -> Result<EnrolReply, EnrolError> {
         reason: crate::channel::reason(&status),
     })?;
     Ok(reply.into_inner())
+}
+
+/// Gets a new certificate for a new key, as this agent and no other, and puts both in the place of the old ones. The
+/// authority stays as it is: it is the operator who changes that.
+///
+/// # Errors
+/// As [`enrol`]. What was there stays in use.
+pub async fn renew(pki: &Pki, coordinator: &str) -> Result<(), EnrolError> {
+    let identity = pki.identity();
+    let made = new_csr(&identity.name)?;
+    let credentials = Credentials::Tls(pki.clone());
+    let options = Options { connect_timeout: Duration::from_secs(5), ..Options::default() };
+    let channel = channel(coordinator, &credentials, Expected::role(Role::Coordinator), &options)?;
+    let mut request = tonic::Request::new(RenewRequest { csr_pem: made.csr_pem });
+    request.set_timeout(ENROL_LIMIT);
+    let reply = EnrolmentClient::new(channel).renew(request).await.map_err(|status| EnrolError::NotRenewed {
+        coordinator: coordinator.to_owned(),
+        identity: identity.clone(),
+        reason: crate::channel::reason(&status),
+    })?;
+    let dir = pki.dir();
+    let staging = dir.join(".renewed");
+    remove(&staging, fs::remove_dir_all(&staging))?;
+    make_dir(&staging).map_err(failed(&staging))?;
+    let authorities = dir.join(CA_FILE);
+    let ca_pem = fs::read_to_string(&authorities).map_err(failed(&authorities))?;
+    let files = [(CA_FILE, &ca_pem), (CERT_FILE, &reply.into_inner().certificate_pem), (KEY_FILE, &made.key_pem)];
+    for (name, content) in files {
+        let file = staging.join(name);
+        write_file(&file, content).map_err(failed(&file))?;
+    }
+    // Of our authority, with our role and the new key, or not at all.
+    let fresh = Pki::load(&staging)?;
+    if fresh.identity() != identity {
+        return Err(EnrolError::Answer(format!("the certificate is of {}, not of {identity}", fresh.identity())));
+    }
+    for name in [KEY_FILE, CERT_FILE] {
+        let file = dir.join(name);
+        fs::rename(staging.join(name), &file).map_err(failed(&file))?;
+    }
+    fs::File::open(&dir).and_then(|dir| dir.sync_all()).map_err(failed(&dir))?;
+    remove(&staging, fs::remove_dir_all(&staging))?;
+    Ok(pki.reload()?)
 }
 
 fn check_authority(reply: &EnrolReply, expected: Fingerprint) -> Result<(), EnrolError> {

@@ -1,5 +1,6 @@
 //! The authority: makes itself, issues certificates, signs the requests of machines that enrol.
 
+pub use crate::renew::Trust;
 use crate::{
     enrol::{self, WriteError},
     roles::{Fingerprint, Identity},

@@ -14,7 +14,12 @@ pub mod enrol;
 #[cfg(feature = "issue")]
 pub mod issue;
 pub mod limits;
+#[cfg(feature = "server")]
+mod rate;
+#[cfg(feature = "issue")]
+mod renew;
 pub mod roles;
+mod rotate;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tls;
@@ -23,7 +28,7 @@ pub mod token;
 mod wire;
 
 #[cfg(feature = "server")]
-pub use access::require;
+pub use access::{require, too_large};
 
 /// Generated code of `kagemusha.agent.v1`.
 #[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm)]

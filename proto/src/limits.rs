@@ -15,8 +15,13 @@ pub struct Limits {
     pub connections: usize,
     /// Of these without a certificate: machines that are enrolling.
     pub anonymous_connections: usize,
-    /// Calls at a time on one connection, streams included.
+    /// Calls at a time on one connection, streams included. More are refused with RESOURCE_EXHAUSTED.
     pub calls_per_connection: u32,
+    /// Commands (what is audited) of one operator, viewer or stranger. Coordinator, SIF and agents are not limited: a
+    /// recovery of many must not wait.
+    pub commands: Rate,
+    /// Other calls of such a caller.
+    pub looks: Rate,
     /// A quiet connection is asked for a sign of life (HTTP/2 ping) this often …
     pub keepalive_interval: Duration,
     /// … and closed if none comes in this time. Sent data must be acknowledged within both (TCP_USER_TIMEOUT).
@@ -34,6 +39,10 @@ impl Default for Limits {
             connections: 4096,
             anonymous_connections: 64,
             calls_per_connection: 256,
+            // A person's script, or a drill; not a loop gone wild.
+            commands: Rate { per_second: 20, burst: 100 },
+            // `kagectl watch` and a dashboard or two.
+            looks: Rate { per_second: 200, burst: 1000 },
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
             drain: Duration::from_millis(500),
@@ -41,8 +50,28 @@ impl Default for Limits {
     }
 }
 
-/// Largest message that is read: tonic's own limit, repeated in `docs`. A plan of 1,000 hosts is a tenth of it.
+/// How often one caller may call: so many at once, and so many a second in the long run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: u32,
+    /// At once, after a pause.
+    pub burst: u32,
+}
+
+/// Largest message that is read where nothing else is said: a lease's and the ledger's. A plan of 1,000 hosts is a tenth
+/// of it.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Of commands and questions: the largest is a probe with 64 steps, or a vote on 4096 virtual IPs.
+pub const MAX_COMMAND_BYTES: usize = 512 * 1024;
+/// Of operators' commands to the coordinator.
+pub const MAX_OPERATOR_BYTES: usize = 64 * 1024;
+/// Of strangers: a token's secret and a signing request.
+pub const MAX_ENROLMENT_BYTES: usize = 16 * 1024;
+
+/// Callers of which the rate is remembered. Strangers come from any number of addresses.
+#[cfg(feature = "server")]
+pub(crate) const MAX_RATED: usize = 4096;
 
 /// Audit lines of refusals in one second; what is above is counted, so that a flood of them fills no disk.
 pub(crate) const AUDITED_REFUSALS_PER_SECOND: u32 = 50;

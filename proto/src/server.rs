@@ -11,15 +11,15 @@ use crate::{
     accept::{Connection, accept},
     access::Guard,
     limits::Limits,
+    rate::Rates,
     tls::Pki,
 };
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
     time::sleep,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     body::Body,
@@ -93,7 +93,7 @@ impl Config {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Pki>,
     limits: Limits,
     routes: RoutesBuilder,
     names: Vec<&'static str>,
@@ -106,6 +106,9 @@ impl std::fmt::Debug for Server {
     }
 }
 
+/// Calls above the limit of a connection that are refused at once.
+const REFUSED_AT_ONCE: u32 = 64;
+
 /// Connections whose handshake is done and that wait for tonic.
 const READY_CONNECTIONS: usize = 128;
 
@@ -116,7 +119,10 @@ impl Server {
     /// An address that can't be had, plaintext on other than loopback, a certificate that TLS refuses.
     pub async fn bind(config: &Config) -> Result<Self, ServerError> {
         let tls = match &config.security {
-            Security::Tls(pki) => Some(TlsAcceptor::from(Arc::new(pki.server_config().map_err(ServerError::Tls)?))),
+            Security::Tls(pki) => {
+                pki.server_config().map_err(ServerError::Tls)?;
+                Some(pki.clone())
+            }
             Security::PlaintextLoopback if config.listen.ip().is_loopback() => None,
             Security::PlaintextLoopback => return Err(ServerError::PlaintextNotLoopback(config.listen)),
         };
@@ -186,12 +192,14 @@ impl Server {
             // Nobody listens only if serving ended already.
             let _ = stopping.send(());
         };
+        let rates = Rates::new(limits.commands, limits.looks);
+        let guard = Guard::new(routes.routes(), rates, limits.calls_per_connection);
         let serving = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(limits.keepalive_interval))
             .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-            .max_concurrent_streams(limits.calls_per_connection)
-            .concurrency_limit_per_connection(limits.calls_per_connection as usize)
-            .serve_with_incoming_shutdown(Guard::new(routes.routes()), ReceiverStream::new(connections), signal);
+            // Some above the limit reach the gate, which says what is wrong; HTTP/2 alone would leave them waiting.
+            .max_concurrent_streams(limits.calls_per_connection.saturating_add(REFUSED_AT_ONCE))
+            .serve_with_incoming_shutdown(guard, ReceiverStream::new(connections), signal);
         let overdue = async {
             if stopped.await.is_err() {
                 std::future::pending::<()>().await;

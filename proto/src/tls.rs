@@ -4,6 +4,8 @@
 //! between our own parts: the role and name do, so that a machine's address can change without a new certificate.
 //! Sessions are never resumed: an expired certificate must not live on in a ticket.
 
+pub use crate::rotate::{EXPIRY_NOTICE, Pki};
+
 use crate::roles::{Fingerprint, Identity};
 use rustls::{
     DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -18,7 +20,7 @@ use rustls::{
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -64,50 +66,24 @@ pub enum PkiError {
     },
 }
 
-/// Our certificate, its key and our authority.
-#[derive(Clone)]
-pub struct Pki {
+/// Our certificate, its key and our authority, as they were read at one time.
+pub(crate) struct Material {
     roots: Arc<RootCertStore>,
     authorities: Vec<CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
-    key: Arc<PrivateKeyDer<'static>>,
-    identity: Identity,
-    not_after: UnixTime,
+    key: PrivateKeyDer<'static>,
+    pub(crate) identity: Identity,
+    pub(crate) not_after: UnixTime,
+    /// Made when the first connection comes.
+    server: OnceLock<Arc<rustls::ServerConfig>>,
 }
 
-impl fmt::Debug for Pki {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pki")
-            .field("identity", &self.identity)
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A certificate that is about to end is warned of this long before.
-const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
-
-impl Pki {
-    /// From `ca.pem`, `cert.pem` and `key.pem` in a directory. Warns in the log if the certificate ends within 30 days.
-    ///
-    /// # Errors
-    /// A file that can't be read, a certificate that is expired, of another authority or without a role, or a key
-    /// that is not the certificate's.
-    pub fn load(dir: &Path) -> Result<Self, PkiError> {
-        let authorities = read_certificates(&dir.join(CA_FILE))?;
-        let chain = read_certificates(&dir.join(CERT_FILE))?;
+impl Material {
+    pub(crate) fn load(dir: &Path) -> Result<Self, PkiError> {
         let key_file = dir.join(KEY_FILE);
         let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| unreadable(&key_file, pem_reason(error)))?;
-        let pki = Self::new(authorities, chain, key, dir)?;
-        let left = pki.not_after.as_secs().saturating_sub(UnixTime::now().as_secs());
-        if left < WARN_BEFORE.as_secs() {
-            tracing::warn!(
-                file = %dir.join(CERT_FILE).display(),
-                days_left = left / 86_400,
-                "certificate ends soon: issue a new one with `kagectl pki issue` and restart"
-            );
-        }
-        Ok(pki)
+        let chain = read_certificates(&dir.join(CERT_FILE))?;
+        Self::new(read_certificates(&dir.join(CA_FILE))?, chain, key, dir)
     }
 
     fn new(
@@ -127,33 +103,22 @@ impl Pki {
         let identity = identity_of(leaf).map_err(|error| invalid(error.to_string()))?;
         let not_after =
             end_of(leaf, intermediates, &roots).ok_or_else(|| invalid("its end can't be read".to_owned()))?;
-        let pki = Self { roots: Arc::new(roots), authorities, chain, key: Arc::new(key), identity, not_after };
-        let keyed = rustls::sign::CertifiedKey::from_der(pki.presented(), pki.key.clone_key(), &provider());
+        let server = OnceLock::new();
+        let material = Self { roots: Arc::new(roots), authorities, chain, key, identity, not_after, server };
+        let keyed = rustls::sign::CertifiedKey::from_der(material.presented(), material.key.clone_key(), &provider());
         keyed.map_err(|error| PkiError::Key { key: dir.join(KEY_FILE), certificate, reason: error.to_string() })?;
-        Ok(pki)
+        Ok(material)
     }
 
-    /// Who we are.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// When our certificate ends, in seconds since 1970.
-    #[must_use]
-    pub fn not_after_unix_s(&self) -> u64 {
-        self.not_after.as_secs()
-    }
-
-    /// Of our certificate.
-    #[must_use]
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.chain.first().map_or(&[], |leaf| leaf.as_ref()))
     }
 
-    /// Of the (first) authority's certificate, as a token names it.
-    #[must_use]
-    pub fn authority_fingerprint(&self) -> Fingerprint {
+    pub(crate) fn authorities(&self) -> Vec<Fingerprint> {
+        self.authorities.iter().map(|authority| Fingerprint::of(authority)).collect()
+    }
+
+    pub(crate) fn authority_fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.authorities.first().map_or(&[], |authority| authority.as_ref()))
     }
 
@@ -163,7 +128,10 @@ impl Pki {
     }
 
     /// For a server: client certificates of our authority are checked, their absence is left to the RPC's rule.
-    pub(crate) fn server_config(&self) -> Result<rustls::ServerConfig, rustls::Error> {
+    pub(crate) fn server_config(&self) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
+        if let Some(made) = self.server.get() {
+            return Ok(made.clone());
+        }
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider())
             .allow_unauthenticated()
             .build()
@@ -174,7 +142,7 @@ impl Pki {
             .with_single_cert(self.presented(), self.key.clone_key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok(self.server.get_or_init(|| Arc::new(config)).clone())
     }
 
     /// For a client that believes servers of our authority with the expected role.

@@ -92,7 +92,7 @@ impl Config {
         Self::parse(&file, &text)
     }
 
-    fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let keys: Keys = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { file: file.to_owned(), source: Box::new(source) })?;
         let fault = |key, value: &str, next: &str| ConfigError::Value {

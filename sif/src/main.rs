@@ -1,7 +1,7 @@
 //! `kage-sif`: see `docs/architecture.md` and `kage-sif --help`.
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser, error::ErrorKind};
 use kage_proto::{
     roles::Role,
     server::{Config as ServerConfig, Security, Server},
@@ -9,11 +9,17 @@ use kage_proto::{
     tls::Pki,
 };
 use kage_sif::{
+    backup,
     config::{Config, ConfigError},
     driver, service,
     store::Store,
 };
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -21,7 +27,28 @@ use tokio::{
 
 /// Owner of the cluster's ledger: terms, epochs and recoveries under way.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(flatten)]
+    serve: Option<Arguments>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Begin a ledger with a copy of `kagectl ledger backup`, where there is none: epochs and terms go on above those
+    /// of the copy once a majority of the voters has reported, orders stand (docs/operations.md)
+    Restore {
+        /// The copy
+        file: PathBuf,
+        /// Directory of the ledger, as kage-sif will be given it
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
 struct Arguments {
     /// The cluster's configuration
     #[arg(long, value_name = "cluster.toml")]
@@ -47,10 +74,17 @@ const EXIT_CONFIG: u8 = 64;
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = match (cli.command, cli.serve) {
+        (Some(Command::Restore { file, state }), _) => return restore(&file, &state),
+        (None, Some(arguments)) => arguments,
+        (None, None) => {
+            Cli::command().error(ErrorKind::MissingRequiredArgument, "--config and --state are needed").exit()
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result =
         runtime.context("kage-sif can't start its threads").and_then(|runtime| runtime.block_on(run(arguments)));
@@ -61,6 +95,29 @@ fn main() -> ExitCode {
             if error.is::<ConfigError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn restore(file: &Path, state: &Path) -> ExitCode {
+    let restored = match backup::restore(file, state) {
+        Ok(restored) => restored,
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!("kage-sif: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!(
+        "{} begins with {} (made {} s after 1970).",
+        state.display(),
+        file.display(),
+        restored.made_unix_ms / 1000
+    );
+    println!("{} standing orders are kept.", restored.orders);
+    for (vip, epoch, owner) in &restored.owners {
+        println!("{vip} was {owner}'s at epoch {epoch}; whose it is now, the coordinator decides anew.");
+    }
+    println!("Next: start kage-sif. It gives out nothing before a majority of the voters has reported.");
+    ExitCode::SUCCESS
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -76,6 +133,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 "{} holds a certificate of role {role}, which no client takes for SIF: issue one of role sif with `kagectl pki issue`",
                 directory.display()
             );
+            tokio::spawn(pki.clone().follow());
             Security::Tls(pki)
         }
         None => {
@@ -95,7 +153,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     );
     let (handle, mut driver) = driver::start(store, contents, config.electorate)?;
     let (stopping, stop) = watch::channel(false);
-    let service = service::Service::new(handle, config.term, stop.clone());
+    let pki = if let Security::Tls(pki) = &security { Some(pki.clone()) } else { None };
+    let service = service::Service::new(handle, config.term, pki, stop.clone());
     let listen = arguments.listen.unwrap_or(config.listen);
     let server = Server::bind(&ServerConfig::new(listen, security)).await?;
     tracing::info!(address = %server.address(), term_ms = config.term.as_millis(), "listening");

@@ -1,10 +1,11 @@
 //! The RPCs. Who may call them is decided before they are reached (`kage_proto::roles`).
 
 use crate::{
+    backup,
     driver::{Handle, Subscription},
     wire::{self, field, optional},
 };
-use kage_proto::sif::v1 as proto;
+use kage_proto::{audit, sif::v1 as proto, tls::Pki};
 use kage_sif_core::{Ledger, Reply, Request as Ask};
 use kage_types::{Epoch, Revision, Term, Vip};
 use std::{
@@ -25,14 +26,15 @@ const STREAM_BUFFER: usize = 16;
 pub struct Service {
     handle: Handle,
     term_ms: u32,
+    pki: Option<Pki>,
     stop: watch::Receiver<bool>,
 }
 
 impl Service {
     /// Over a running driver. Streams end when `stop` becomes true.
     #[must_use]
-    pub fn new(handle: Handle, term: Duration, stop: watch::Receiver<bool>) -> Self {
-        Self { handle, term_ms: u32::try_from(term.as_millis()).unwrap_or(u32::MAX), stop }
+    pub fn new(handle: Handle, term: Duration, pki: Option<Pki>, stop: watch::Receiver<bool>) -> Self {
+        Self { handle, term_ms: u32::try_from(term.as_millis()).unwrap_or(u32::MAX), pki, stop }
     }
 
     async fn ask(&self, rpc: &'static str, request: Ask) -> Result<(Reply, Option<Box<Ledger>>), Status> {
@@ -89,6 +91,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::AcquireTermRequest>,
     ) -> Result<Response<proto::AcquireTermReply>, Status> {
+        audit::about(request.get_ref());
         let coordinator = request.into_inner().coordinator;
         let request = Ask::AcquireTerm { coordinator: coordinator.clone() };
         let (Reply::Term { term }, Some(ledger)) = self.ask("AcquireTerm", request).await? else {
@@ -105,13 +108,17 @@ impl proto::sif_server::Sif for Service {
     ) -> Result<Response<proto::RenewTermReply>, Status> {
         let term = Term(request.into_inner().term);
         self.ask("RenewTerm", Ask::RenewTerm { term }).await?;
-        Ok(Response::new(proto::RenewTermReply { length_ms: self.term_ms }))
+        Ok(Response::new(proto::RenewTermReply {
+            length_ms: self.term_ms,
+            certificate_ends_unix_s: self.pki.as_ref().map_or(0, Pki::not_after_unix_s),
+        }))
     }
 
     async fn report_voter(
         &self,
         request: Request<proto::ReportVoterRequest>,
     ) -> Result<Response<proto::ReportVoterReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let reporter = field("reporter", &request.reporter)?;
         let report = wire::report(request.highest_term, &request.epochs)?;
@@ -126,6 +133,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::AdvanceEpochRequest>,
     ) -> Result<Response<proto::AdvanceEpochReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let vip: Vip = field("vip", &request.vip)?;
         let (owner, cause) = (request.owner.clone(), request.cause.clone());
@@ -149,6 +157,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::SetLongLeaseRequest>,
     ) -> Result<Response<proto::SetLongLeaseReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let ask = Ask::SetLongLease {
             term: Term(request.term),
@@ -164,6 +173,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::PutTroubleRequest>,
     ) -> Result<Response<proto::PutTroubleReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let ask = Ask::PutTrouble {
             term: Term(request.term),
@@ -180,6 +190,7 @@ impl proto::sif_server::Sif for Service {
         &self,
         request: Request<proto::PutOrderRequest>,
     ) -> Result<Response<proto::PutOrderReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let order = wire::order(request.order)?;
         tracing::info!(scope = %order.scope, who = order.who, reason = order.reason, "order");
@@ -187,16 +198,32 @@ impl proto::sif_server::Sif for Service {
         Ok(Response::new(proto::PutOrderReply { revision }))
     }
 
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<proto::BackupChunk, Status>> + Send>>;
+
+    /// One answer of the driver: a ledger between two commits, while others go on.
+    async fn backup(&self, _: Request<proto::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let ledger = self.handle.read().await.map_err(wire::stopped)?;
+        let file = backup::encode(&ledger, now_unix_ms()).map_err(|error| Status::internal(error.to_string()))?;
+        tracing::info!(revision = ledger.revision.0, bytes = file.len(), "a copy of the ledger is taken");
+        let chunks: Vec<_> =
+            file.chunks(CHUNK).map(|chunk| Ok(proto::BackupChunk { content: chunk.to_vec() })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
     async fn clear_order(
         &self,
         request: Request<proto::ClearOrderRequest>,
     ) -> Result<Response<proto::ClearOrderReply>, Status> {
+        audit::about(request.get_ref());
         let request = request.into_inner();
         let ask = Ask::ClearOrder { term: Term(request.term), scope: field("scope", &request.scope)? };
         let revision = self.written("ClearOrder", ask).await?;
         Ok(Response::new(proto::ClearOrderReply { revision }))
     }
 }
+
+/// Bytes of a copy in one message, far below the limit of any client.
+const CHUNK: usize = 256 << 10;
 
 type Sender = mpsc::Sender<Result<proto::Change, Status>>;
 

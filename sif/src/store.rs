@@ -77,6 +77,12 @@ pub enum StoreError {
         /// Its format.
         found: u32,
     },
+    /// A ledger is never replaced.
+    #[error("{file} is there already and nothing was changed: stop kage-sif and move it away first")]
+    Exists {
+        /// The file.
+        file: PathBuf,
+    },
     /// Not what was written.
     #[error(
         "{file} is damaged ({reason}): restore it from a backup, or move it away to begin a new ledger, which gives out nothing before a majority of the voters has reported"
@@ -157,7 +163,7 @@ impl Store {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(directory).map_err(io)?;
-                create(directory, &file)?;
+                create(directory, &file, &Ledger::default())?;
                 tracing::warn!(
                     file = %file.display(),
                     "no ledger here: began a new one, which gives out nothing before a majority of the voters has reported"
@@ -167,6 +173,20 @@ impl Store {
         }
         let path = file.clone();
         Self::open_with(file, Box::new(move || builder().open(&path)))
+    }
+
+    /// Begins `ledger.redb` with this ledger; made durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] where there is a ledger, which is left as it is; the disk.
+    pub fn begin_with(directory: &Path, ledger: &Ledger) -> Result<(), StoreError> {
+        let file = directory.join(FILE_NAME);
+        let io = |source| StoreError::Io { file: file.clone(), source };
+        fs::create_dir_all(directory).map_err(io)?;
+        if file.try_exists().map_err(io)? {
+            return Err(StoreError::Exists { file });
+        }
+        create(directory, &file, ledger)
     }
 
     fn open_with(file: PathBuf, open: Opener) -> Result<(Self, Contents), StoreError> {
@@ -207,7 +227,7 @@ impl Store {
 }
 
 /// Under another name first, so that a crash leaves either no ledger or a whole one.
-fn create(directory: &Path, file: &Path) -> Result<(), StoreError> {
+fn create(directory: &Path, file: &Path, ledger: &Ledger) -> Result<(), StoreError> {
     let unfinished = directory.join("ledger.redb.new");
     let io = |source| StoreError::Io { file: unfinished.clone(), source };
     match fs::remove_file(&unfinished) {
@@ -217,10 +237,43 @@ fn create(directory: &Path, file: &Path) -> Result<(), StoreError> {
     }
     let database = builder().create(&unfinished).map_err(|error| StoreError::redb(&unfinished, error))?;
     write(&unfinished, &database, &[])?;
+    if *ledger != Ledger::default() {
+        write_restored(&unfinished, &database, ledger)?;
+    }
     database.close().map_err(|error| StoreError::redb(&unfinished, error))?;
     fs::rename(&unfinished, file).map_err(io)?;
     // A file is not durable before its name is.
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+}
+
+/// What [`Ledger::restored`] leaves: numbers, floors and orders.
+fn write_restored(file: &Path, database: &Database, ledger: &Ledger) -> Result<(), StoreError> {
+    macro_rules! disk {
+        ($operation:expr) => {
+            $operation.map_err(|error| StoreError::redb(file, error))?
+        };
+    }
+    let mut transaction = disk!(database.begin_write());
+    disk!(transaction.set_durability(Durability::Immediate));
+    {
+        let mut floors = disk!(transaction.open_table(FLOORS));
+        for (vip, epoch) in &ledger.floors {
+            disk!(floors.insert(vip.to_string().as_str(), json(file, epoch)?.as_slice()));
+        }
+        let mut orders = disk!(transaction.open_table(ORDERS));
+        for order in ledger.orders.values() {
+            disk!(orders.insert(order.scope.to_string().as_str(), json(file, order)?.as_slice()));
+        }
+        let head = Head {
+            format: FORMAT,
+            revision: ledger.revision,
+            term: ledger.term,
+            coordinator: String::new(),
+            established: false,
+        };
+        disk!(disk!(transaction.open_table(META)).insert(HEAD, json(file, &head)?.as_slice()));
+    }
+    transaction.commit().map_err(|error| StoreError::redb(file, error))
 }
 
 fn json<T: Serialize>(file: &Path, value: &T) -> Result<Vec<u8>, StoreError> {
@@ -387,4 +440,4 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
 
 #[cfg(test)]
 #[path = "store_tests.rs"]
-mod tests;
+pub(crate) mod tests;

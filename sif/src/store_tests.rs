@@ -39,7 +39,7 @@ fn order(scope: OrderScope, n: u64) -> Order {
 }
 
 /// Every kind of change, several times, in an order that the rules could give.
-fn changes(count: u64) -> Vec<Stamped> {
+pub(crate) fn changes(count: u64) -> Vec<Stamped> {
     let target = |n: u64| TargetName::new(format!("t{n}")).unwrap();
     let report = |n: u64| Report { highest_term: Term(n), epochs: BTreeMap::from([(vip(1), Epoch(n))]) };
     let change = |n: u64| match n % 11 {

@@ -4,12 +4,12 @@
 
 use kage_proto::{
     channel::{Credentials, Options, channel},
-    issue::{Authority, Subject},
+    issue::{Authority, Subject, Trust},
     roles::{Identity, Role},
     sif::v1::{
-        AcquireTermReply, AcquireTermRequest, AdvanceEpochRequest, Change, ClearOrderRequest, EpochReport,
-        GetLedgerRequest, Ledger, OrderRow, PutOrderRequest, PutTroubleRequest, RenewTermRequest, ReportVoterRequest,
-        SetLongLeaseRequest, SubscribeRequest, change, sif_client::SifClient,
+        AcquireTermReply, AcquireTermRequest, AdvanceEpochRequest, BackupRequest, Change, ClearOrderRequest,
+        EpochReport, GetLedgerRequest, Ledger, OrderRow, PutOrderRequest, PutTroubleRequest, RenewTermRequest,
+        ReportVoterRequest, SetLongLeaseRequest, SubscribeRequest, change, sif_client::SifClient,
     },
     tls::{Expected, Pki},
 };
@@ -52,7 +52,7 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let authority = Authority::create(&directory.path().join("authority"), "test", 2).unwrap();
-        for role in [Role::Sif, Role::Coordinator, Role::Viewer] {
+        for role in [Role::Sif, Role::Coordinator, Role::Operator, Role::Viewer] {
             issue(&authority, &directory.path().join(role.as_str()), role);
         }
         let mut config = format!("name = 'test'\n[sif]\nlisten = '{address}'\nterm = '3s'\n");
@@ -377,4 +377,170 @@ async fn a_stop_is_quick_and_clean_and_faults_say_what_to_do() {
     fs::write(cluster.path("cluster.toml"), "[sif]\nlisten = 'nowhere'\n").unwrap();
     let (code, log) = run(&cluster);
     assert!(code == Some(64) && log.contains("nowhere"), "{log}");
+}
+
+async fn copy(client: &mut Client) -> Result<Vec<u8>, Status> {
+    let mut chunks = client.backup(BackupRequest {}).await?.into_inner();
+    let mut file = Vec::new();
+    while let Some(chunk) = chunks.message().await? {
+        file.extend(chunk.content);
+    }
+    Ok(file)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_taken_under_load_is_restored_and_no_number_is_given_twice() {
+    let (mut cluster, mut client, term) = Cluster::ready().await;
+    let order = OrderRow {
+        scope: "agent:rs1".to_owned(),
+        reason: "disk".to_owned(),
+        who: "operator alice".to_owned(),
+        since_unix_ms: 5,
+        until_unix_ms: None,
+    };
+    client.put_order(PutOrderRequest { term, order: Some(order.clone()) }).await.unwrap();
+    let mut writer = client.clone();
+    let load = tokio::spawn(async move {
+        let mut epoch = 0;
+        while let Ok(given) = advance(&mut writer, term, "10.0.0.1", epoch, &format!("rs{}", epoch % 3)).await {
+            epoch = given;
+        }
+        epoch
+    });
+    let mut operator = cluster.client(Role::Operator);
+    let mut file = Vec::new();
+    let mut copied = 0;
+    while copied < 5 {
+        file = copy(&mut operator).await.unwrap();
+        let (ledger, _) = kage_sif::backup::decode(&file).unwrap();
+        copied = ledger.vips.values().next().map_or(0, |row| row.epoch.0);
+    }
+    for role in [Role::Viewer, Role::Coordinator] {
+        let refused = copy(&mut cluster.client(role)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    // The ledger goes on after the copy; then its disk is lost.
+    let after = Instant::now();
+    while after.elapsed() < Duration::from_millis(200) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.kill();
+    let last = load.await.unwrap();
+    assert!(last > copied, "{last}, {copied}");
+    fs::rename(cluster.path("state"), cluster.path("lost")).unwrap();
+    let log = fs::read_to_string(cluster.path("log")).unwrap();
+    assert!(log.lines().any(|line| line.contains("Sif/Backup") && line.contains("operator x")), "audited\n{log}");
+
+    let restore = |file: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kage-sif"));
+        let output = command.arg("restore").arg(file).arg("--state").arg(cluster.path("state")).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let mut spoilt = file.clone();
+    let middle = spoilt.len() / 2;
+    spoilt[middle] ^= 1;
+    for bad in [spoilt, file[..file.len() - 1].to_vec(), b"kagemusha-ledger 2 bytes=0".to_vec(), Vec::new()] {
+        fs::write(cluster.path("bad"), bad).unwrap();
+        let (done, text) = restore(&cluster.path("bad"));
+        assert!(!done && text.contains("no good copy"), "{text}");
+    }
+    assert!(!cluster.path("state").exists(), "nothing is left of a copy that was refused");
+    fs::write(cluster.path("copy"), &file).unwrap();
+    let (done, text) = restore(&cluster.path("copy"));
+    assert!(done && text.contains("1 standing orders") && text.contains("10.0.0.1 was rs"), "{text}");
+    let (done, text) = restore(&cluster.path("copy"));
+    assert!(!done && text.contains("is there already"), "{text}");
+
+    cluster.start();
+    let ledger = cluster.ledger(&mut client).await;
+    assert!(!ledger.established && ledger.vips.is_empty());
+    assert_eq!(ledger.orders, [order]);
+    let refused = acquire(&mut client).await.unwrap_err();
+    assert_eq!(told(&refused), (Code::FailedPrecondition, Some("reports-needed"), Some(2)));
+    let renewal = client.renew_term(RenewTermRequest { term }).await.unwrap_err();
+    assert_eq!(renewal.code(), Code::FailedPrecondition, "the old term is over: {renewal}");
+    // No voter of this majority has seen more than the first epoch.
+    assert_eq!(report(&mut client, "a", term, &[("10.0.0.1", 1)]).await.unwrap(), (false, 1));
+    assert_eq!(report(&mut client, "b", term, &[]).await.unwrap(), (true, 0));
+    let next = acquire(&mut client).await.unwrap().term;
+    assert!(next > term + UNSEEN_MARGIN, "{next}");
+    let epoch = advance(&mut client, next, "10.0.0.1", 0, "rs1").await.unwrap();
+    assert!(epoch > copied + UNSEEN_MARGIN && epoch > last, "{epoch} after {copied} and {last}");
+    assert!(cluster.ledger(&mut client).await.vips[0].long_lease, "an unknown owner's long lease is outwaited");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_and_authority_change_under_an_open_stream() {
+    let (cluster, mut client, term) = Cluster::ready().await;
+    let revision = cluster.ledger(&mut client).await.revision;
+    let mut stream = client.subscribe(SubscribeRequest { after_revision: revision }).await.unwrap().into_inner();
+    let pid = rustix::process::Pid::from_child(cluster.process.as_ref().unwrap());
+    let log = || fs::read_to_string(cluster.path("log")).unwrap();
+    let said = |text: &str, times: usize| {
+        let begun = Instant::now();
+        while log().matches(text).count() < times {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{text}\n{}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let hang_up = || rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let (sif, coordinator, old) = (cluster.path("sif"), cluster.path("coordinator"), cluster.path("old"));
+    fs::create_dir(&old).unwrap();
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        fs::copy(coordinator.join(name), old.join(name)).unwrap();
+    }
+
+    // What can't be used changes nothing.
+    let good = fs::read(sif.join("cert.pem")).unwrap();
+    fs::write(sif.join("cert.pem"), "torn").unwrap();
+    hang_up();
+    said("can't be used", 1);
+    cluster.client(Role::Viewer).get_ledger(GetLedgerRequest {}).await.expect("served on");
+    fs::write(sif.join("cert.pem"), good).unwrap();
+
+    // The new authority is trusted everywhere before anything is of it.
+    let next = Authority::create(&cluster.path("next"), "next", 2).unwrap();
+    for dir in [&sif, &coordinator, &old] {
+        next.trust_in(dir).unwrap();
+    }
+    hang_up();
+    said("certificates read again", 1);
+    let subject = next.renew_in(&coordinator, Trust::Beside, None).unwrap();
+    assert_eq!((subject.identity.to_string().as_str(), subject.days), ("coordinator x", 1825));
+    assert_eq!(fs::metadata(coordinator.join("key.pem")).unwrap().len() > 0, true);
+    cluster.client(Role::Coordinator).get_ledger(GetLedgerRequest {}).await.expect("of the next authority");
+    let mut of_old = Pki::load(&old).unwrap();
+    let ask = |pki: &Pki| {
+        let credentials = Credentials::Tls(pki.clone());
+        let to = channel(&cluster.address.to_string(), &credentials, Expected::role(Role::Sif), &Options::default());
+        let mut client = SifClient::new(to.unwrap());
+        async move { client.get_ledger(GetLedgerRequest {}).await }
+    };
+    ask(&of_old).await.expect("both are trusted");
+
+    // Nobody tells it: the files alone.
+    next.renew_in(&sif, Trust::Alone, None).unwrap();
+    said("certificates read again", 2);
+    let mut refused = ask(&of_old).await;
+    for _ in 0..100 {
+        if refused.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        refused = ask(&of_old).await;
+    }
+    let refused = refused.expect_err("of an authority that was removed");
+    assert!(std::error::Error::source(&refused).is_some(), "no answer of SIF: {refused}");
+    said("the client's certificate is of another authority", 1);
+    next.renew_in(&old, Trust::Alone, None).unwrap();
+    of_old.reload().unwrap();
+    ask(&of_old).await.expect("renewed in place");
+    of_old = Pki::load(&old).unwrap();
+    assert!(of_old.not_after_unix_s() > 0);
+
+    // The connection from the beginning was never cut.
+    advance(&mut client, term, "10.0.0.1", 0, "rs1").await.unwrap();
+    let change = tokio::time::timeout(Duration::from_secs(5), stream.message()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(change.change, Some(change::Change::Vip(_))), "{change:?}");
 }

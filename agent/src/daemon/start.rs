@@ -21,12 +21,19 @@ use kage_agent_core::{
 use kage_proto::{
     agent::v1::{agent_server::AgentServer, voter_server::VoterServer},
     channel::Credentials,
+    limits::MAX_COMMAND_BYTES,
     roles::Role,
     server::{self, Security, Server},
     tls::Pki,
 };
 use kage_types::{DomainName, Term, Vip};
-use std::{collections::BTreeMap, fs::File, io::Read, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +64,28 @@ fn credentials(config: &Config, plaintext: bool) -> anyhow::Result<(Credentials,
     Ok((Credentials::Tls(pki.clone()), Security::Tls(pki)))
 }
 
+/// A certificate that ends within this is renewed through the coordinator; as long before the operator is told of it.
+const RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
+/// Between two looks, and before the first: the start has more urgent things.
+const RENEW_LOOK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(6 * 3600));
+
+async fn renew(pki: Pki, coordinator: String) {
+    let mut pause = RENEW_LOOK.0;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = RENEW_LOOK.1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if pki.not_after_unix_s().saturating_sub(now) > RENEW_BEFORE.as_secs() {
+            continue;
+        }
+        match kage_proto::enrol::renew(&pki, &coordinator).await {
+            Ok(()) => tracing::info!(ends_unix_s = pki.not_after_unix_s(), "certificate renewed"),
+            // A coordinator without authority, or of an earlier version, does not: the operator is told in time.
+            Err(error) => tracing::info!(%error, "certificate not renewed; trying again in six hours"),
+        }
+    }
+}
+
 /// Runs until a signal.
 ///
 /// # Errors
@@ -65,6 +94,10 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let started = now();
     let signals = stop::Signals::listen()?;
     let (credentials, security) = credentials(&config, plaintext)?;
+    if let Credentials::Tls(pki) = &credentials {
+        tokio::spawn(pki.clone().follow());
+        tokio::spawn(renew(pki.clone(), config.coordinator.clone()));
+    }
     let dir = StateDir::open(&config.state)?;
     let voter_store = dir.voter()?;
     let mut memory = dir.memory()?;
@@ -214,7 +247,9 @@ async fn serve(
             () = stop.cancelled() => return Ok(()),
         }
     };
-    let server = server.add(AgentServer::new(AgentService(shared))).add(VoterServer::new(VoterService(handle)));
+    let server = server
+        .add(AgentServer::new(AgentService(shared)).max_decoding_message_size(MAX_COMMAND_BYTES))
+        .add(VoterServer::new(VoterService(handle)).max_decoding_message_size(MAX_COMMAND_BYTES));
     server.run(async move { stop.cancelled().await }).await?;
     Ok(())
 }

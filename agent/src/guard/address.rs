@@ -111,3 +111,27 @@ fn parse(payload: &[u8], index: u32) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(
+            prefix in any::<u8>(), index in 0..3u32, attributes in prop::collection::vec((0..10u16, 0..24u16, prop::collection::vec(any::<u8>(), 0..20)), 0..4),
+        ) {
+            let mut payload = vec![2, prefix, 0, 0];
+            payload.extend(index.to_ne_bytes());
+            for (kind, length, value) in attributes {
+                payload.extend(length.to_ne_bytes());
+                payload.extend(kind.to_ne_bytes());
+                payload.extend(value);
+            }
+            for end in 0..payload.len() {
+                let _ = parse(&payload[..end], 1);
+            }
+        }
+    }
+}

@@ -71,3 +71,33 @@ fn answer(frame: &[u8], vip: Vip) -> Option<MacAddr> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever is on the wire, of whatever length.
+        #[test]
+        fn no_frame_breaks_the_reader(mut frame in prop::collection::vec(any::<u8>(), 0..100), v6 in any::<bool>()) {
+            let vip: Vip = if v6 { "fd00::1" } else { "10.0.0.1" }.parse().expect("vip");
+            let (ethertype, at, address) = match vip.address() {
+                IpAddr::V4(address) => (ETHERTYPE_ARP, 28, address.octets().to_vec()),
+                IpAddr::V6(address) => (ETHERTYPE_IPV6, 62, address.octets().to_vec()),
+            };
+            let _ = answer(&frame, vip);
+            let put = |frame: &mut Vec<u8>, at: usize, bytes: &[u8]| {
+                if let Some(place) = frame.get_mut(at..at + bytes.len()) {
+                    place.copy_from_slice(bytes);
+                }
+            };
+            put(&mut frame, 12, &ethertype.to_be_bytes());
+            put(&mut frame, 20, &[58]);
+            put(&mut frame, 54, &[ND_ADVERT]);
+            put(&mut frame, at, &address);
+            let claims = answer(&frame, vip).is_some();
+            prop_assert!(!claims || frame.len() >= at + address.len());
+        }
+    }
+}

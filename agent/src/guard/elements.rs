@@ -279,6 +279,13 @@ mod tests {
         assert_eq!(kinds(&op, Place::Host, false), [(delete, inet), (add, inet)]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(bytes in proptest::collection::vec(0..40u8, 0..120)) {
+            let _ = (live(&bytes), key(&bytes));
+        }
+    }
+
     #[test]
     fn elements_are_read_as_written() {
         let ifname = IfName::new("vnet7").unwrap();

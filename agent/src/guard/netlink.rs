@@ -215,6 +215,22 @@ mod tests {
         assert!(!writer.is_mine(1));
     }
 
+    proptest::proptest! {
+        /// Of any bytes: iterations end, and nothing is read past the end.
+        #[test]
+        fn no_bytes_break_the_reader(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), kind in 0..9u16) {
+            let mut seen = 0;
+            for message in messages(&bytes) {
+                seen += HEADER + message.payload.len();
+                let _ = (message.errno(), message.is_done());
+                seen += attributes(message.payload).count();
+            }
+            assert!(seen <= bytes.len() * 2);
+            assert!(attributes(&bytes).count() <= bytes.len() / 4 + 1);
+            let _ = attribute(&bytes, kind);
+        }
+    }
+
     #[test]
     fn rubbish_ends_the_iteration() {
         assert_eq!(messages(&[1, 0, 0, 0, 0, 0]).count(), 0);

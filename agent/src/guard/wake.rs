@@ -48,3 +48,19 @@ fn udp(link: &Link, sleeper: MacAddr) -> io::Result<()> {
 fn bind_to_device(socket: &UdpSocket, link: &Link) -> io::Result<()> {
     super::sys::set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, link.name.key())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_packet_is_made_of_six_pairs_of_digits_only(text in r"([0-9a-fA-F+]{2}[:-]){5}[0-9a-fA-F+]{2}|(\PC|[0-9a-f:]){0,24}") {
+            let Ok(sleeper) = text.parse::<MacAddr>() else { return Ok(()) };
+            prop_assert_eq!(sleeper.to_string(), text.to_ascii_lowercase().replace('-', ":"));
+            let packet = magic(sleeper);
+            prop_assert!(packet[..6] == [0xff; 6] && packet[6..].chunks(6).all(|copy| copy == sleeper.0));
+        }
+    }
+}

@@ -233,7 +233,7 @@ fn memory(text: &str) -> Option<MemoryLoad> {
     };
     let total_bytes = bytes("MemTotal")?;
     // Kernels before 3.14 have no MemAvailable: a lower bound of it then.
-    let available_bytes = bytes("MemAvailable").or_else(|| Some(bytes("MemFree")? + bytes("Cached")?))?;
+    let available_bytes = bytes("MemAvailable").or_else(|| bytes("MemFree")?.checked_add(bytes("Cached")?))?;
     Some(MemoryLoad { total_bytes, available_bytes, used_bytes: total_bytes.saturating_sub(available_bytes) })
 }
 
@@ -294,6 +294,19 @@ mod tests {
         let each = (cpu_time() - begin) / 100;
         println!("one sample: {each:?} of CPU");
         assert!(each < std::time::Duration::from_millis(1), "{each:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_breaks_the_readers(text in r"((cpu|cpu0|MemTotal|MemFree|Cached|some|eth0|total)[ :=]{1,2}|[0-9]{1,21}|kB|\n| |\PC){0,40}") {
+            let _ = (cpu(&text), memory(&text), nics(&text), load_average(&text), pressure(&text));
+        }
+    }
+
+    #[test]
+    fn numbers_too_large_are_no_numbers() {
+        let most = u64::MAX / 1024;
+        assert_eq!(memory(&format!("MemTotal: 1 kB\nMemFree: {most} kB\nCached: {most} kB\n")), None);
     }
 
     #[test]

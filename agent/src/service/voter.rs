@@ -4,6 +4,7 @@ use super::{Reply, invalid};
 use crate::{driver::Handle, session::voter_state, wire};
 use kage_proto::{
     agent::v1::{BarReply, BarRequest, GetVoterStateRequest, VoteReply, VoteRequest, VoterState, voter_server::Voter},
+    audit,
     roles::Peer,
 };
 use kage_types::{Epoch, Term};
@@ -35,6 +36,7 @@ impl Voter for VoterService {
     }
 
     async fn bar(&self, request: Request<BarRequest>) -> Reply<BarReply> {
+        audit::about(request.get_ref());
         let BarRequest { term, vip, floor } = request.into_inner();
         let vip = wire::vip(&vip).map_err(invalid)?;
         let age = within(self.0.bar(Term(term), vip, Epoch(floor))).await?;

@@ -86,6 +86,30 @@ mod tests {
         );
     }
 
+    use crate::mangle;
+
+    const DOMAIN: &str = "<domain type='qemu' id='3'><name>m</name><devices>\
+        <interface type='bridge'><mac address='52:54:00:AA:00:01'/><source bridge='br0'/><target dev='vnet3'/></interface>\
+        <interface type='network'><mac address='52:54:00:aa:00:03'/><source network='default' bridge='virbr0'/></interface>\
+        </devices><metadata><x:a xmlns:x='urn:x'><interface/></x:a></metadata></domain>";
+
+    proptest::proptest! {
+        #[test]
+        fn no_damage_breaks_the_reader(edits in proptest::collection::vec(proptest::prelude::any::<mangle::Edit>(), 1..6)) {
+            let spoilt = mangle::mangle(DOMAIN.as_bytes(), &edits);
+            let spoilt = String::from_utf8_lossy(&spoilt);
+            if let Ok(cards) = nics(&spoilt) {
+                assert!(cards.len() <= spoilt.len() / "<interface".len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused() {
+        assert!(nics(&" ".repeat(MAX_XML_BYTES + 1)).is_err());
+        assert!(nics(&format!("<domain>{}</domain>", "<a/>".repeat(MAX_NODES as usize))).is_err());
+    }
+
     #[test]
     fn nonsense_is_an_error_not_a_panic() {
         let deep = "<a>".repeat(100_000);

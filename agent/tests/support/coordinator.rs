@@ -140,6 +140,7 @@ impl Lease for Fake {
                         this.mood.lock().unwrap().events.push((agent.clone(), format!("{:?}", event.event)));
                         None
                     }
+                    Message::CertificateEndsUnixS(_) => None,
                 };
                 if let Some(reply) = reply
                     && send.send(Ok(say(reply))).await.is_err()

@@ -305,7 +305,7 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let longest = LeaseTiming::patience(self.cluster.timing.lease);
-        let mut floor = now + LeaseTiming::patience(length) + longest;
+        let mut floor = now + LeaseTiming::patience(length).saturating_add(longest);
         if self.no_wait_after_new_term() {
             floor = now;
         }
@@ -313,7 +313,7 @@ impl Coordinator {
         self.sif = Ok(());
         self.alerts_over(None);
         self.note(None, Severity::Info, "term", format!("acting under term {term}"), actions);
-        let long = LeaseTiming::patience(self.cluster.timing.long_lease) + LeaseTiming::patience(length);
+        let long = LeaseTiming::patience(self.cluster.timing.long_lease).saturating_add(LeaseTiming::patience(length));
         for (vip, state) in &mut self.vips {
             let row = rows.iter().find(|row| row.vip == *vip).cloned();
             // What was begun under an earlier term may rest on rows that another has changed since: begun anew.

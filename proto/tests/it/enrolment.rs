@@ -3,7 +3,7 @@
 use crate::lab::{Cluster, Running, run};
 use kage_proto::{
     coordinator::v1::{
-        EnrolReply, EnrolRequest,
+        EnrolReply, EnrolRequest, RenewRequest,
         enrolment_server::{Enrolment, EnrolmentServer},
     },
     enrol::{EnrolError, WriteError, enrol},
@@ -33,6 +33,10 @@ struct Office {
 
 #[tonic::async_trait]
 impl Enrolment for Office {
+    async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<EnrolReply>, Status> {
+        Err(Status::failed_precondition("enrolment alone is tried here"))
+    }
+
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         assert_eq!(Peer::of(&request)?.caller, Caller::Anonymous);
         let EnrolRequest { secret, csr_pem } = request.into_inner();

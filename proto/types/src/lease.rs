@@ -70,6 +70,9 @@ pub enum LeaseTimingError {
         /// R
         renewal: Duration,
     },
+    /// Not a lease but a mistake.
+    #[error("{0:?} is too long for a lease: no figure of it may exceed a day")]
+    TooLong(Duration),
     /// A long lease that is not long.
     #[error("long lease {long:?} must exceed lease {lease:?} plus element life")]
     ShortLong {
@@ -79,6 +82,9 @@ pub enum LeaseTimingError {
         lease: Duration,
     },
 }
+
+/// A target whose lease lasts longer is never taken over.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// ρ: two machines' clocks drift by at most one in this many.
 const DRIFT_DIVISOR: u32 = 1000;
@@ -102,6 +108,11 @@ impl LeaseTiming {
     /// The first rule they break.
     pub fn check(&self) -> Result<(), LeaseTimingError> {
         let Self { lease, element, renewal, slack, long_lease } = *self;
+        // Whatever a file or a peer says: sums of these must not overflow later.
+        let longest = [lease, element, renewal, slack, long_lease].into_iter().max().unwrap_or_default();
+        if longest > LONGEST {
+            return Err(LeaseTimingError::TooLong(longest));
+        }
         if lease < 2 * element + 2 * slack + renewal {
             return Err(LeaseTimingError::TooShort { lease, element, renewal, slack });
         }
@@ -118,20 +129,21 @@ impl LeaseTiming {
     /// b + L − 2K − 2g (rule 3). The existing element ends by then + K + g, hence the renewed one by b + L.
     #[must_use]
     pub fn renew_until(&self, sent: Time, length: Duration) -> Time {
-        (sent + length).before(2 * (self.element + self.slack))
+        (sent + length).before(self.element.saturating_add(self.slack).saturating_mul(2))
     }
 
     /// Life of the element set for a long lease: it ends K + g before the lease does, so that a delayed later
     /// renewal of it still ends in time.
     #[must_use]
     pub fn long_element(&self) -> Duration {
-        self.long_lease.saturating_sub(3 * (self.element + self.slack)).saturating_sub(self.lease)
+        let delayed = self.element.saturating_add(self.slack).saturating_mul(3);
+        self.long_lease.saturating_sub(delayed).saturating_sub(self.lease)
     }
 
     /// How long the granter waits after deciding a grant of `length`: L(1 + 2ρ) (rule 2).
     #[must_use]
     pub fn patience(length: Duration) -> Duration {
-        length + length * 2 / DRIFT_DIVISOR
+        length.saturating_add(length.saturating_mul(2) / DRIFT_DIVISOR)
     }
 
     /// The longest stall of an owner that costs no lapse: K − R.

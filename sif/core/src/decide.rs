@@ -2,7 +2,7 @@
 
 use crate::{Alert, Change, Electorate, Established, Ledger, Refusal, Reply, Report, Request, TroubleRow, VipRow};
 use kage_types::{AgentId, Epoch, Order, OrderScope, REASON_LIMIT, Revision, TargetName, Term, Vip};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of a trouble's detail or a coordinator's name: a line or two for people, not a log.
 pub const DETAIL_LIMIT: usize = 1024;
@@ -115,7 +115,7 @@ fn acquire(ledger: &Ledger, electorate: &Electorate, coordinator: String) -> Res
             return Err(Refusal::NeedsReports { needed });
         }
         // The reports were there already and the configuration now lists fewer agents.
-        let (term, floors) = beyond(settled(ledger, reports));
+        let (term, floors) = beyond(settled(ledger, reports, ledger.floors.clone()));
         highest = term;
         changes.push(Change::Established { term, floors });
     }
@@ -124,13 +124,18 @@ fn acquire(ledger: &Ledger, electorate: &Electorate, coordinator: String) -> Res
     Ok(Verdict::Change { changes, reply: Reply::Term { term }, alert: None })
 }
 
-/// The highest term known, and the epochs above the ledger's.
-fn settled(ledger: &Ledger, reports: &BTreeMap<AgentId, Report>) -> (Term, BTreeMap<Vip, Epoch>) {
-    let mut all = Report { highest_term: ledger.term, ..Report::default() };
+/// The highest term known, and the epochs above the ledger's; of VIPs in `floors`, in any case.
+fn settled(
+    ledger: &Ledger,
+    reports: &BTreeMap<AgentId, Report>,
+    floors: BTreeMap<Vip, Epoch>,
+) -> (Term, BTreeMap<Vip, Epoch>) {
+    let mut all = Report { highest_term: ledger.term, epochs: floors };
+    let kept: BTreeSet<Vip> = all.epochs.keys().copied().collect();
     for report in reports.values() {
         all.merge(report);
     }
-    all.epochs.retain(|vip, epoch| *epoch > ledger.highest_epoch(vip));
+    all.epochs.retain(|vip, epoch| kept.contains(vip) || *epoch > ledger.highest_epoch(vip));
     (all.highest_term, all.epochs)
 }
 
@@ -167,7 +172,7 @@ fn report_voter(
             let needed = electorate.missing(reports.keys());
             let reply = Reply::Reported { established: needed == 0, needed };
             if needed == 0 {
-                let (term, floors) = beyond(settled(ledger, &reports));
+                let (term, floors) = beyond(settled(ledger, &reports, ledger.floors.clone()));
                 Ok(Verdict::change(Change::Established { term, floors }, reply))
             } else if known.as_ref() == Some(&merged) {
                 Ok(Verdict::answer(reply))
@@ -180,7 +185,7 @@ fn report_voter(
                 return Ok(Verdict::answer(Reply::Reported { established: true, needed: 0 }));
             };
             let reports = BTreeMap::from([(reporter.clone(), report.clone())]);
-            let (term, floors) = settled(ledger, &reports);
+            let (term, floors) = settled(ledger, &reports, BTreeMap::new());
             // Even if only an epoch was above: the coordinator of this term acts on rows that are out of date.
             let term = term.max(ledger.term.next());
             let needed = electorate.missing([&reporter]);

@@ -307,6 +307,29 @@ impl Ledger {
         }
     }
 
+    /// The ledger to begin with after this one, an older copy, is all that is left (safety rule 7). Whose the VIPs are may
+    /// have changed since, so only their epochs are kept, below which none is ever given again; nothing is given out
+    /// before a majority has reported. Operators' orders stand; recoveries were those of that moment.
+    #[must_use]
+    pub fn restored(self) -> Self {
+        let mut floors = self.floors;
+        for (vip, row) in &self.vips {
+            let floor = floors.entry(*vip).or_default();
+            *floor = (*floor).max(row.epoch);
+        }
+        Self {
+            // Nobody who followed the old one goes on from it as if nothing had been.
+            revision: Revision(self.revision.0.saturating_add(crate::UNSEEN_MARGIN)),
+            term: self.term,
+            coordinator: String::new(),
+            established: Established::default(),
+            vips: BTreeMap::new(),
+            floors,
+            troubles: BTreeMap::new(),
+            orders: self.orders,
+        }
+    }
+
     fn raise(&mut self, term: Term, floors: &BTreeMap<Vip, Epoch>) {
         if term > self.term {
             self.term = term;

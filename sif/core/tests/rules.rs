@@ -249,7 +249,35 @@ fn a_report_above_an_established_ledger_uncovers_an_old_backup() {
     assert_eq!(desk.ask(Request::RenewTerm { term: Term(1) }), Err(Refusal::NeedsReports { needed: 1 }));
     desk.report("c", report(8, 5)).unwrap();
     assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(UNSEEN_MARGIN + 9) }));
-    assert_eq!(epoch(desk.advance(UNSEEN_MARGIN + 9, 0, "rs2")), 7);
+    // Nobody who reported may have seen the last epoch either.
+    assert_eq!(epoch(desk.advance(UNSEEN_MARGIN + 9, 0, "rs2")), UNSEEN_MARGIN + 7);
+}
+
+#[test]
+fn a_restored_ledger_gives_out_nothing_it_may_have_given_before() {
+    let mut desk = Desk::established();
+    desk.advance(1, 0, "rs1").unwrap();
+    desk.advance(1, 1, "rs2").unwrap();
+    desk.trouble(Some(Stage::Backup), "", 300).unwrap();
+    let scope = OrderScope::All;
+    let order = Order { scope, reason: String::new(), who: "a".into(), since_unix_ms: 1, until_unix_ms: None };
+    desk.ask(Request::PutOrder { term: Term(1), order: order.clone() }).unwrap();
+    let copy = desk.core.ledger().clone();
+    let restored = copy.clone().restored();
+    assert!(!restored.is_established() && restored.vips.is_empty() && restored.troubles.is_empty());
+    assert_eq!(restored.highest_epoch(&mail()), Epoch(2));
+    assert_eq!(restored.orders.values().collect::<Vec<_>>(), [&order]);
+    assert!(restored.revision > copy.revision);
+
+    // One voter has seen nothing, one less than the copy.
+    let mut desk = Desk { core: Core::new(restored, electorate()), ids: 0, alerts: Vec::new() };
+    assert_eq!(desk.acquire(), Err(Refusal::NeedsReports { needed: 2 }));
+    desk.report("a", report(0, 0)).unwrap();
+    desk.report("b", report(1, 1)).unwrap();
+    let term = UNSEEN_MARGIN + 2;
+    assert_eq!(desk.acquire(), Ok(Reply::Term { term: Term(term) }));
+    assert_eq!(epoch(desk.advance(term, 0, "rs1")), UNSEEN_MARGIN + 3);
+    assert!(desk.core.ledger().vips[&mail()].long_lease, "an earlier owner's may be out");
 }
 
 #[test]

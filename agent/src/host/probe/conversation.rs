@@ -84,9 +84,9 @@ impl<'probe> Conversation<'probe> {
         ended: Result<(), Ended>,
     ) -> Result<(), Ended> {
         let outcome = ended.as_ref().err().map_or(Outcome::Ok, |(outcome, _)| *outcome);
-        // A datagram takes the place of what was heard before it.
-        let from = if before <= self.heard.len() { before } else { 0 };
-        let heard = bytes(&self.heard[from..]);
+        // A datagram takes the place of what was heard before it, whatever its length.
+        let from = if matches!(self.link, Some(Link::Datagrams(_))) { 0 } else { before };
+        let heard = bytes(self.heard.get(from..).unwrap_or(&self.heard));
         let heard = if heard.is_empty() { String::new() } else { shown(&heard) };
         self.reports.push(StepReport { step: step.clone(), outcome, took: begun.elapsed(), heard });
         ended.map_err(|(outcome, why)| {

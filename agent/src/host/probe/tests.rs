@@ -193,3 +193,67 @@ fn faulty_and_huge_patterns_are_refused() {
     assert!(pattern("(").is_err());
     assert!(pattern(r"(?:[\x00-\xff]{200}){200}").is_err());
 }
+
+/// A server of datagrams that says these, one after the other, whatever it hears.
+async fn datagrams(replies: Vec<Vec<u8>>) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
+    let address = socket.local_addr().expect("address");
+    tokio::spawn(async move {
+        let mut chunk = [0; 512];
+        for reply in replies.iter().cycle() {
+            let Ok((_, from)) = socket.recv_from(&mut chunk).await else { return };
+            let _ = socket.send_to(reply, from).await;
+        }
+    });
+    address
+}
+
+fn asking(expect: &str, timeout: Duration) -> Step {
+    Step { timeout, ..step(b"?", expect, "^wrong") }
+}
+
+#[tokio::test]
+async fn a_second_datagram_of_other_letters_is_shown() {
+    // Three bytes are heard first; the third of the next falls within a letter as they are kept.
+    let address = datagrams(vec![b"abc".to_vec(), vec![0xff; 8]]).await;
+    let steps = vec![asking("abc", LONG), asking(r"\xff{8}", LONG)];
+    let report = Probe { transport: Transport::Udp, ..probe(steps) }.run(address).await;
+    assert_eq!((report.outcome, report.detail.as_str()), (Outcome::Ok, ""));
+    assert_eq!(report.steps[2].heard, r#""\xff\xff\xff\xff\xff\xff\xff\xff""#);
+}
+
+/// Says this at once and closes.
+async fn blurts(reply: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        let Ok((mut stream, _)) = listener.accept().await else { return };
+        let _ = stream.write_all(&reply).await;
+    });
+    address
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever a service says, as a stream or as datagrams: a report, and soon.
+    #[test]
+    fn no_answer_breaks_a_probe(
+        replies in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40), 1..3),
+        expect in proptest::sample::select(&[r"^a", r"\A\xff", "z{2}", r"[^\x00-\x7f]{3}", r"\n", "e$", r"\xc3\xa9", "."][..]),
+        large in proptest::bool::weighted(0.1),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let quick = Duration::from_millis(10);
+            let steps = vec![asking(expect, quick), asking(expect, quick), asking("z$", quick)];
+            let all = Probe { connect_timeout: LONG, deadline: LONG, transport: Transport::Udp, steps };
+            let reports = all.clone().run(datagrams(replies.clone()).await).await;
+            assert!(reports.steps.len() <= 4);
+            let length = if large { MAX_HEARD * 3 } else { 0 };
+            let said = replies.concat().into_iter().chain(std::iter::repeat_n(0xe9, length)).collect();
+            let report = Probe { transport: Transport::Tcp, ..all }.run(blurts(said).await).await;
+            assert!(report.steps.iter().all(|step| step.heard.len() < SHOWN_BYTES * 4 + 40), "{report:?}");
+        });
+    }
+}

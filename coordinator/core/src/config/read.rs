@@ -253,12 +253,13 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// A duration above zero.
+    /// A duration above zero and within reason: sums of several must not overflow.
     pub fn duration(&self, faults: &mut Faults<'_>, key: &str) -> Option<Given<Duration>> {
-        const WANTED: &str = "give a duration above zero such as \"2s\" or \"500ms\"";
+        const WANTED: &str = "give a duration above zero and of at most a year, such as \"2s\" or \"500ms\"";
+        const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
         let given: Given<SignedDuration> = self.parsed(faults, key, WANTED)?;
         match Duration::try_from(*given.get_ref()) {
-            Ok(duration) if !duration.is_zero() => Some(Given::new(given.span(), duration)),
+            Ok(duration) if !duration.is_zero() && duration <= LONGEST => Some(Given::new(given.span(), duration)),
             Ok(_) | Err(_) => {
                 faults.value(&self.place, key, given.span(), WANTED);
                 None
