@@ -15,7 +15,11 @@ use crate::{
 };
 use kage_types::Time;
 use serde_json::Value;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    io::{self, BufRead},
+    sync::Arc,
+};
 
 /// Where a line is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +154,20 @@ pub enum Input {
     Line(Place, String),
     /// A file ends.
     EndOfFile,
+}
+
+/// A file's lines, whatever carries them.
+pub fn inputs<R: BufRead>(name: &str, reader: R) -> impl Iterator<Item = io::Result<Input>> + use<R> {
+    let file: Arc<str> = name.into();
+    let named = move |error: io::Error| io::Error::new(error.kind(), format!("{file} can't be read: {error}"));
+    let (file, mut place) = (Arc::<str>::from(name), 0);
+    let lines = reader.split(b'\n').map(move |line| {
+        place += 1;
+        let line = line.map_err(&named)?;
+        let text = String::from_utf8(line).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned());
+        Ok(Input::Line(Place { file: file.clone(), line: place }, text))
+    });
+    lines.chain([Ok(Input::EndOfFile)])
 }
 
 /// Replays everything and compares.
