@@ -46,6 +46,7 @@ enum Command {
     Replay(replay::Options),
 }
 
+/// Supervises targets, grants leases, moves virtual IPs.
 #[derive(Args)]
 struct Arguments {
     /// The cluster's configuration

@@ -42,7 +42,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let name = file.display().to_string();
         let reader = BufReader::new(File::open(file).with_context(|| format!("{name} can't be read"))?);
         if let Err(fault) = replay(inputs(&name, reader), &mut replayer) {
-            print!("{}", replayer.summary(&zone));
+            if replayer.counts().events > 0 {
+                print!("{}", replayer.summary(&zone));
+            }
             anyhow::bail!(fault);
         }
     }

@@ -227,12 +227,28 @@ struct RawSnapshot {
     core: Value,
 }
 
+/// A line that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// Not even JSON: perhaps cut short.
+    Torn(String),
+    /// Whole, and unknown here.
+    Unknown(String),
+}
+
 /// Reads a line.
 ///
 /// # Errors
-/// One sentence: it is cut short, or no line of a journal.
-pub(crate) fn read(text: &str) -> Result<Record, String> {
-    let raw: Raw = serde_json::from_str(text).map_err(|error| error.to_string())?;
+/// In words: it is cut short, or says what this version does not know.
+pub(crate) fn read(text: &str) -> Result<Record, Unread> {
+    let raw: Raw = serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => {
+            Unread::Unknown(format!("this version does not know it, perhaps that which wrote it does: {error}"))
+        }
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
+            Unread::Torn(error.to_string())
+        }
+    })?;
     let Raw { seq, now, event, actions, start, snapshot } = raw;
     let what = match (event, start, snapshot) {
         (Some(event), None, None) => What::Event(Box::new(event), actions),
@@ -246,7 +262,11 @@ pub(crate) fn read(text: &str) -> Result<Record, String> {
             Ok(_) => What::Foreign(head, "its format is another".into()),
             Err(error) => What::Foreign(head, format!("its state can't be read: {error}")),
         },
-        _ => return Err("it has neither event nor start nor snapshot, or more than one of them".into()),
+        _ => {
+            return Err(Unread::Unknown(
+                "it has neither event nor start nor snapshot, or more than one of them".into(),
+            ));
+        }
     };
     Ok(Record { seq, now, what })
 }

@@ -11,7 +11,7 @@ use crate::{
     Coordinator,
     config::Cluster,
     event::{Action, Event},
-    journal::{self, Head, Record, What, brief},
+    journal::{self, Head, Record, Unread, What, brief},
 };
 use kage_types::Time;
 use serde_json::Value;
@@ -318,7 +318,11 @@ impl Replayer {
         }
         let record = match journal::read(text) {
             Ok(record) => record,
-            Err(why) => {
+            Err(Unread::Unknown(why)) => {
+                self.certain()?;
+                return Err(Fault::Bad { place: place.clone(), why });
+            }
+            Err(Unread::Torn(why)) => {
                 self.certain()?;
                 self.doubtful = Some((place.clone(), why));
                 return Ok(Flow::Go);

@@ -164,6 +164,10 @@ fn a_line_cut_short_is_allowed_where_a_crash_leaves_one() {
     middle[7].truncate(20);
     let fault = replayed(&middle).expect_err("a bad line");
     assert!(fault.starts_with("journal.jsonl:8: no line of a journal"), "{fault}");
+    // Nor is what another version wrote, even at the end.
+    let mut newer = world.journal.clone().expect("journal");
+    newer.push("{\"seq\":9,\"now\":9,\"event\":\"sunrise\"}".into());
+    assert!(replayed(&newer).expect_err("unknown").contains("this version does not know it"));
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Journal {
 
     /// After some events, the state.
     pub fn snapshot(&mut self, process: u64, now: Time, core: &Coordinator) {
-        if self.seq % BETWEEN_SNAPSHOTS == 0 {
+        if self.seq.is_multiple_of(BETWEEN_SNAPSHOTS) {
             self.push(snapshot_line(self.seq, now, &head(process), Because::Length, core));
         }
     }

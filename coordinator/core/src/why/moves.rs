@@ -356,6 +356,7 @@ pub(super) fn before(moves: &mut [Following], core: &Coordinator, now: Time, eve
         | Event::Report { .. }
         | Event::Move { .. }
         | Event::OrdersRead { .. }
+        | Event::TroublesRead { .. }
         | Event::PutOrder { .. }
         | Event::ClearOrder { .. }
         | Event::Adopt { .. }
