@@ -16,6 +16,7 @@ mod style;
 mod table;
 mod thesis;
 mod watch;
+mod why;
 
 use clap::{Args, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -124,6 +125,9 @@ enum Command {
     },
     /// The status, kept up to date, with events above it as they come. Plain lines where there is no terminal.
     Watch,
+    /// Why a target was taken over, or was not: every observation, the rule, the lease's arithmetic, milliseconds per
+    /// stage. From the coordinator's journal, also without a coordinator.
+    Why(why::Options),
     /// Agents that consent to leases while the coordinator is away.
     Voters,
     /// Copies of SIF's ledger, for the day its disk is lost.
@@ -196,6 +200,7 @@ async fn main() -> ExitCode {
         Command::Arm => orders::clear(&cli.global, "all").await,
         Command::Adopt { target } => orders::adopt(&cli.global, target).await,
         Command::Watch => watch::watch(&cli.global).await,
+        Command::Why(options) => why::why(&cli.global, options).await,
         Command::Check { file, characteristics } => {
             check::check(&cli.global, file.as_deref(), characteristics.as_deref()).await
         }

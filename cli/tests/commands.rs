@@ -4,9 +4,10 @@ use kage_proto::{
     agent::v1::{ProbeReply, ProbedStep, probe_reply::Outcome},
     coordinator::v1::{
         AdoptReply, AdoptRequest, CharacteriseProgress, CharacteriseRequest, CheckReply, CheckRequest,
-        ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetCharacteristicsReply,
-        GetCharacteristicsRequest, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest,
-        ProbedService, PutOrderRequest, ReloadReply, ReloadRequest, Status, WatchEventsRequest,
+        ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, ExplainReply, ExplainRequest,
+        GetCharacteristicsReply, GetCharacteristicsRequest, GetStatusRequest, MoveRequest, OrderReply,
+        ProbeTargetReply, ProbeTargetRequest, ProbedService, PutOrderRequest, ReloadReply, ReloadRequest, Status,
+        WatchEventsRequest,
         coordinator_server::{Coordinator, CoordinatorServer},
     },
     server::{Config, Security, Server},
@@ -103,6 +104,14 @@ impl Coordinator for Canned {
     ) -> Result<Response<GetCharacteristicsReply>, tonic::Status> {
         Ok(Response::new(GetCharacteristicsReply { json: r#"{"targets":{}}"#.into() }))
     }
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainReply>, tonic::Status> {
+        let ExplainRequest { name, at } = request.into_inner();
+        let explanation_json = format!(
+            "{{\"target\":\"{name}\",\"outcome\":\"quiet\",\"summary\":\"nothing happened {at}\",\"clock_ms\":1.5,\"lasted_ms\":null,\
+             \"remarks\":[],\"entries\":[],\"moves\":[],\"rules\":[],\"earlier\":[]}}"
+        );
+        Ok(Response::new(ExplainReply { explanation_json }))
+    }
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,
@@ -140,7 +149,7 @@ async fn commands_against_a_coordinator() {
     tokio::spawn(server.add(CoordinatorServer::new(Canned)).run(std::future::pending()));
     let run = async |role: &str, arguments: &[&str]| kagectl(dir.path(), &address, role, arguments).await;
 
-    let cases: [(&str, &[&str], i32, &str); 32] = [
+    let cases: [(&str, &[&str], i32, &str); 36] = [
         ("viewer", &["status"], 0, "profile normal, term 4 (NOT in authority)"),
         ("viewer", &["--json", "status"], 0, r#""term":4"#),
         ("viewer", &["events"], 0, "moved"),
@@ -183,6 +192,10 @@ async fn commands_against_a_coordinator() {
         ("operator", &["characterise", "mail1", "--yes"], 0, "Tna of mail1"),
         ("operator", &["characterise", "mail1"], 1, "--yes"),
         ("viewer", &["characterise", "--show"], 0, "nothing was measured yet"),
+        ("viewer", &["why", "mail1"], 0, "NOTHING HAPPENED: nothing happened"),
+        ("viewer", &["--json", "why", "mail1", "--at", "4711"], 0, r#""summary":"nothing happened 4711""#),
+        ("viewer", &["why", "mail1", "--at", "yesterday"], 1, "is no point of a journal"),
+        ("viewer", &["why", "mail1", "--journal", "nowhere.jsonl"], 1, "can't read nowhere.jsonl"),
     ];
     for (role, arguments, code, words) in cases {
         let output = run(role, arguments).await;

@@ -97,13 +97,15 @@ struct Driver {
 /// # Errors
 /// If a channel to an agent or to SIF can't be described.
 pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
-    let Setup { cluster, pki, events, journal, certificates } = setup;
+    let Setup { cluster, pki, events, mut journal, certificates } = setup;
     let (sender, inputs) = mpsc::channel(QUEUE);
     let handle = Handle(sender);
     let agents = Agents::new(&cluster, &pki, handle.clone())?;
     let sif = Sif::new(&cluster, &pki, handle.clone(), agents.clone(), certificates)?;
+    let started = now();
+    journal.start(started, &cluster);
     let driver = Driver {
-        core: Coordinator::new(now(), cluster),
+        core: Coordinator::new(started, cluster),
         events,
         journal,
         sif,
@@ -151,9 +153,10 @@ impl Driver {
         if idle {
             return;
         }
-        self.journal.append(at, &event);
+        let pending = self.journal.begin(at, &self.core, &event);
         let mut actions = Vec::new();
         self.core.step(at, event, &mut actions);
+        pending.end(&actions);
         for action in actions {
             self.act(action);
         }

@@ -1,64 +1,178 @@
-//! The journal: every event that the core was given, in order, so that its decisions can be replayed.
+//! The journal: every event that the core was given, in order, and what it wanted done, so that its decisions can be
+//! replayed and explained. The lines are the core's ([`kage_coordinator_core::journal`]); this is where they go.
 
+use crate::clock::unix_ms;
 use anyhow::Context as _;
-use kage_coordinator_core::Event;
+use kage_coordinator_core::{
+    Action, Coordinator, Event,
+    config::Cluster,
+    journal::{self, Because, FORMAT, Head},
+};
 use kage_types::Time;
-use serde::Serialize;
 use std::{
     fs::{File, OpenOptions},
-    io::{BufWriter, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+        mpsc,
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Two files of this size are kept: some hours of a thousand agents, months of ten.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// Lines waiting for the disk. When it hangs for longer, lines are lost and counted; deciding never waits.
 const QUEUE: usize = 8192;
+/// A snapshot after this much, so that an explanation need not replay everything; more, where snapshots are large:
+/// one byte in sixteen at most.
+const BETWEEN_SNAPSHOTS: u64 = 16 * 1024 * 1024;
+/// Written together.
+const BUFFER: usize = 32 * 1024;
+/// While the disk is full, this much is kept for when it is not.
+const KEPT: usize = 256 * 1024;
+/// A line is on its way to the disk after this long.
+const FLUSH: Duration = Duration::from_millis(200);
+/// Events between two tries to send a snapshot to a writer that does not keep up: copying the state costs.
+const TRY_AGAIN: u64 = 1000;
 
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: u64,
-    now: Time,
-    event: &'a Event,
+/// Something for the thread that writes.
+enum Entry {
+    Line(Vec<u8>),
+    Snapshot(Box<(u64, Time, Because, Coordinator)>),
+    Flush(mpsc::SyncSender<()>),
 }
+
+/// Why the writer wants a snapshot; 0: it does not.
+const LENGTH: u8 = 1;
+const ROTATION: u8 = 2;
+const GAP: u8 = 3;
 
 /// Where events go. Writing happens on a thread of its own.
 pub struct Journal {
-    lines: mpsc::SyncSender<String>,
+    entries: mpsc::SyncSender<Entry>,
+    wanted: Arc<AtomicU8>,
+    path: PathBuf,
     seq: u64,
     lost: u64,
+    /// Lines were lost here; a snapshot is tried with this event.
+    gap: Option<u64>,
 }
 
 impl Journal {
-    /// Opens `journal.jsonl` in the state directory.
+    /// Opens `journal.jsonl` in the state directory; numbers go on from its last.
     ///
     /// # Errors
     /// If it can't be opened for writing.
     pub fn open(state: &Path) -> anyhow::Result<Self> {
         let path = state.join("journal.jsonl");
+        let seq = last_number(&path).or_else(|| last_number(&older(&path))).unwrap_or(0);
         let file = open(&path)?;
-        let (lines, queue) = mpsc::sync_channel(QUEUE);
+        let (entries, queue) = mpsc::sync_channel(QUEUE);
+        let wanted = Arc::new(AtomicU8::new(0));
+        let writer = Writer::new(path.clone(), file, wanted.clone());
         thread::Builder::new()
             .name("journal".into())
-            .spawn(move || write(&path, file, &queue))
+            .spawn(move || writer.run(&queue))
             .context("the journal's thread can't be started")?;
-        Ok(Self { lines, seq: 0, lost: 0 })
+        Ok(Self { entries, wanted, path, seq, lost: 0, gap: None })
     }
 
-    /// Append one event.
-    pub fn append(&mut self, now: Time, event: &Event) {
+    /// A process begins, with a core that was made at that time of this configuration.
+    pub fn start(&mut self, now: Time, cluster: &Cluster) {
+        if let Ok(line) = journal::start_line(self.seq, now, &head(), cluster) {
+            self.send(Entry::Line(line));
+        }
+    }
+
+    /// An event, before the core is given it. What the core wants done is added with [`Pending::end`].
+    pub fn begin(&mut self, now: Time, core: &Coordinator, event: &Event) -> Pending<'_> {
+        self.snapshot_if_wanted(now, core);
         self.seq += 1;
-        let Ok(line) = serde_json::to_string(&Line { seq: self.seq, now, event }) else { return };
-        if self.lines.try_send(line).is_err() {
+        // Every event can be written.
+        let line = journal::event_line(self.seq, now, event).unwrap_or_default();
+        Pending { journal: self, line }
+    }
+
+    /// Reads what is written.
+    pub fn reader(&self) -> Reader {
+        Reader { entries: self.entries.clone(), path: self.path.clone() }
+    }
+
+    fn snapshot_if_wanted(&mut self, now: Time, core: &Coordinator) {
+        let because = match (self.wanted.load(Ordering::Relaxed), self.gap) {
+            (_, Some(at)) if self.seq < at => return,
+            (ROTATION, _) => Because::Rotation,
+            (GAP, _) | (_, Some(_)) => Because::Gap,
+            (0, None) => return,
+            (_, None) => Because::Length,
+        };
+        self.wanted.store(0, Ordering::Relaxed);
+        self.gap = None;
+        self.send(Entry::Snapshot(Box::new((self.seq, now, because, core.clone()))));
+    }
+
+    fn send(&mut self, entry: Entry) {
+        if self.entries.try_send(entry).is_err() {
             self.lost += 1;
+            self.gap = Some(self.seq + TRY_AGAIN);
             if self.lost.is_power_of_two() {
                 tracing::warn!(lost = self.lost, "the journal's disk does not keep up: events are not journalled");
             }
         }
     }
+}
+
+impl Drop for Journal {
+    /// What was decided last is wanted most: the process does not end before it is written, if that is a matter of
+    /// milliseconds.
+    fn drop(&mut self) {
+        flush(&self.entries, FLUSH);
+    }
+}
+
+fn flush(entries: &mpsc::SyncSender<Entry>, patience: Duration) {
+    let (done, written) = mpsc::sync_channel(1);
+    if entries.try_send(Entry::Flush(done)).is_ok() {
+        // A disk that hangs is not waited for.
+        let _ = written.recv_timeout(patience).is_ok();
+    }
+}
+
+/// An event that the core is being given. If the core does not survive it, it is journalled all the same.
+pub struct Pending<'a> {
+    journal: &'a mut Journal,
+    line: Vec<u8>,
+}
+
+impl Pending<'_> {
+    /// This is what the core wants done.
+    pub fn end(mut self, actions: &[Action]) {
+        if journal::add_actions(&mut self.line, actions).is_err() {
+            // Half a list is no list.
+            self.line.clear();
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let mut line = std::mem::take(&mut self.line);
+        if !line.is_empty() {
+            line.push(b'}');
+            self.journal.send(Entry::Line(line));
+        }
+    }
+}
+
+fn head() -> Head {
+    Head { version: env!("CARGO_PKG_VERSION").into(), format: FORMAT, pid: std::process::id(), unix_ms: unix_ms() }
+}
+
+fn older(path: &Path) -> PathBuf {
+    path.with_extension("1.jsonl")
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -69,40 +183,288 @@ fn open(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("the journal {} can't be opened", path.display()))
 }
 
-fn write(path: &PathBuf, file: File, queue: &mpsc::Receiver<String>) {
-    let mut size = file.metadata().map_or(0, |meta| meta.len());
-    let mut out = BufWriter::new(file);
-    let mut broken = false;
-    loop {
-        let line = match queue.recv_timeout(Duration::from_millis(200)) {
-            Ok(line) => line,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                let _flushed = out.flush();
-                continue;
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+/// The number of the last whole line.
+fn last_number(path: &Path) -> Option<u64> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    // A snapshot may be long.
+    for part in [256 * 1024, 16 * 1024 * 1024, MAX_BYTES] {
+        file.seek(SeekFrom::Start(length.saturating_sub(part))).ok()?;
+        let mut end = Vec::new();
+        (&file).take(part).read_to_end(&mut end).ok()?;
+        let text = String::from_utf8_lossy(&end);
+        if let Some(number) = text.lines().rev().find_map(journal::number) {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Reads the journal while it is being written.
+#[derive(Clone)]
+pub struct Reader {
+    entries: mpsc::SyncSender<Entry>,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// The files as they are now, the older first.
+    ///
+    /// # Errors
+    /// If the newer can't be read.
+    pub fn files(&self) -> anyhow::Result<Vec<(String, File)>> {
+        flush(&self.entries, Duration::from_secs(1));
+        let name = |path: &Path| path.display().to_string();
+        let newer = File::open(&self.path).with_context(|| format!("{} can't be read", name(&self.path)))?;
+        let older = older(&self.path);
+        let older = File::open(&older).ok().map(|file| (name(&older), file));
+        Ok(older.into_iter().chain([(name(&self.path), newer)]).collect())
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+    flushed: Instant,
+    size: u64,
+    /// Written since the last start or snapshot, and how long that was.
+    since: u64,
+    longest: u64,
+    rotate_at: u64,
+    wanted: Arc<AtomicU8>,
+    broken: bool,
+    /// Lines were dropped.
+    gap: bool,
+}
+
+impl Writer {
+    fn new(path: PathBuf, mut file: File, wanted: Arc<AtomicU8>) -> Self {
+        let size = file.metadata().map_or(0, |meta| meta.len());
+        let buffer = if ends_in_a_line(&path, size) {
+            Vec::new()
+        } else {
+            // Cut short by a crash: what comes is a line of its own.
+            b"\n".to_vec()
         };
-        size += line.len() as u64 + 1;
-        let written = writeln!(out, "{line}");
-        if let Err(error) = &written
-            && !std::mem::replace(&mut broken, true)
-        {
-            tracing::error!(path = %path.display(), %error, "the journal can't be written; supervision goes on: free space on its disk");
+        let _ = file.seek(SeekFrom::End(0)).is_ok();
+        Self {
+            path,
+            file,
+            buffer,
+            flushed: Instant::now(),
+            size,
+            since: 0,
+            longest: 0,
+            rotate_at: MAX_BYTES,
+            wanted,
+            broken: false,
+            gap: false,
         }
-        if written.is_ok() && broken {
-            broken = false;
-            tracing::info!(path = %path.display(), "the journal is written again");
-        }
-        if size > MAX_BYTES {
-            let _flushed = out.flush();
-            let old = path.with_extension("1.jsonl");
-            match std::fs::rename(path, &old).map_err(anyhow::Error::from).and_then(|()| open(path)) {
-                Ok(file) => {
-                    out = BufWriter::new(file);
-                    size = 0;
+    }
+
+    fn run(mut self, queue: &mpsc::Receiver<Entry>) {
+        loop {
+            match queue.recv_timeout(FLUSH) {
+                Ok(Entry::Line(line)) => self.line(&line),
+                Ok(Entry::Snapshot(snapshot)) => self.snapshot(&snapshot),
+                Ok(Entry::Flush(done)) => {
+                    self.flush();
+                    // Whoever asked may have gone.
+                    let _ = done.try_send(()).is_ok();
                 }
-                Err(error) => tracing::error!(%error, "the journal can't be rotated"),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.flush(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.flush(),
+            }
+            if self.flushed.elapsed() >= FLUSH {
+                self.flush();
             }
         }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        if self.buffer.len() + line.len() > BUFFER {
+            self.flush();
+        }
+        if self.broken && self.buffer.len() + line.len() > KEPT {
+            self.gap = true;
+            return;
+        }
+        self.buffer.extend_from_slice(line);
+        self.buffer.push(b'\n');
+        let length = line.len() as u64 + 1;
+        self.size += length;
+        self.since += length;
+        if self.size > self.rotate_at {
+            self.wanted.store(ROTATION, Ordering::Relaxed);
+        } else if self.since > BETWEEN_SNAPSHOTS.max(16 * self.longest) {
+            self.wanted.store(LENGTH, Ordering::Relaxed);
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: &(u64, Time, Because, Coordinator)) {
+        let (seq, now, because, core) = snapshot;
+        if *because == Because::Rotation {
+            self.rotate();
+        }
+        let Ok(line) = journal::snapshot_line(*seq, *now, &head(), *because, core) else { return };
+        self.line(&line);
+        (self.since, self.longest) = (0, line.len() as u64);
+        self.wanted.store(0, Ordering::Relaxed);
+        self.flush();
+    }
+
+    fn rotate(&mut self) {
+        self.flush();
+        match std::fs::rename(&self.path, older(&self.path))
+            .map_err(anyhow::Error::from)
+            .and_then(|()| open(&self.path))
+        {
+            Ok(file) => {
+                self.file = file;
+                (self.size, self.rotate_at) = (0, MAX_BYTES);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal can't be rotated; it grows, and this is tried again");
+                self.rotate_at = self.size + MAX_BYTES / 16;
+            }
+        }
+    }
+
+    /// Byte by byte in order: what a full disk does not take now it gets later, so that no line is broken.
+    fn flush(&mut self) {
+        self.flushed = Instant::now();
+        while !self.buffer.is_empty() {
+            let written = match self.file.write(&self.buffer) {
+                Ok(0) => Err(std::io::ErrorKind::WriteZero.into()),
+                other => other,
+            };
+            match written {
+                Ok(count) => drop(self.buffer.drain(..count)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.broken, true) {
+                        tracing::error!(path = %self.path.display(), %error, "the journal can't be written; supervision goes on: free space on its disk");
+                    }
+                    return;
+                }
+            }
+        }
+        if std::mem::take(&mut self.broken) {
+            tracing::info!(path = %self.path.display(), "the journal is written again");
+            if std::mem::take(&mut self.gap) {
+                self.wanted.store(GAP, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn ends_in_a_line(path: &Path, size: u64) -> bool {
+    let last = || {
+        let mut file = File::open(path).ok()?;
+        file.seek(SeekFrom::Start(size.checked_sub(1)?)).ok()?;
+        let mut byte = [0];
+        file.read_exact(&mut byte).ok()?;
+        Some(byte[0])
+    };
+    last().is_none_or(|byte| byte == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kage_coordinator_core::replay::{Replayer, inputs, replay};
+    use std::io::BufReader;
+
+    const CONFIG: &str = include_str!("../../deploy/cluster.toml");
+
+    fn cluster() -> Cluster {
+        Cluster::parse(CONFIG).expect("deploy/cluster.toml")
+    }
+
+    /// A process of a hundred ticks; the state it reached.
+    fn process(dir: &Path, from: u64) -> Coordinator {
+        let mut journal = Journal::open(dir).expect("opened");
+        let start = Time::from_millis(from);
+        journal.start(start, &cluster());
+        let mut core = Coordinator::new(start, cluster());
+        for tick in 0..100 {
+            step(&mut journal, &mut core, from + 100 * tick);
+        }
+        core
+    }
+
+    fn step(journal: &mut Journal, core: &mut Coordinator, at: u64) {
+        let now = Time::from_millis(at);
+        let event = Event::TermFailed { reason: format!("no answer at {at}") };
+        let pending = journal.begin(now, core, &event);
+        let mut actions = Vec::new();
+        core.step(now, event, &mut actions);
+        pending.end(&actions);
+    }
+
+    fn replayed(files: &[PathBuf]) -> Replayer {
+        let mut replayer = Replayer::new(env!("CARGO_PKG_VERSION"));
+        for file in files {
+            let reader = BufReader::new(File::open(file).expect("journal"));
+            replay(inputs(&file.display().to_string(), reader), &mut replayer).expect("replayed");
+        }
+        replayer
+    }
+
+    #[test]
+    fn what_two_processes_wrote_is_replayed_and_numbers_go_on() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("journal.jsonl");
+        process(dir.path(), 1_000);
+        // Killed in the middle of a line.
+        let mut torn = OpenOptions::new().append(true).open(&file).expect("journal");
+        torn.write_all(b"{\"seq\":101,\"now\":5,\"ev").expect("torn");
+        let core = process(dir.path(), 50_000);
+        let replayer = replayed(std::slice::from_ref(&file));
+        assert_eq!(replayer.core().expect("state").0, &core);
+        let counts = replayer.counts();
+        assert_eq!((counts.events, counts.compared, counts.processes), (200, 200, 2));
+        assert!(replayer.remarks().iter().any(|remark| remark.contains(":102: cut short")), "{:?}", replayer.remarks());
+        assert_eq!(last_number(&file), Some(200));
+    }
+
+    #[test]
+    fn a_new_file_begins_with_a_snapshot_and_so_does_what_follows_a_gap() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(dir.path()).expect("opened");
+        journal.start(Time::ZERO, &cluster());
+        let mut core = Coordinator::new(Time::ZERO, cluster());
+        (0..50).for_each(|tick| step(&mut journal, &mut core, 100 * tick));
+        journal.wanted.store(ROTATION, Ordering::Relaxed);
+        (50..60).for_each(|tick| step(&mut journal, &mut core, 100 * tick));
+        // Lost on the way to the disk.
+        journal.seq += 3;
+        journal.wanted.store(GAP, Ordering::Relaxed);
+        (60..70).for_each(|tick| step(&mut journal, &mut core, 100 * tick));
+        drop(journal);
+        let whole = replayed(&[dir.path().join("journal.1.jsonl"), file.clone()]);
+        assert_eq!(whole.core().expect("state").0, &core);
+        assert_eq!((whole.counts().snapshots, whole.counts().events), (1, 70));
+        let newer = replayed(&[file]);
+        assert_eq!(newer.core().expect("state").0, &core);
+        assert!(
+            newer.remarks().iter().any(|remark| remark.contains("goes on from the snapshot")),
+            "{:?}",
+            newer.remarks()
+        );
+    }
+
+    #[test]
+    fn an_event_that_the_core_does_not_survive_is_journalled() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut journal = Journal::open(dir.path()).expect("opened");
+        journal.start(Time::ZERO, &cluster());
+        let core = Coordinator::new(Time::ZERO, cluster());
+        drop(journal.begin(Time::from_millis(1), &core, &Event::Tick));
+        drop(journal);
+        let text = std::fs::read_to_string(dir.path().join("journal.jsonl")).expect("journal");
+        assert!(text.ends_with("{\"seq\":1,\"now\":1000000,\"event\":\"tick\"}\n"), "{text}");
     }
 }

@@ -14,10 +14,12 @@ mod lease;
 mod operator;
 mod orders;
 mod reload;
+mod replay;
 mod sif;
+mod why;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use kage_coordinator_core::config::{Cluster, ConfigError};
 use kage_proto::{
     coordinator::v1::{
@@ -33,7 +35,23 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Supervises targets, grants leases, moves virtual IPs.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(flatten)]
+    arguments: Option<Arguments>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Step the same core with a journal's events: it must do the same and reach the same state (docs/replay.md).
+    /// Status 1: the first difference is printed
+    Replay(replay::Options),
+}
+
+/// Supervises targets, grants leases, moves virtual IPs.
+#[derive(Args)]
 struct Arguments {
     /// The cluster's configuration
     #[arg(long, value_name = "cluster.toml")]
@@ -56,14 +74,15 @@ struct Arguments {
 const EXIT_CONFIG: u8 = 64;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = runtime
-        .context("kage-coordinator can't start its threads")
-        .and_then(|runtime| runtime.block_on(run(arguments)));
+    let result = match cli {
+        Cli { command: Some(Command::Replay(options)), .. } => replay::run(&options),
+        Cli { arguments: Some(arguments), .. } => serve(arguments),
+        Cli { arguments: None, command: None } => Err(anyhow::anyhow!("give --config, --state and --pki: --help")),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -76,6 +95,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("kage-coordinator can't start its threads")?.block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -98,6 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let listen = arguments.listen.unwrap_or(cluster.coordinator);
     let events = events::Events::load(&arguments.state)?;
     let journal = journal::Journal::open(&arguments.state)?;
+    let why = why::Why::new(journal.reader());
 
     let characteristics = characterise::Store::load(&arguments.state)?;
     let (targets, profile) = (cluster.targets.len(), cluster.profile.as_str());
@@ -120,6 +145,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         characteristics,
         agents,
         certificates: certificates.clone(),
+        why,
     };
 
     let enrolment = enrol::Service { enrolment, handle: handle.clone() };

@@ -9,14 +9,15 @@ use crate::{
     events::{Events, Numbered},
     orders,
     reload::Reloader,
+    why::Why,
 };
 use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
     AdoptReply, AdoptRequest, AgentStatus, CharacteriseProgress, CharacteriseRequest, CheckReply, CheckRequest,
-    ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, GetCharacteristicsReply, GetCharacteristicsRequest,
-    GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest, ProbedService, PutOrderRequest,
-    ReloadReply, ReloadRequest, Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest,
-    coordinator_server,
+    ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, ExplainReply, ExplainRequest,
+    GetCharacteristicsReply, GetCharacteristicsRequest, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply,
+    ProbeTargetRequest, ProbedService, PutOrderRequest, ReloadReply, ReloadRequest, Status as ClusterStatus,
+    TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
 };
 use kage_proto::{audit, roles::Peer};
 use kage_types::{TargetName, Time};
@@ -46,6 +47,8 @@ pub struct Operator {
     pub agents: Agents,
     /// When they end.
     pub certificates: Certificates,
+    /// Explains what was done.
+    pub why: Why,
 }
 
 impl Operator {
@@ -379,6 +382,10 @@ impl coordinator_server::Coordinator for Operator {
         let json =
             serde_json::to_string(&self.characteristics.get()).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(GetCharacteristicsReply { json }))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainReply>, Status> {
+        Ok(Response::new(self.why.explain(request.into_inner()).await?))
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {

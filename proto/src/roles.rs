@@ -327,6 +327,7 @@ rules! {
     "/kagemusha.coordinator.v1.Coordinator/Reload", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Characterise", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/GetCharacteristics", VIEW, Refusals;
+    "/kagemusha.coordinator.v1.Coordinator/Explain", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/CreateToken", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Lease/Attend", AGENT, Calls;
     "/kagemusha.coordinator.v1.Enrolment/Enrol", Who::Anyone, Calls;

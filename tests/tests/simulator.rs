@@ -1,14 +1,16 @@
 //! The lease protocol under the simulator: same seed, same history; hundreds of seeds without a broken promise; every
 //! rule broken on purpose is caught.
 
+use kage_coordinator_core::replay::{Input, Place, Replayer, replay};
 use kage_tests::sim::{
     exhaust,
     kernel::KernelSabotage,
-    run::{Options, traced},
+    run::{Options, journalled, traced},
     sabotage,
     search::search,
     world::Sabotage,
 };
+use std::convert::Infallible;
 
 /// Unoptimised cores are twenty times slower.
 const SEEDS: u64 = if cfg!(debug_assertions) { 30 } else { 400 };
@@ -25,6 +27,35 @@ fn the_same_seed_is_the_same_history() {
         assert!(first == second, "seed {seed}: the traces differ");
         assert_eq!(one.events, other.events, "seed {seed}");
     }
+}
+
+/// Whatever happens to a coordinator: its journal, replayed, is the same decisions and the same state.
+#[test]
+fn every_coordinators_journal_is_replayed_to_identity() {
+    let seeds = if cfg!(debug_assertions) { 1..=4 } else { 1..=40 };
+    let (mut events, mut processes, mut snapshots) = (0, 0, 0);
+    for seed in seeds {
+        let (outcome, world) = journalled(seed, &options());
+        assert!(outcome.failure.is_none(), "seed {seed}: {:?}", outcome.failure);
+        let journals = world.journals.as_ref().expect("journals");
+        for (slot, journal) in journals.iter().enumerate().filter(|(_, journal)| !journal.lines.is_empty()) {
+            let mut replayer = Replayer::new("simulated");
+            let lines = journal.lines.iter().cloned().zip(1..);
+            let place = |line| Place { file: format!("seed {seed}, C{slot}").into(), line };
+            let lines = lines.map(|(text, line)| Ok::<_, Infallible>(Input::Line(place(line), text)));
+            replay(lines, &mut replayer).unwrap_or_else(|fault| panic!("{fault}"));
+            let counts = replayer.counts();
+            assert_eq!((counts.compared, counts.skipped), (counts.events, 0), "seed {seed}, C{slot}");
+            if let Some(running) = &world.coordinators[slot] {
+                assert!(replayer.core().expect("state").0 == &running.core, "seed {seed}, C{slot}: another state");
+            }
+            events += counts.events;
+            processes += counts.processes;
+            snapshots += counts.snapshots;
+        }
+    }
+    println!("{events} events of {processes} processes, {snapshots} snapshots");
+    assert!(processes > 10 && snapshots > 10, "{processes} processes, {snapshots} snapshots: too little happens");
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use crate::event::SessionId;
 use kage_types::{Nonce, Time};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One agent as the coordinator sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentView {
     /// Its stream, if it is up.
     pub session: Option<SessionId>,

@@ -10,6 +10,7 @@ use crate::{
 use kage_types::{
     AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip, whole_millis,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -19,7 +20,8 @@ use std::{
 const MAX_ALERTS: usize = 20;
 
 /// The term this process acts under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum TermState {
     /// None; asked for, or to be asked for at this time.
     None { retry: Time },
@@ -35,7 +37,8 @@ pub(crate) enum TermState {
 }
 
 /// What a job was for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum JobFor {
     /// A step of moving a VIP.
     Vip(Vip, VipJob),
@@ -58,7 +61,8 @@ pub(crate) enum JobFor {
     Order(OrderJob),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum VipJob {
     Advance,
     Bar(AgentId),
@@ -76,7 +80,8 @@ pub(crate) enum VipJob {
     Quiet,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum TargetJob {
     Ping,
     Probe(usize),
@@ -89,7 +94,7 @@ pub(crate) enum TargetJob {
     Unfence,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LongAsk {
     session: SessionId,
     nonce: Nonce,
@@ -98,8 +103,8 @@ struct LongAsk {
     noted: bool,
 }
 
-/// The coordinator.
-#[derive(Clone, Debug)]
+/// The coordinator. Serialisable as it stands: the journal's snapshots ([`crate::journal`]) are its whole state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coordinator {
     pub(crate) cluster: Cluster,
     pub(crate) started: Time,
@@ -107,10 +112,11 @@ pub struct Coordinator {
     pub(crate) agents: BTreeMap<AgentId, AgentView>,
     pub(crate) vips: BTreeMap<Vip, VipState>,
     pub(crate) targets: BTreeMap<TargetName, Dbss>,
-    jobs: BTreeMap<JobId, JobFor>,
+    pub(crate) jobs: BTreeMap<JobId, JobFor>,
     last_job: JobId,
     long_asks: BTreeMap<AgentId, LongAsk>,
     /// Doubles that are being suspended.
+    #[serde(with = "crate::journal::pairs")]
     pub(crate) pausing: BTreeMap<Owner, JobId>,
     /// When this process said it wanted to be called.
     promised: Option<Time>,
@@ -121,6 +127,7 @@ pub struct Coordinator {
     /// Given up under an earlier term, and why.
     pub(crate) given_up: BTreeMap<TargetName, String>,
     #[cfg(feature = "sabotage")]
+    #[serde(skip)]
     pub(crate) sabotage: Option<crate::Sabotage>,
 }
 

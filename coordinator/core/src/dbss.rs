@@ -8,6 +8,7 @@ use crate::{
     placement::{Owner, describe},
 };
 use kage_types::{AgentId, LeaseTiming, ServiceName, TargetName, Time, whole_millis};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -28,7 +29,7 @@ use checks::{Look, Round, Seen};
 use mode::{Background, Job, Mode, ServiceStep, Why};
 
 /// One target's supervision.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Dbss {
     pub mode: Mode,
     since: Time,
@@ -180,7 +181,7 @@ impl Coordinator {
     }
 
     /// Since when this agent's lease has been silent; how long that is.
-    fn silent(&self, now: Time, agent: &AgentId) -> Duration {
+    pub(crate) fn silent(&self, now: Time, agent: &AgentId) -> Duration {
         let silent = self.agents.get(agent).map_or(Duration::MAX, |view| view.silent_for(now, self.listening_since()));
         silent.min(self.orders.evidence(now, agent))
     }
@@ -302,6 +303,11 @@ impl Coordinator {
         if !said {
             self.note(Some(name.clone()), Severity::Warning, "alarm", text, actions);
         }
+    }
+
+    /// Has something odd been said that is not over?
+    pub(crate) fn alarmed(&self, name: &TargetName) -> bool {
+        self.targets.get(name).is_some_and(|dbss| matches!(dbss.mode, Mode::Regular { alarmed: true, .. }))
     }
 
     /// Is this withheld by an operator's order? Then the target is in Regular mode, and only looked at.

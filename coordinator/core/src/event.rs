@@ -1,4 +1,4 @@
-//! What happens to the coordinator, and what it wants done. Both are serialisable: the journal is a list of events.
+//! What happens to the coordinator, and what it wants done. Both are serialisable: the journal is made of them.
 
 use crate::probe::{Limits, Probe};
 use kage_types::{

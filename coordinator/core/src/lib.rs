@@ -11,9 +11,12 @@ mod core;
 mod dbss;
 mod doubles;
 mod event;
+pub mod journal;
 mod placement;
 pub mod predict;
 pub mod probe;
+pub mod replay;
+pub mod why;
 mod writers;
 
 pub use core::{Coordinator, OrderView, TargetView, VipView};

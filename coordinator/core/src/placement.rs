@@ -6,6 +6,7 @@ use crate::{
     event::{Action, AgentCommand, Cause, JobId, JobResult, Severity, VipRow},
 };
 use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip, whole_millis};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -23,14 +24,15 @@ pub(crate) const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
 const PREPARE: Duration = Duration::from_secs(1);
 
 /// Who is to own a VIP.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Owner {
     pub agent: AgentId,
     pub domain: Option<DomainName>,
 }
 
 /// How a VIP came free, or will.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Freed {
     /// Nobody said anything: patience, unless a release comes first.
     No,
@@ -39,7 +41,8 @@ pub(crate) enum Freed {
 }
 
 /// A step that is tried until it succeeds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Try {
     Idle { not_before: Time },
     Running(JobId),
@@ -59,7 +62,8 @@ impl Try {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Stage {
     /// The new epoch is being made durable.
     Advancing { step: Step },
@@ -70,10 +74,10 @@ pub(crate) enum Stage {
 }
 
 /// One job, repeated until it succeeds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step(Try);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Securing {
     pub since: Time,
     bars: BTreeSet<AgentId>,
@@ -84,13 +88,13 @@ pub(crate) struct Securing {
     last_consent: Time,
     release: Try,
     prepared: Try,
-    vm: Try,
+    pub vm: Try,
     conflict: Try,
     pub writers: WriterSteps,
 }
 
 /// What keeps two instances of a single writer from running at once (safety: never two writers).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WriterSteps {
     /// Power off, then read; done: it read off.
     pub power: Try,
@@ -100,7 +104,7 @@ pub(crate) struct WriterSteps {
     pub told: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Move {
     pub to: Owner,
     pub cause: Cause,
@@ -118,7 +122,7 @@ pub(crate) struct Move {
 }
 
 /// One VIP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VipState {
     pub target: TargetName,
     pub row: Option<VipRow>,
@@ -126,7 +130,7 @@ pub(crate) struct VipState {
     pub granted_until: Time,
     pub last_grant: Option<Time>,
     /// Its owner asks for it, and has been granted it or placed by this process.
-    held: bool,
+    pub held: bool,
     /// Since when its owner asks without it.
     missing_since: Option<Time>,
     /// This process knows that no earlier owner is left.

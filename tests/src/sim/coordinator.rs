@@ -71,6 +71,9 @@ impl World {
         if let Some(Sabotage::Coordinator(sabotage)) = self.sabotage {
             core.sabotage(sabotage);
         }
+        if let Some(journals) = &mut self.journals {
+            journals[slot].start(process, self.coordinator_clocks[slot].at(self.now), &self.cluster);
+        }
         let process =
             Process { process, core, busy: 0, stalled_until: 0, stall_step: 0, tick: Ns::MAX, tries: 0, waiting: None };
         self.coordinators[slot] = Some(process);
@@ -263,7 +266,12 @@ impl World {
         let clock = self.coordinator_clocks[slot];
         let Some(coordinator) = &mut self.coordinators[slot] else { return };
         let mut actions = Vec::new();
+        let journalled = self.journals.is_some().then(|| event.clone());
         coordinator.core.step(clock.at(now), event, &mut actions);
+        if let (Some(journals), Some(event)) = (&mut self.journals, journalled) {
+            journals[slot].event(clock.at(now), &event, &actions);
+            journals[slot].snapshot(coordinator.process, clock.at(now), &coordinator.core);
+        }
         let (process, deadline) = (coordinator.process, coordinator.core.deadline());
         let stall = std::mem::take(&mut coordinator.stall_step);
         if stall > 0 {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod coordinator;
 pub mod exhaust;
 pub mod faults;
+pub mod journal;
 pub mod kernel;
 pub mod net;
 pub mod rng;

@@ -89,6 +89,15 @@ pub fn traced(seed: u64, options: &Options, lines: usize) -> (Outcome, Vec<Strin
     (outcome, trace)
 }
 
+/// The same with the coordinators' journals, and the world as it is then.
+#[must_use]
+pub fn journalled(seed: u64, options: &Options) -> (Outcome, World) {
+    let mut world = World::new(seed, options.sabotage);
+    world.keep_journals();
+    let outcome = history(&mut world, seed, options);
+    (outcome, world)
+}
+
 fn history(world: &mut World, seed: u64, options: &Options) -> Outcome {
     let hour = 3600.0;
     let mut quiet = 0.0;

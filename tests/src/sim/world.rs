@@ -4,6 +4,7 @@ use super::agent::{Input, Machine, Step as AgentStep};
 use super::checks::Checks;
 use super::clock::{Clock, MS, Ns, SEC};
 use super::coordinator::{Notice, Process, Step as CoordinatorStep};
+use super::journal::Journal;
 use super::kernel::KernelSabotage;
 use super::net::{NODES, Net, Stream};
 use super::rng::Rng;
@@ -153,6 +154,8 @@ pub struct World {
     pub repaired: bool,
     trace: Option<VecDeque<String>>,
     trace_limit: usize,
+    /// The coordinators' journals, by slot, if they are wanted.
+    pub journals: Option<[Journal; 2]>,
 }
 
 impl World {
@@ -196,6 +199,7 @@ impl World {
             rng,
             trace: None,
             trace_limit: 0,
+            journals: None,
         };
         if let Some(Sabotage::Kernel(kernel)) = sabotage {
             for machine in &mut world.machines {
@@ -210,6 +214,11 @@ impl World {
         let delay = world.rng.range(0, 500 * MS);
         world.after(delay, Ev::StartCoordinator(0));
         world
+    }
+
+    /// Keep the coordinators' journals. To be said before they start.
+    pub fn keep_journals(&mut self) {
+        self.journals = Some(Default::default());
     }
 
     /// Keep the last lines of what happens.

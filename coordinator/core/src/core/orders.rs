@@ -5,7 +5,8 @@ use super::*;
 use kage_types::{Order, OrderScope, REASON_LIMIT};
 
 /// What an order may withhold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Act {
     Restart,
     TakeOver,
@@ -27,7 +28,7 @@ impl Act {
 }
 
 /// An order as this process counts it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct InForce {
     order: Order,
     /// Its end on this process's clock; the wall clock is read once, when the order is learnt.
@@ -35,14 +36,14 @@ struct InForce {
 }
 
 /// What is not being done about a target.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Held {
     noted: BTreeSet<Act>,
     why: String,
 }
 
 /// All orders, and what they withhold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Orders {
     rows: BTreeMap<OrderScope, InForce>,
     held: BTreeMap<TargetName, Held>,
@@ -51,7 +52,8 @@ pub(crate) struct Orders {
 }
 
 /// What a job about orders was for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum OrderJob {
     Put {
         command: u64,
@@ -192,6 +194,11 @@ impl Coordinator {
     pub(crate) fn held_already(&self, name: &TargetName, act: Act) -> bool {
         self.orders.held.get(name).is_some_and(|held| held.noted.contains(&act))
             && self.withholding(name, act).is_some()
+    }
+
+    /// Is anything withheld for this target?
+    pub(crate) fn holds_back(&self, name: &TargetName) -> bool {
+        self.orders.held.contains_key(name)
     }
 
     /// The target is well: what is withheld next is news.

@@ -2,10 +2,11 @@
 
 use crate::config::Budget;
 use kage_types::Time;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
 /// What was used, and when. Survives changes of mode; a new coordinator begins with none used.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Budgets {
     /// By service.
     restarts: BTreeMap<usize, Vec<Time>>,

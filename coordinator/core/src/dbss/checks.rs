@@ -4,7 +4,8 @@ use super::*;
 use std::collections::VecDeque;
 
 /// What was last seen of one thing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Seen {
     #[default]
     Unknown,
@@ -45,7 +46,8 @@ impl Seen {
 }
 
 /// What a round looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Look {
     /// Ping and all services, at the VIP: what clients see.
     AtVip,
@@ -60,7 +62,8 @@ pub(crate) enum Look {
 }
 
 /// A round of checks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Round {
     #[default]
     Idle,

@@ -2,9 +2,11 @@
 
 use super::{Cause, TargetView};
 use kage_types::Time;
+use serde::{Deserialize, Serialize};
 
 /// Thesis 2: the five modes; and before and after them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Mode {
     /// No term yet, or the VIPs are not placed.
     Starting,
@@ -40,7 +42,8 @@ pub(crate) enum Mode {
 }
 
 /// Why the backup server takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Why {
     /// Its machine does not answer.
     Network,
@@ -87,7 +90,8 @@ impl Why {
 }
 
 /// Service recovery mode's steps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum ServiceStep {
     /// Thesis: ping again first. Where agents push, its lease says as much.
     Pinging,
@@ -100,7 +104,8 @@ pub(crate) enum ServiceStep {
 }
 
 /// Which background job: it says what an unhealthy target gets at the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Job {
     /// 1, service trouble: the target was told to reboot.
     Reboot,
@@ -111,7 +116,8 @@ pub(crate) enum Job {
 }
 
 /// Background jobs 1 (service trouble) and 2 (network trouble).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Background {
     /// Is it rebooting? Up to Trc.
     AwaitReboot {

@@ -9,13 +9,21 @@
 
 use kage_coordinator_core::{
     Action, AgentCommand, AgentReport, Cause, CheckOutcome, Coordinator, Event, JobId, JobResult, SessionId, VipRow,
-    config::Cluster,
+    config::Cluster, journal,
 };
 use kage_types::{AgentId, AskVip, Epoch, Nonce, TargetName, Term, Time, Vip};
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 /// T.
 const TERM: Duration = Duration::from_secs(5);
+
+/// Who writes the journal, and when.
+pub static HEAD: std::sync::LazyLock<journal::Head> = std::sync::LazyLock::new(|| journal::Head {
+    version: "1.2.3".into(),
+    format: journal::FORMAT,
+    pid: 4711,
+    unix_ms: 1_795_386_900_000,
+});
 
 /// Milliseconds.
 pub type Ms = u64;
@@ -63,6 +71,9 @@ pub struct World {
     pub log: Vec<(Ms, Action)>,
     due: BTreeMap<(Ms, u64), Due>,
     seq: u64,
+    /// The journal's lines, if they are wanted.
+    pub journal: Option<Vec<String>>,
+    events: u64,
 }
 
 enum Due {
@@ -116,6 +127,15 @@ pub fn with_target(name: &str, last: u8, double: &str, keys: &str, ports: &[u16]
 impl World {
     /// All up, all in Regular mode.
     pub fn new(config: &str) -> Self {
+        Self::begin(config, None)
+    }
+
+    /// The same, journalled.
+    pub fn journalled(config: &str) -> Self {
+        Self::begin(config, Some(Vec::new()))
+    }
+
+    fn begin(config: &str, journal: Option<Vec<String>>) -> Self {
         let cluster = Cluster::parse(config).unwrap_or_else(|error| panic!("{error}\n{config}"));
         let servers = cluster
             .agents
@@ -163,7 +183,13 @@ impl World {
             log: vec![],
             due: BTreeMap::new(),
             seq: 0,
+            journal,
+            events: 0,
         };
+        if let Some(journal) = &mut world.journal {
+            let line = journal::start_line(0, Time::ZERO, &HEAD, world.core.cluster()).expect("start");
+            journal.push(String::from_utf8(line).expect("text"));
+        }
         let agents: Vec<AgentId> = world.servers.keys().cloned().collect();
         for (index, name) in (1..).zip(agents) {
             world.step(Event::AgentUp { agent: name, session: SessionId(index), incarnation: 1 });
@@ -336,9 +362,25 @@ impl World {
         }
     }
 
+    /// The journal's snapshot of now.
+    pub fn snapshot(&mut self, because: journal::Because) {
+        let now = Time::from_millis(self.now);
+        let head = journal::Head { unix_ms: HEAD.unix_ms + self.now, ..HEAD.clone() };
+        let line = journal::snapshot_line(self.events, now, &head, because, &self.core).expect("snapshot");
+        self.journal.as_mut().expect("journal").push(String::from_utf8(line).expect("text"));
+    }
+
     pub fn step(&mut self, event: Event) {
         let mut actions = Vec::new();
-        self.core.step(Time::from_millis(self.now), event, &mut actions);
+        let now = Time::from_millis(self.now);
+        self.events += 1;
+        let line = self.journal.is_some().then(|| journal::event_line(self.events, now, &event).expect("event"));
+        self.core.step(now, event, &mut actions);
+        if let (Some(journal), Some(mut line)) = (&mut self.journal, line) {
+            journal::add_actions(&mut line, &actions).expect("actions");
+            line.push(b'}');
+            journal.push(String::from_utf8(line).expect("text"));
+        }
         for action in actions {
             self.log.push((self.now, action.clone()));
             self.act(action);
@@ -364,7 +406,13 @@ impl World {
                 server.broken.retain(|_, cure| *cure == Cure::Nothing);
             }
             Due::Obey(job, name, command) => {
+                let holds = matches!(command, AgentCommand::Hold { .. });
                 let result = self.obey(&name, command);
+                if holds && self.journal.is_some() {
+                    // As an agent does: what it is told confers nothing, it asks (rule 1).
+                    self.server(name.as_str()).next_ask = self.now;
+                    self.ask();
+                }
                 self.step(Event::Job { job, result });
             }
         }

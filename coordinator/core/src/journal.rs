@@ -1,0 +1,301 @@
+//! The journal's lines: what the coordinator's core was given and what it wanted done, so that its decisions can be
+//! replayed ([`crate::replay`]) and explained ([`crate::why`]).
+//!
+//! A line is an object with `seq`, which rises by one with each event, and `now` on the coordinator's CLOCK_BOOTTIME;
+//! beside them `event` with `actions`, or `start` (a process begins: its configuration), or `snapshot` (the whole state
+//! at that point: replaying can begin there).
+
+use crate::{Coordinator, config::Cluster, event::Action, event::Event};
+use kage_types::{Time, Verdict};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+use std::fmt;
+
+/// Rises when lines of an earlier one can't be replayed any more.
+pub const FORMAT: u32 = 1;
+
+/// Who wrote, and when: at the head of every start and snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Of the program that wrote.
+    pub version: String,
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Its process.
+    pub pid: u32,
+    /// The wall clock at the line's `now`, for people.
+    pub unix_ms: u64,
+}
+
+/// Why a snapshot was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Because {
+    /// The file is a new one.
+    Rotation,
+    /// Much was written since the last.
+    Length,
+    /// Lines were lost before it: full disk, or one that did not keep up.
+    Gap,
+}
+
+#[derive(Serialize)]
+struct EventLine<'a> {
+    seq: u64,
+    now: Time,
+    event: &'a Event,
+}
+
+/// An event's line without its end: what was done is added when the core has decided ([`add_actions`]), so that an event
+/// that the core does not survive is journalled as well.
+///
+/// # Errors
+/// Never in practice: every event can be written.
+pub fn event_line(seq: u64, now: Time, event: &Event) -> serde_json::Result<Vec<u8>> {
+    let mut line = Vec::with_capacity(512);
+    serde_json::to_writer(&mut line, &EventLine { seq, now, event })?;
+    line.pop();
+    Ok(line)
+}
+
+/// Ends an event's line with what the core wants done.
+///
+/// # Errors
+/// Never in practice: every action can be written.
+pub fn add_actions(line: &mut Vec<u8>, actions: &[Action]) -> serde_json::Result<()> {
+    line.extend_from_slice(b",\"actions\":[");
+    for (index, action) in actions.iter().enumerate() {
+        if index > 0 {
+            line.push(b',');
+        }
+        serde_json::to_writer(&mut *line, &Brief(action))?;
+    }
+    line.push(b']');
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct StartLine<'a> {
+    seq: u64,
+    now: Time,
+    start: StartBody<'a>,
+}
+
+#[derive(Serialize)]
+struct StartBody<'a> {
+    #[serde(flatten)]
+    head: &'a Head,
+    cluster: &'a Cluster,
+}
+
+/// The line of a process that begins with `Coordinator::new(now, cluster)`; `seq` is that of the last event before.
+///
+/// # Errors
+/// Never in practice.
+pub fn start_line(seq: u64, now: Time, head: &Head, cluster: &Cluster) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&StartLine { seq, now, start: StartBody { head, cluster } })
+}
+
+#[derive(Serialize)]
+struct SnapshotLine<'a> {
+    seq: u64,
+    now: Time,
+    snapshot: SnapshotBody<'a>,
+}
+
+#[derive(Serialize)]
+struct SnapshotBody<'a> {
+    #[serde(flatten)]
+    head: &'a Head,
+    because: Because,
+    core: &'a Coordinator,
+}
+
+/// The line of the state after event `seq`.
+///
+/// # Errors
+/// Never in practice.
+pub fn snapshot_line(
+    seq: u64,
+    now: Time,
+    head: &Head,
+    because: Because,
+    core: &Coordinator,
+) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&SnapshotLine { seq, now, snapshot: SnapshotBody { head, because, core } })
+}
+
+/// An action as the journal has it: answers to requests for leases, by far the most, are one short text.
+pub(crate) struct Brief<'a>(pub &'a Action);
+
+impl Serialize for Brief<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Action::Reply { .. } => serializer.collect_str(self),
+            Action::AcquireTerm
+            | Action::RenewTerm { .. }
+            | Action::ReadLedger
+            | Action::AdvanceEpoch { .. }
+            | Action::SetLongLease { .. }
+            | Action::Bar { .. }
+            | Action::Command { .. }
+            | Action::Ping { .. }
+            | Action::Probe { .. }
+            | Action::ReadPower { .. }
+            | Action::PowerOff { .. }
+            | Action::FenceStorage { .. }
+            | Action::PutTrouble { .. }
+            | Action::PutOrder { .. }
+            | Action::ClearOrder { .. }
+            | Action::Note(_)
+            | Action::Configured
+            | Action::Moved { .. } => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Action::Reply { session, origin, grant } = self.0 else {
+            return write!(f, "{:?}", self.0);
+        };
+        write!(f, "reply to {}", session.0)?;
+        if let Some(origin) = origin {
+            write!(f, " for {origin}")?;
+        }
+        write!(f, ": nonce {}, term {}", grant.nonce.0, grant.term.0)?;
+        if !grant.in_authority {
+            f.write_str(" without authority")?;
+        }
+        write!(f, ", {:?}", grant.length)?;
+        for item in &grant.items {
+            let verdict = match item.verdict {
+                Verdict::Granted => "granted",
+                Verdict::Wait => "wait",
+                Verdict::Superseded => "superseded",
+            };
+            write!(f, ", {}@{} {verdict}", item.vip, item.epoch)?;
+        }
+        Ok(())
+    }
+}
+
+/// An action as the journal has it.
+pub(crate) fn brief(action: &Action) -> Value {
+    serde_json::to_value(Brief(action)).unwrap_or(Value::Null)
+}
+
+/// A line, read.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub seq: u64,
+    pub now: Time,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Start(Head, Box<Cluster>),
+    Snapshot(Head, Box<Coordinator>),
+    /// A start or snapshot whose content this program does not understand, and why.
+    Foreign(Head, String),
+    /// Actions are absent in journals of before they were recorded, and of an event that the core did not survive.
+    Event(Box<Event>, Option<Vec<Value>>),
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    seq: u64,
+    now: Time,
+    event: Option<Event>,
+    actions: Option<Vec<Value>>,
+    start: Option<RawStart>,
+    snapshot: Option<RawSnapshot>,
+}
+
+#[derive(Deserialize)]
+struct RawStart {
+    #[serde(flatten)]
+    head: Head,
+    cluster: Value,
+}
+
+#[derive(Deserialize)]
+struct RawSnapshot {
+    #[serde(flatten)]
+    head: Head,
+    core: Value,
+}
+
+/// A line that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// Not even JSON: perhaps cut short.
+    Torn(String),
+    /// Whole, and unknown here.
+    Unknown(String),
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// In words: it is cut short, or says what this version does not know.
+pub(crate) fn read(text: &str) -> Result<Record, Unread> {
+    let raw: Raw = serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => {
+            Unread::Unknown(format!("this version does not know it, perhaps that which wrote it does: {error}"))
+        }
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
+            Unread::Torn(error.to_string())
+        }
+    })?;
+    let Raw { seq, now, event, actions, start, snapshot } = raw;
+    let what = match (event, start, snapshot) {
+        (Some(event), None, None) => What::Event(Box::new(event), actions),
+        (None, Some(RawStart { head, cluster }), None) => match serde_json::from_value(cluster) {
+            Ok(cluster) if head.format == FORMAT => What::Start(head, cluster),
+            Ok(_) => What::Foreign(head, "its format is another".into()),
+            Err(error) => What::Foreign(head, format!("its configuration can't be read: {error}")),
+        },
+        (None, None, Some(RawSnapshot { head, core })) => match serde_json::from_value(core) {
+            Ok(core) if head.format == FORMAT => What::Snapshot(head, core),
+            Ok(_) => What::Foreign(head, "its format is another".into()),
+            Err(error) => What::Foreign(head, format!("its state can't be read: {error}")),
+        },
+        _ => {
+            return Err(Unread::Unknown(
+                "it has neither event nor start nor snapshot, or more than one of them".into(),
+            ));
+        }
+    };
+    Ok(Record { seq, now, what })
+}
+
+/// The number of a line, for the next process to go on with. None: cut short, or no line of a journal.
+#[must_use]
+pub fn number(line: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    serde_json::from_str::<Numbered>(line).ok().map(|line| line.seq)
+}
+
+/// Maps whose keys are no text, as lists of pairs: JSON has no other way.
+pub(crate) mod pairs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::collections::BTreeMap;
+
+    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<K, V>, D::Error> {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,492 @@
+//! Replaying a journal: the same core is stepped with the recorded events and must want the same done.
+//!
+//! Lines are fed one by one ([`Replayer::line`]); where they come from is the caller's business.
+
+mod moment;
+mod summary;
+
+pub use moment::{Moment, stamp};
+
+use crate::{
+    Coordinator,
+    config::Cluster,
+    event::{Action, Event},
+    journal::{self, Head, Record, Unread, What, brief},
+};
+use kage_types::Time;
+use serde_json::Value;
+use std::{
+    fmt,
+    io::{self, BufRead},
+    sync::Arc,
+};
+
+/// Where a line is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its file, as it was given.
+    pub file: Arc<str>,
+    /// From 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Why a journal can't be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// In the middle: not what a crash or a full disk leaves.
+    #[error("{place}: no line of a journal: {why}")]
+    Bad {
+        /// Where.
+        place: Place,
+        /// The parser's words.
+        why: String,
+    },
+    /// Neither start nor snapshot before the first event.
+    #[error(
+        "{place}: the journal begins in the middle: there is neither a start nor a snapshot before event {seq}; give the file \
+         before it first (journal.1.jsonl), or, if it was written by a version that recorded no starts, the cluster.toml \
+         of that time with --config"
+    )]
+    NoBeginning {
+        /// Where.
+        place: Place,
+        /// The first event.
+        seq: u64,
+    },
+    /// Written by another version.
+    #[error("{place}: written by kage-coordinator {version}, and {why}; replay it with that version")]
+    Foreign {
+        /// Where.
+        place: Place,
+        /// The writer's.
+        version: String,
+        /// What is not understood.
+        why: String,
+    },
+    /// The replayed core wants something else done.
+    #[error(transparent)]
+    Difference(Box<Difference>),
+}
+
+/// The replayed core does not do what the journal says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct Difference {
+    /// Where.
+    pub place: Place,
+    /// The event's number.
+    pub seq: u64,
+    /// When.
+    pub now: Time,
+    /// What happened, as in the journal; none: a snapshot's state is not the state that was reached.
+    pub event: Option<Value>,
+    /// As recorded.
+    pub expected: Vec<Value>,
+    /// As replayed.
+    pub got: Vec<Value>,
+}
+
+impl Difference {
+    fn text(&self) -> String {
+        let Self { place, seq, now, event, expected, got } = self;
+        let Some(event) = event else {
+            let (expected, got) =
+                (first_difference(&expected[..], &got[..]), first_difference(&got[..], &expected[..]));
+            return format!(
+                "{place}: the state after event {seq} at {now} is not that of the snapshot\n  snapshot: {expected}\n  \
+                 replayed: {got}"
+            );
+        };
+        let mut text = format!("{place}: event {seq} at {now} leads to other actions\n  event:    {event}\n");
+        let same = expected.iter().zip(got).take_while(|(expected, got)| expected == got).count();
+        if same > 0 {
+            text += &format!("  ({same} actions are the same)\n");
+        }
+        let list = |actions: &[Value]| match actions.get(same..).unwrap_or_default() {
+            [] => "nothing more".to_owned(),
+            rest => rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n            "),
+        };
+        text += &format!("  expected: {}\n  got:      {}", list(expected), list(got));
+        text
+    }
+}
+
+/// The first field of the state that differs: the whole of it would be no help.
+fn first_difference(one: &[Value], other: &[Value]) -> String {
+    let (Some(Value::Object(one)), Some(Value::Object(other))) = (one.first(), other.first()) else {
+        return "?".into();
+    };
+    let field = one.iter().find(|(key, value)| other.get(*key) != Some(*value));
+    field.map_or_else(|| "?".into(), |(key, value)| format!("{key} = {value}"))
+}
+
+/// Looks on while a journal is replayed.
+pub trait Watch {
+    /// A process begins, or replaying begins at a snapshot; `wall` turns its clock into the wall clock's.
+    fn origin(&mut self, core: &Coordinator, now: Time, fresh: bool, wall: Option<Wall>) {
+        let _ = (core, now, fresh, wall);
+    }
+    /// This is about to happen, as event `seq`.
+    fn before(&mut self, core: &Coordinator, seq: u64, now: Time, event: &Event) {
+        let _ = (core, seq, now, event);
+    }
+    /// It has happened.
+    fn after(&mut self, core: &Coordinator, now: Time, actions: &[Action]) {
+        let _ = (core, now, actions);
+    }
+}
+
+/// Nobody looks on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+impl Watch for Nobody {}
+
+/// A piece of a journal.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A line and where it is.
+    Line(Place, String),
+    /// A file ends.
+    EndOfFile,
+}
+
+/// A file's lines, whatever carries them.
+pub fn inputs<R: BufRead>(name: &str, reader: R) -> impl Iterator<Item = io::Result<Input>> + use<R> {
+    let file: Arc<str> = name.into();
+    let named = move |error: io::Error| io::Error::new(error.kind(), format!("{file} can't be read: {error}"));
+    let (file, mut place) = (Arc::<str>::from(name), 0);
+    let lines = reader.split(b'\n').map(move |line| {
+        place += 1;
+        let line = line.map_err(&named)?;
+        let text = String::from_utf8(line).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned());
+        Ok(Input::Line(Place { file: file.clone(), line: place }, text))
+    });
+    lines.chain([Ok(Input::EndOfFile)])
+}
+
+/// Replays everything and compares.
+///
+/// # Errors
+/// As [`Replayer::line`]; and what `lines` says of files that can't be read.
+pub fn replay<E: fmt::Display>(
+    lines: impl Iterator<Item = Result<Input, E>>,
+    replayer: &mut Replayer,
+) -> Result<(), String> {
+    for input in lines {
+        match input.map_err(|error| error.to_string())? {
+            Input::Line(place, text) => {
+                if replayer.line(&place, &text, &mut Nobody).map_err(|fault| fault.to_string())? == Flow::Enough {
+                    return Ok(());
+                }
+            }
+            Input::EndOfFile => replayer.end_of_file(),
+        }
+    }
+    Ok(())
+}
+
+/// One instant on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wall {
+    now: Time,
+    unix_ms: u64,
+}
+
+impl Wall {
+    /// They were read together.
+    #[must_use]
+    pub fn new(now: Time, unix_ms: u64) -> Self {
+        Self { now, unix_ms }
+    }
+
+    /// When that was, milliseconds since 1970.
+    #[must_use]
+    pub fn at(self, time: Time) -> u64 {
+        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        (self.unix_ms + ms(time.since(self.now))).saturating_sub(ms(self.now.since(time)))
+    }
+}
+
+/// Is there more to be done?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on with the next line.
+    Go,
+    /// What was asked for is reached; this line was not done.
+    Enough,
+}
+
+/// Counts of a replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events replayed.
+    pub events: u64,
+    /// Of these, with recorded actions, all the same.
+    pub compared: u64,
+    /// Snapshots that were compared with the state reached.
+    pub snapshots: u64,
+    /// Events that could not be replayed, because lines before them are missing.
+    pub skipped: u64,
+    /// Processes.
+    pub processes: u64,
+}
+
+/// Replays a journal, line by line.
+#[derive(Debug)]
+pub struct Replayer {
+    core: Option<Coordinator>,
+    seq: u64,
+    now: Time,
+    head: Option<Head>,
+    wall: Option<Wall>,
+    /// What may be the end of a file that was cut short.
+    doubtful: Option<(Place, String)>,
+    /// Lines are missing: nothing is replayed before the next start or snapshot.
+    lost: bool,
+    until: Option<Moment>,
+    version: String,
+    config: Option<Cluster>,
+    counts: Counts,
+    remarks: Vec<String>,
+}
+
+impl Replayer {
+    /// By a program of this version.
+    #[must_use]
+    pub fn new(version: &str) -> Self {
+        Self {
+            core: None,
+            seq: 0,
+            now: Time::ZERO,
+            head: None,
+            wall: None,
+            doubtful: None,
+            lost: false,
+            until: None,
+            version: version.to_owned(),
+            config: None,
+            counts: Counts::default(),
+            remarks: Vec::new(),
+        }
+    }
+
+    /// Not further than this.
+    #[must_use]
+    pub fn until(mut self, until: Option<Moment>) -> Self {
+        self.until = until;
+        self
+    }
+
+    /// The configuration of processes whose start was not recorded.
+    #[must_use]
+    pub fn config(mut self, config: Option<Cluster>) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What was reached.
+    #[must_use]
+    pub fn core(&self) -> Option<(&Coordinator, Time)> {
+        self.core.as_ref().map(|core| (core, self.now))
+    }
+
+    /// What was done.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What there is to be said beside.
+    #[must_use]
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// The next line.
+    ///
+    /// # Errors
+    /// It can't be replayed, or leads to something else than recorded.
+    pub fn line(&mut self, place: &Place, text: &str, watch: &mut dyn Watch) -> Result<Flow, Fault> {
+        if text.trim().is_empty() {
+            return Ok(Flow::Go);
+        }
+        let record = match journal::read(text) {
+            Ok(record) => record,
+            Err(Unread::Unknown(why)) => {
+                self.certain()?;
+                return Err(Fault::Bad { place: place.clone(), why });
+            }
+            Err(Unread::Torn(why)) => {
+                self.certain()?;
+                self.doubtful = Some((place.clone(), why));
+                return Ok(Flow::Go);
+            }
+        };
+        if !matches!(record.what, What::Event(..)) {
+            self.torn();
+        }
+        self.certain()?;
+        let Record { seq, now, what } = record;
+        match what {
+            What::Start(head, cluster) => self.start(seq, now, head, *cluster, watch),
+            What::Snapshot(head, core) => self.snapshot(place, seq, now, head, *core, watch)?,
+            What::Foreign(head, why) => {
+                // Reached by replaying, it is not needed.
+                let reached = self.core.is_some() && !self.lost && seq == self.seq;
+                if !reached {
+                    return Err(Fault::Foreign { place: place.clone(), version: head.version, why });
+                }
+                self.remarks
+                    .push(format!("{place}: a start or snapshot of version {} is passed over: {why}", head.version));
+            }
+            What::Event(event, actions) => return self.event(place, seq, now, *event, actions, watch),
+        }
+        Ok(Flow::Go)
+    }
+
+    /// A file ends: its last line may have been cut short by a crash.
+    pub fn end_of_file(&mut self) {
+        self.torn();
+    }
+
+    fn torn(&mut self) {
+        if let Some((place, _)) = self.doubtful.take() {
+            self.remarks.push(format!("{place}: cut short: the process was killed, or its disk was full; passed over"));
+        }
+    }
+
+    fn certain(&mut self) -> Result<(), Fault> {
+        match self.doubtful.take() {
+            Some((place, why)) => Err(Fault::Bad { place, why }),
+            None => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, seq: u64, now: Time, head: Option<Head>, core: Coordinator) {
+        self.wall = head.as_ref().map(|head| Wall { now, unix_ms: head.unix_ms });
+        if let Some(head) = head.as_ref().filter(|head| head.version != self.version) {
+            let text = format!(
+                "written by kage-coordinator {}, replayed by {}: a difference may be a change of the program",
+                head.version, self.version
+            );
+            if !self.remarks.contains(&text) {
+                self.remarks.push(text);
+            }
+        }
+        (self.seq, self.now, self.head, self.lost) = (seq, now, head, false);
+        self.core = Some(core);
+    }
+
+    fn start(&mut self, seq: u64, now: Time, head: Head, cluster: Cluster, watch: &mut dyn Watch) {
+        self.counts.processes += 1;
+        let core = Coordinator::new(now, cluster);
+        self.begin(seq, now, Some(head), core.clone());
+        watch.origin(&core, now, true, self.wall);
+    }
+
+    fn snapshot(
+        &mut self,
+        place: &Place,
+        seq: u64,
+        now: Time,
+        head: Head,
+        snapshot: Coordinator,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Fault> {
+        match &self.core {
+            Some(core) if !self.lost && seq == self.seq => {
+                if *core != snapshot {
+                    let state = |core: &Coordinator| vec![serde_json::to_value(core).unwrap_or(Value::Null)];
+                    let (expected, got) = (state(&snapshot), state(core));
+                    let place = place.clone();
+                    let difference = Difference { place, seq, now, event: None, expected, got };
+                    return Err(Fault::Difference(Box::new(difference)));
+                }
+                self.counts.snapshots += 1;
+            }
+            Some(_) | None => {
+                if self.core.is_some() {
+                    self.remarks.push(format!("{place}: replaying goes on from the snapshot after event {seq}"));
+                } else {
+                    self.counts.processes += 1;
+                }
+                self.begin(seq, now, Some(head), snapshot.clone());
+                watch.origin(&snapshot, now, false, self.wall);
+            }
+        }
+        Ok(())
+    }
+
+    fn event(
+        &mut self,
+        place: &Place,
+        seq: u64,
+        now: Time,
+        event: Event,
+        recorded: Option<Vec<Value>>,
+        watch: &mut dyn Watch,
+    ) -> Result<Flow, Fault> {
+        let wall = self.wall;
+        if self.until.is_some_and(|until| until.is_before(seq, now, wall)) {
+            return Ok(Flow::Enough);
+        }
+        // Before starts were recorded every process began with number 1.
+        if seq == 1 && (self.core.is_none() || self.head.is_none()) {
+            let Some(cluster) = self.config.clone() else {
+                return Err(Fault::NoBeginning { place: place.clone(), seq });
+            };
+            self.counts.processes += 1;
+            let core = Coordinator::new(now, cluster);
+            self.begin(0, now, None, core.clone());
+            watch.origin(&core, now, true, None);
+        }
+        if self.core.is_none() && self.config.is_some() {
+            self.counts.skipped += 1;
+            return Ok(Flow::Go);
+        }
+        let Some(core) = self.core.as_mut() else {
+            return Err(Fault::NoBeginning { place: place.clone(), seq });
+        };
+        if self.lost {
+            self.counts.skipped += 1;
+            return Ok(Flow::Go);
+        }
+        if seq != self.seq + 1 {
+            self.lost = true;
+            self.counts.skipped += 1;
+            self.remarks.push(format!(
+                "{place}: event {seq} follows {}: what is between is missing (full or slow disk, or a file left out); \
+                 replaying goes on at the next start or snapshot",
+                self.seq
+            ));
+            return Ok(Flow::Go);
+        }
+        if let (Event::OrdersRead { now_unix_ms, .. }, None) = (&event, self.wall) {
+            self.wall = Some(Wall { now, unix_ms: *now_unix_ms });
+            watch.origin(core, now, false, self.wall);
+        }
+        watch.before(core, seq, now, &event);
+        let shown = recorded.is_some().then(|| event.clone());
+        let mut actions = Vec::new();
+        core.step(now, event, &mut actions);
+        (self.seq, self.now) = (seq, now);
+        self.counts.events += 1;
+        if let (Some(expected), Some(event)) = (recorded, shown) {
+            let got: Vec<Value> = actions.iter().map(brief).collect();
+            if got != expected {
+                let event = serde_json::to_value(&event).ok();
+                let difference = Difference { place: place.clone(), seq, now, event, expected, got };
+                return Err(Fault::Difference(Box::new(difference)));
+            }
+            self.counts.compared += 1;
+        }
+        watch.after(core, now, &actions);
+        Ok(Flow::Go)
+    }
+}
