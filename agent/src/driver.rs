@@ -18,7 +18,13 @@ use kage_proto::{
     coordinator::v1::AgentMessage,
 };
 use kage_types::{AgentId, DomainName, Epoch, Nonce, Term, Time, Vip};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -186,13 +192,16 @@ pub enum Command {
 
 /// The way to the driver. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle(mpsc::Sender<Input>);
+pub struct Handle {
+    inputs: mpsc::Sender<Input>,
+    leaving: Arc<AtomicBool>,
+}
 
 /// A handle, and the driver's end of it.
 #[must_use]
 pub fn channel() -> (Handle, mpsc::Receiver<Input>) {
     let (inputs, queue) = mpsc::channel(INPUTS);
-    (Handle(inputs), queue)
+    (Handle { inputs, leaving: Arc::default() }, queue)
 }
 
 fn gone<T>(_: T) -> Status {
@@ -203,7 +212,19 @@ impl Handle {
     /// For threads that report by themselves.
     #[must_use]
     pub fn inputs(&self) -> mpsc::Sender<Input> {
-        self.0.clone()
+        self.inputs.clone()
+    }
+
+    /// This machine goes down or to sleep, or does not after all. While it goes no VIP is taken: what was released for
+    /// its end must not come back to it.
+    pub fn leave(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    /// Was it said that this machine goes down or to sleep?
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Tells the driver; waits while its queue is full.
@@ -211,7 +232,7 @@ impl Handle {
     /// # Errors
     /// UNAVAILABLE: the agent stops. So for all methods.
     pub async fn tell(&self, input: Input) -> Result<(), Status> {
-        self.0.send(input).await.map_err(gone)
+        self.inputs.send(input).await.map_err(gone)
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Status> {
@@ -223,15 +244,18 @@ impl Handle {
     /// Hold a VIP; returns when it is open and announced. Giving up undoes nothing.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION as the core refuses.
+    /// FAILED_PRECONDITION as the core refuses, and while this machine goes.
     pub async fn hold(&self, term: Term, ask: AskVip, place: Place) -> Result<Opened, Status> {
+        if self.leaves() {
+            return Err(Status::failed_precondition("this machine is going down or to sleep: it takes no virtual IP"));
+        }
         self.ask(|reply| Input::Hold { term, ask, place, reply }).await?.map_err(refused)
     }
 
     /// This VIP is about to come here: its address may be put on already, the guard keeps it shut. It runs out by
     /// itself if nothing follows.
     pub async fn prepare(&self, vip: Vip, place: Place) {
-        let _ = self.0.send(Input::Prepare(vip, place)).await;
+        let _ = self.inputs.send(Input::Prepare(vip, place)).await;
     }
 
     /// A command; returns when it is done.

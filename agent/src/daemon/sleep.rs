@@ -27,10 +27,11 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Gives the VIPs back whenever logind says that the machine is about to sleep or go down. Never ends.
 pub(super) async fn watch(handle: Handle, events: Events) {
     let prepare = |what| give_back(handle.clone(), events.clone(), what);
+    let stays = || handle.leave(false);
     let mut told = false;
     loop {
         let error = match dbus::system().await {
-            Ok(bus) => attend(&bus, &prepare).await,
+            Ok(bus) => attend(&bus, &prepare, &stays).await,
             Err(error) => error,
         };
         if !std::mem::replace(&mut told, true) {
@@ -41,6 +42,7 @@ pub(super) async fn watch(handle: Handle, events: Events) {
 }
 
 async fn give_back(handle: Handle, events: Events, what: &'static str) {
+    handle.leave(true);
     tracing::warn!(what, "logind says that this machine is about to go: all VIPs are released");
     events.publish(Event::GoingDown(GoingDown { what: what.to_owned() }));
     if !matches!(timeout(RELEASE, handle.command(Command::ReleaseAll)).await, Ok(Ok(()))) {
@@ -50,9 +52,14 @@ async fn give_back(handle: Handle, events: Events, what: &'static str) {
     sleep(HANDOVER).await;
 }
 
-/// Holds a delay inhibitor, and lets go of it when `prepare` has ended. Ends with the bus or logind.
-async fn attend<F: Future<Output = ()>>(bus: &Connection, prepare: &impl Fn(&'static str) -> F) -> BusError {
-    match attend_until(bus, prepare).await {
+/// Holds a delay inhibitor, and lets go of it when `prepare` has ended; `stays` when the machine does not go, or is back.
+/// Ends with the bus or logind.
+async fn attend<F: Future<Output = ()>>(
+    bus: &Connection,
+    prepare: &impl Fn(&'static str) -> F,
+    stays: &impl Fn(),
+) -> BusError {
+    match attend_until(bus, prepare, stays).await {
         Ok(()) => BusError::Timeout("org.freedesktop.login1: the bus was lost; it".to_owned(), Duration::ZERO),
         Err(error) => error,
     }
@@ -61,6 +68,7 @@ async fn attend<F: Future<Output = ()>>(bus: &Connection, prepare: &impl Fn(&'st
 async fn attend_until<F: Future<Output = ()>>(
     bus: &Connection,
     prepare: &impl Fn(&'static str) -> F,
+    stays: &impl Fn(),
 ) -> Result<(), BusError> {
     let failed = |error| BusError::Call("the system bus".to_owned(), error);
     let rule = MatchRule::builder()
@@ -73,6 +81,8 @@ async fn attend_until<F: Future<Output = ()>>(
     // Before the inhibitor, so that nothing is missed.
     let mut signals = MessageStream::for_match_rule(rule, bus, None).await.map_err(failed)?;
     let mut inhibitor = Some(inhibit(bus).await?);
+    // What was said before this bus came up, or while it was away, is over: logind would not have let us in.
+    stays();
     tracing::info!("logind waits for this agent before the machine sleeps or goes down");
     while let Some(signal) = signals.next().await {
         let signal = signal.map_err(failed)?;
@@ -90,6 +100,7 @@ async fn attend_until<F: Future<Output = ()>>(
             inhibitor = None;
         } else if inhibitor.is_none() {
             // It woke up, or the shutdown was called off.
+            stays();
             inhibitor = Some(inhibit(bus).await?);
         }
     }
@@ -161,6 +172,7 @@ mod tests {
         let agent = connect(&bus).await;
         let released = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&released);
+        let back = Arc::clone(&released);
         let task = tokio::spawn(async move {
             let prepare = move |what: &'static str| {
                 let seen = Arc::clone(&seen);
@@ -170,11 +182,12 @@ mod tests {
                     seen.store(true, Ordering::SeqCst);
                 }
             };
-            attend(&agent, &prepare).await
+            attend(&agent, &prepare, &|| back.store(false, Ordering::SeqCst)).await
         });
         for begins in [true, false] {
             let mut inhibitor = grant(&logind, &mut calls).await;
             if !begins {
+                assert!(!released.load(Ordering::SeqCst), "it is back: VIPs may come again");
                 break;
             }
             let signal =

@@ -82,7 +82,7 @@ pub(super) async fn wait(
 ) -> anyhow::Result<()> {
     let mut ended = Ok(());
     let why = tokio::select! {
-        _ = signals.terminate.recv() => machine_stops().await.map_or(Why::Agent, Why::Machine),
+        _ = signals.terminate.recv() => machine_stops(handle).await.map_or(Why::Agent, Why::Machine),
         _ = signals.interrupt.recv() => Why::Agent,
         _ = signals.machine.recv() => Why::Machine("power-off"),
         _ = signals.power.recv() => Why::Machine("power-off"),
@@ -102,6 +102,7 @@ pub(super) async fn wait(
             }
         }
         Why::Machine(what) => {
+            handle.leave(true);
             tracing::warn!(what, "the machine goes down: all VIPs are released");
             events.publish(Event::GoingDown(GoingDown { what: what.to_owned() }));
             if !matches!(timeout(RELEASE, handle.command(Command::ReleaseAll)).await, Ok(Ok(()))) {
@@ -119,8 +120,15 @@ pub(super) async fn wait(
 }
 
 /// Is systemd taking the machine down, and to where? None: no, or there is no systemd.
-async fn machine_stops() -> Option<&'static str> {
-    timeout(ASK_SYSTEMD, spawn_blocking(ask_systemd)).await.ok()?.ok()?
+async fn machine_stops(handle: &Handle) -> Option<&'static str> {
+    if handle.leaves() {
+        return Some("power-off"); // said by logind already
+    }
+    match timeout(ASK_SYSTEMD, spawn_blocking(ask_systemd)).await {
+        Ok(answer) => answer.ok()?,
+        // A release in vain costs a planned move; a long lease that the machine takes with it costs half a minute.
+        Err(_) => Some("power-off"),
+    }
 }
 
 fn ask_systemd() -> Option<&'static str> {

@@ -6,6 +6,7 @@ use crate::{
     dbss::Dbss,
     event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
     placement::{Owner, VipState},
+    sabotage::Sabotage,
 };
 use kage_types::{
     AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip, whole_millis,
@@ -128,7 +129,7 @@ pub struct Coordinator {
     pub(crate) given_up: BTreeMap<TargetName, String>,
     #[cfg(feature = "sabotage")]
     #[serde(skip)]
-    pub(crate) sabotage: Option<crate::Sabotage>,
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 /// One target, for status.
@@ -188,12 +189,6 @@ impl Coordinator {
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
-    }
-
-    /// Break a rule on purpose.
-    #[cfg(feature = "sabotage")]
-    pub fn sabotage(&mut self, sabotage: crate::Sabotage) {
-        self.sabotage = Some(sabotage);
     }
 
     /// One event in, actions out.
@@ -313,7 +308,7 @@ impl Coordinator {
     ) {
         let longest = LeaseTiming::patience(self.cluster.timing.lease);
         let mut floor = now + LeaseTiming::patience(length).saturating_add(longest);
-        if self.no_wait_after_new_term() {
+        if self.breaks(Sabotage::NoWaitAfterNewTerm) {
             floor = now;
         }
         self.term = TermState::Held { term, until: sent + length, floor, renew: sent + self.cluster.term / 5 };
@@ -401,17 +396,6 @@ impl Coordinator {
             TermState::None { .. } => Term(0),
             TermState::Held { term, .. } => term,
         }
-    }
-
-    #[cfg(feature = "sabotage")]
-    fn no_wait_after_new_term(&self) -> bool {
-        self.sabotage == Some(crate::Sabotage::NoWaitAfterNewTerm)
-    }
-
-    #[cfg(not(feature = "sabotage"))]
-    #[allow(clippy::unused_self)]
-    fn no_wait_after_new_term(&self) -> bool {
-        false
     }
 
     // ---- agents ----

@@ -1,6 +1,7 @@
 //! Network examination and Service recovery mode: is it trouble, and does a restart cure it?
 
 use super::*;
+use crate::sabotage::Sabotage;
 
 /// Time-out of a service restart, generous: restarts of real services take seconds.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
@@ -50,8 +51,8 @@ impl Coordinator {
                 let look = now + (detection.confirm - silent);
                 return self.look_again(name, look);
             }
-            if !ping_bad && !probe_bad && !all_good {
-                // Nobody could look: silence alone convicts nobody.
+            if !ping_bad && !probe_bad && !all_good && proof.is_none() {
+                // Nobody could look: silence alone convicts nobody; its power, read off, does.
                 return self.look_again(name, now + detection.interval / 2);
             }
             if all_good {
@@ -91,7 +92,7 @@ impl Coordinator {
 
     /// Why nothing is taken over without proof, if so.
     fn held_back(&self, target: &Target) -> Option<String> {
-        if let Some((_, storm)) = &self.brake {
+        if let Some((_, storm)) = self.brake.as_ref().filter(|_| !self.breaks(Sabotage::NoStormBrake)) {
             return Some(format!("held by the storm brake: {storm}"));
         }
         if !self.patience_allowed(Some(&target.agent)) {
