@@ -92,7 +92,7 @@ pub fn ensure_disk(node: &Spec) -> Result<PathBuf> {
 /// A reboot as a real machine does it, through its firmware, in a process of its own: an emulated processor that is reset
 /// throws away its translations page by page, and takes a minute longer to boot than one that is switched on.
 const REBOOTS: &str = "console=$1; shift
-while \"$@\" && tail -c 60 \"$console\" | grep -q 'Restarting system'; do :; done";
+while \"$@\" && tail -n 1 \"$console\" | grep -q 'Restarting system'; do :; done";
 
 /// Presses the power button of a machine that is off, and returns at once.
 ///

@@ -189,7 +189,7 @@ fn characterise(profile: Profile, measurement: &mut Measurement, say: &mut dyn F
     trouble::all_regular(&targets, Duration::from_secs(120))?;
     // One after the other: they share this machine's processors.
     for target in targets {
-        match daemons::kagectl(&["--timeout", "1200", "characterise", target.name, "--yes", "--machine"]) {
+        match daemons::kagectl(&["--timeout", "1200", "characterise", target.name, "--yes", "--machine=2"]) {
             Ok(text) => say(&text),
             Err(error) => say(&format!("{} is not characterised, so not all is predicted: {error:#}", target.name)),
         }

@@ -94,9 +94,9 @@ pub struct TargetRun {
     pub reply_s: Option<f64>,
     /// Access disconnection of the client that asks once a second.
     pub client_s: f64,
-    /// The longest outage of the client that asks all the time.
+    /// The longest outage of the client that asks all the time, before the way home began.
     pub client_fine_s: f64,
-    /// The longest outage after the first one: coming home.
+    /// The longest outage afterwards: coming home.
     pub return_fine_s: f64,
     /// Two machines speaking as the VIP at once.
     pub two_owner_ms: f64,
@@ -318,10 +318,14 @@ fn judge(
     let later = |wanted: &[&str]| {
         log.iter().find(|(at, kind, _)| wanted.contains(kind) && Some(*at) >= detected).map(|(at, ..)| *at)
     };
+    // Before and after the way home began: the trouble's outage, in pieces perhaps, and that of coming home.
+    let returning = log.iter().find(|(_, kind, _)| *kind == "returning").map_or(u64::MAX, |(at, ..)| *at);
     let outages = client::outages(fine);
-    let of_trouble = outages.iter().filter(|outage| outage.start_ns + 2_000_000_000 >= injected_ns);
-    let mut fine_ms: Vec<f64> = of_trouble.map(|outage| outage.ms).collect();
-    let first = if fine_ms.is_empty() { 0.0 } else { fine_ms.remove(0) };
+    let of_trouble = || outages.iter().filter(|outage| outage.start_ns + 2_000_000_000 >= injected_ns);
+    let longest = |home: bool| {
+        let of = of_trouble().filter(|outage| (outage.start_ns + 500_000_000 >= returning) == home);
+        of.map(|outage| outage.ms).fold(0.0, f64::max) / 1e3
+    };
     TargetRun {
         target: target.name.to_owned(),
         detection_s: detected.map(|at| seconds(injected_ns, at)),
@@ -329,8 +333,8 @@ fn judge(
         target_s: later(&["regular", "service-normal"]).and_then(since),
         reply_s: later(&["vip-set"]).and_then(|set| first_reply(fine, set)),
         client_s: client::disconnection_s(second, injected_ns),
-        client_fine_s: first / 1e3,
-        return_fine_s: fine_ms.into_iter().fold(0.0, f64::max) / 1e3,
+        client_fine_s: longest(false),
+        return_fine_s: longest(true),
         two_owner_ms,
         log: log
             .iter()

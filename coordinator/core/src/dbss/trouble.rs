@@ -261,6 +261,8 @@ impl Coordinator {
     pub(crate) fn restart_done(&mut self, now: Time, name: &TargetName, result: &JobResult, actions: &mut Vec<Action>) {
         let crate::config::Detection { settle, push, .. } = self.cluster.detection;
         let dbss = self.dbss(name);
+        // Tsw runs from the order on; a restart that took longer is looked at at once.
+        let next = now.max(dbss.since + settle);
         let Mode::ServiceRecovery { services, step: step @ ServiceStep::Restarting } = &mut dbss.mode else {
             return;
         };
@@ -273,9 +275,7 @@ impl Coordinator {
             | JobResult::Epoch(_)
             | JobResult::Barred(_)
             | JobResult::Check(_)
-            | JobResult::Answered(_) => {
-                ServiceStep::Probing { next: now + settle, until: now + settle + RESTART_PATIENCE }
-            }
+            | JobResult::Answered(_) => ServiceStep::Probing { next, until: next + RESTART_PATIENCE },
         };
         if let Some(index) = services.first() {
             dbss.services.remove(index);
