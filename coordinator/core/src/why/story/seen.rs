@@ -50,7 +50,8 @@ impl Teller {
             }
             Event::TermLost { reason, .. } => self.tell(now, Source::Sif, format!("the term is over: {reason}")),
             Event::TermFailed { reason } => self.check(now, Source::Sif, format!("does not answer: {reason}")),
-            Event::Move { target, back, force, .. } if target == name => {
+            Event::Move { command, target, back, force } if target == name => {
+                self.command = Some(*command);
                 let what = if *back { "failback" } else { "failover" };
                 let force = if *force { " --force" } else { "" };
                 self.tell(now, Source::Operator, format!("kagectl {what} {target}{force}"));
@@ -61,7 +62,8 @@ impl Teller {
             Event::ClearOrder { scope, who, .. } => {
                 self.tell(now, Source::Operator, format!("order {scope} lifted by {who}"));
             }
-            Event::Adopt { target, who, .. } if target == name => {
+            Event::Adopt { command, target, who, .. } if target == name => {
+                self.command = Some(*command);
                 self.tell(now, Source::Operator, format!("kagectl adopt {target}, by {who}"));
             }
             Event::Reload { .. } => self.tell(now, Source::Operator, "the configuration is read again".into()),
