@@ -67,6 +67,8 @@ pub struct Teller {
     open: Option<Story>,
     pending: Vec<Line>,
     heard: Option<Time>,
+    /// The operator's command about the target that is being carried out.
+    command: Option<u64>,
     first: Option<Time>,
     /// The target as it was at the moment that was asked for.
     then: Option<String>,
@@ -86,6 +88,7 @@ impl Teller {
             open: None,
             pending: Vec::new(),
             heard: None,
+            command: None,
             first: None,
             then: None,
         }
@@ -197,6 +200,10 @@ impl Watch for Teller {
         for action in actions {
             if let Action::Note(note) = action {
                 self.noted(core, &name, now, note);
+            } else if let Action::Moved { command, result: Err(why) } = action
+                && self.command == Some(*command)
+            {
+                self.tell(now, Source::Decision, format!("refused: {why}"));
             } else if *action == Action::Configured {
                 self.target = super::resolve(core.cluster(), &self.question.name);
             }

@@ -50,7 +50,8 @@ impl Teller {
             }
             Event::TermLost { reason, .. } => self.tell(now, Source::Sif, format!("the term is over: {reason}")),
             Event::TermFailed { reason } => self.check(now, Source::Sif, format!("does not answer: {reason}")),
-            Event::Move { target, back, force, .. } if target == name => {
+            Event::Move { command, target, back, force } if target == name => {
+                self.command = Some(*command);
                 let what = if *back { "failback" } else { "failover" };
                 let force = if *force { " --force" } else { "" };
                 self.tell(now, Source::Operator, format!("kagectl {what} {target}{force}"));
@@ -61,7 +62,8 @@ impl Teller {
             Event::ClearOrder { scope, who, .. } => {
                 self.tell(now, Source::Operator, format!("order {scope} lifted by {who}"));
             }
-            Event::Adopt { target, who, .. } if target == name => {
+            Event::Adopt { command, target, who, .. } if target == name => {
+                self.command = Some(*command);
                 self.tell(now, Source::Operator, format!("kagectl adopt {target}, by {who}"));
             }
             Event::Reload { .. } => self.tell(now, Source::Operator, "the configuration is read again".into()),
@@ -106,9 +108,10 @@ impl Teller {
             }
             JobFor::Vip(vip, job) if target.vips.contains(vip) => {
                 let owner = core.vips.get(vip).and_then(|state| state.moving.as_ref());
-                let to = owner.map_or_else(String::new, |moving| moving.to.agent.to_string());
+                // An answer may come when its move is over.
+                let to = owner.map_or(&target.backup.agent, |moving| &moving.to.agent).to_string();
                 let from = owner.and_then(|moving| moving.from.as_ref());
-                let from = from.map_or_else(String::new, |(from, _)| from.agent.to_string());
+                let from = from.map_or(&target.agent, |(from, _)| &from.agent).to_string();
                 let (source, text) = match job {
                     VipJob::Advance => (Source::Sif, format!("{vip}: {}", describe(result))),
                     VipJob::Bar(voter) => (Source::Voter(voter.to_string()), describe(result)),
@@ -125,7 +128,8 @@ impl Teller {
                         format!("double suspended: {}", describe(result)),
                     ),
                 };
-                self.tell(now, source, text);
+                // Tried until it succeeds.
+                self.check(now, source, text);
             }
             JobFor::Ready { target: of, .. } if of == name => {
                 let backup = target.backup.agent.to_string();
@@ -159,6 +163,7 @@ impl Teller {
         self.tell(now, Source::Decision, note.text.clone());
         if let Some(line) = self.pending.last_mut() {
             line.kind = Some(note.kind.clone());
+            line.check = ["hold-failed", "epoch-refused", "command-failed"].contains(&note.kind.as_str());
             line.rule = rules::of_note(note, core, name);
         }
     }
