@@ -36,7 +36,7 @@ fn issue(dir: &Path, authority: &Authority, role: Role, name: &str) -> PathBuf {
 async fn an_agent_renews_its_own_certificate_before_it_ends() {
     let dir = tempfile::tempdir().expect("dir");
     let authority = Authority::create(&dir.path().join("ca"), "test", 30).expect("authority");
-    let mut free = || TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr()).expect("address");
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr()).expect("address");
     let (listen, sif) = (free(), free());
     let config = dir.path().join("cluster.toml");
     let text = format!(
