@@ -27,7 +27,7 @@ use tokio::{
 
 /// Owner of the cluster's ledger: terms, epochs and recoveries under way.
 #[derive(Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Cli {
     #[command(flatten)]
     serve: Option<Arguments>,

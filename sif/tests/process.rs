@@ -508,7 +508,7 @@ async fn certificates_and_authority_change_under_an_open_stream() {
     said("certificates read again", 1);
     let subject = next.renew_in(&coordinator, Trust::Beside, None).unwrap();
     assert_eq!((subject.identity.to_string().as_str(), subject.days), ("coordinator x", 1825));
-    assert_eq!(fs::metadata(coordinator.join("key.pem")).unwrap().len() > 0, true);
+    assert!(fs::metadata(coordinator.join("key.pem")).unwrap().len() > 0);
     cluster.client(Role::Coordinator).get_ledger(GetLedgerRequest {}).await.expect("of the next authority");
     let mut of_old = Pki::load(&old).unwrap();
     let ask = |pki: &Pki| {

@@ -40,9 +40,10 @@ fn message_lines(scope: &str, message: &DescriptorProto, lines: &mut BTreeSet<St
     let name = format!("{scope}.{}", message.name());
     for field in &message.field {
         let mut line = format!("field {name} {} {} ", field.number(), field.name());
-        let kind = match field.r#type() {
-            Type::Message | Type::Enum | Type::Group => field.type_name().to_owned(),
-            plain => plain.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
+        let kind = if let Type::Message | Type::Enum | Type::Group = field.r#type() {
+            field.type_name().to_owned()
+        } else {
+            field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase()
         };
         let repeated = if field.label() == Label::Repeated { "repeated " } else { "" };
         let _ = write!(line, "{repeated}{kind}");
