@@ -2,7 +2,7 @@
 
 pub mod keys;
 mod parse;
-mod read;
+pub mod read;
 pub mod reload;
 mod service;
 

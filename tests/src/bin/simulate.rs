@@ -1,13 +1,14 @@
-//! The deterministic simulator: `simulate lease --seeds 1..1000`.
+//! The deterministic simulator: `simulate lease --seeds 1..1000`, `simulate run FILE`.
 
 use clap::{Parser, Subcommand};
 use kage_tests::sim::{
     exhaust,
     run::{Options, traced},
-    sabotage,
+    sabotage, scenario,
     search::search,
+    world,
 };
-use std::{process::ExitCode, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 #[derive(Parser)]
 #[command(about = "Runs the production cores under virtual time, in a world that fails by a seed")]
@@ -20,6 +21,31 @@ struct Arguments {
 enum Command {
     /// The lease protocol: never two owners (docs/safety.md).
     Lease(Lease),
+    /// A scenario file (docs/simulation.md): JSON of what came of it on stdout; status 1 if a promise or an expectation
+    /// was broken, 64 if the file has faults.
+    Run(Run),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// TOML, or JSON by its name.
+    #[arg(required_unless_present = "keys")]
+    file: Option<PathBuf>,
+    /// Instead of the file's.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// First and last seed, such as 1..100: only a summary is printed.
+    #[arg(long)]
+    seeds: Option<String>,
+    /// Break a rule on purpose (words of its name, as in `lease --sabotage all`).
+    #[arg(long)]
+    sabotage: Option<String>,
+    /// Print so many last lines of the trace on stderr.
+    #[arg(long, default_value_t = 0)]
+    trace: usize,
+    /// Print every key of a scenario file, as Markdown.
+    #[arg(long)]
+    keys: bool,
 }
 
 #[derive(clap::Args)]
@@ -57,7 +83,81 @@ struct Lease {
 }
 
 fn main() -> ExitCode {
-    let Command::Lease(lease) = Arguments::parse().command;
+    match Arguments::parse().command {
+        Command::Lease(lease) => search_leases(&lease),
+        Command::Run(run) => run_scenario(&run),
+    }
+}
+
+/// A mistake in the file (sysexits.h: EX_USAGE).
+const FAULTY: u8 = 64;
+
+fn run_scenario(run: &Run) -> ExitCode {
+    if run.keys {
+        print!("{}", scenario::keys::reference());
+        return ExitCode::SUCCESS;
+    }
+    let Some(file) = &run.file else { return ExitCode::from(FAULTY) };
+    let scenario = match scenario::load(file) {
+        Ok(scenario) => scenario,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(FAULTY);
+        }
+    };
+    let broken = run.sabotage.as_ref().map(|words| {
+        sabotage::ALL.into_iter().find(|(name, _)| name.contains(words.as_str())).map(|(_, broken)| broken)
+    });
+    if broken == Some(None) {
+        let names: Vec<&str> = sabotage::ALL.iter().map(|(name, _)| *name).collect();
+        eprintln!("there is no such sabotage; there are: {}", names.join("; "));
+        return ExitCode::from(FAULTY);
+    }
+    if let Some(seeds) = &run.seeds {
+        let Some((first, last)) = range(seeds) else {
+            eprintln!("--seeds {seeds}: give the first and the last, such as 1..100");
+            return ExitCode::from(FAULTY);
+        };
+        return run_seeds(&scenario, first, last, broken.flatten());
+    }
+    let seed = run.seed.unwrap_or(scenario.seed);
+    match scenario::run(&scenario, seed, broken.flatten(), run.trace) {
+        Ok((outcome, trace)) => {
+            trace.iter().for_each(|line| eprintln!("{line}"));
+            let text = serde_json::to_string_pretty(&outcome).unwrap_or_else(|error| error.to_string());
+            println!("{text}");
+            outcome.broken().iter().for_each(|line| eprintln!("{line}"));
+            if outcome.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            eprintln!("{}: {why}", file.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_seeds(scenario: &scenario::Scenario, first: u64, last: u64, broken: Option<world::Sabotage>) -> ExitCode {
+    let mut failed = Vec::new();
+    for seed in first..=last {
+        let found = match scenario::run(scenario, seed, broken, 0) {
+            Ok((outcome, _)) => outcome.broken(),
+            Err(why) => vec![why],
+        };
+        if !found.is_empty() {
+            failed.push(serde_json::json!({ "seed": seed, "broken": found }));
+        }
+    }
+    let good = failed.is_empty();
+    let seeds = (last + 1).saturating_sub(first);
+    println!("{:#}", serde_json::json!({ "scenario": scenario.name, "seeds": seeds, "failed": failed }));
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn range(text: &str) -> Option<(u64, u64)> {
+    text.split_once("..").and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)))
+}
+
+fn search_leases(lease: &Lease) -> ExitCode {
     let options = Options { hours: lease.hours, intensity: lease.intensity, gap: lease.gap, ..Options::default() };
     if lease.exhaust {
         return exhausted();
@@ -68,11 +168,7 @@ fn main() -> ExitCode {
         println!("{:?}", outcome.failure);
         return ExitCode::SUCCESS;
     }
-    let (first, last) = lease
-        .seeds
-        .split_once("..")
-        .and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)))
-        .unwrap_or((1, 1000));
+    let (first, last) = range(&lease.seeds).unwrap_or((1, 1000));
     if let Some(words) = &lease.sabotage {
         return sabotages(words, &options, last, lease.jobs);
     }

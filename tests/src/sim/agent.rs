@@ -1,8 +1,7 @@
 //! An agent's shell, as in production: one task that owns Owner and Voter, one thread for the kernel, a disk.
 
-use super::clock::{Clock, MS, Ns, SEC};
+use super::clock::{MS, Ns, SEC};
 use super::coordinator::Reply;
-use super::kernel::Kernel;
 use super::net::{Ask, Up};
 use super::world::{Ev, Sabotage, World};
 use kage_agent_core::{
@@ -10,40 +9,11 @@ use kage_agent_core::{
     OwnerMemory, Place, Voter, VoterAction, VoterEvent, VoterStore,
 };
 use kage_coordinator_core::{AgentCommand, AgentReport, JobResult, config};
-use kage_types::{AskVip, Epoch, Grant, Nonce, Term, Time, Vip};
+use kage_types::{AskVip, DomainName, Epoch, Grant, Nonce, Term, Time, Vip};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
-
-/// A machine with an agent.
-#[derive(Debug)]
-pub struct Machine {
-    /// Its CLOCK_BOOTTIME.
-    pub clock: Clock,
-    /// Has it power?
-    pub on: bool,
-    /// Since when it sleeps.
-    pub asleep: Option<Ns>,
-    /// Its guard.
-    pub kernel: Kernel,
-    /// What its disk holds.
-    pub disk: Disk,
-    /// The agent's process.
-    pub agent: Option<Agent>,
-    /// The process gets no time before.
-    pub stalled_until: Ns,
-    /// Nor does its kernel thread.
-    pub kernel_stalled_until: Ns,
-    /// The next kernel operation of this kind waits so long between check and effect.
-    pub stall_op: Option<(bool, Ns)>,
-    /// Each write to its disk takes up to so much longer.
-    pub slow_disk: Ns,
-    /// The next step waits so long between reading the clock and acting.
-    pub stall_step: Ns,
-    /// Boots so far.
-    pub boots: u64,
-}
 
 /// What survives the process; `held` is void after a reboot.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +90,8 @@ pub enum Ending {
     Reply(Reply),
     /// The same, and it was a release under this term.
     Released(Reply, Term),
+    /// The same, when this double is suspended too.
+    Paused(Reply, DomainName),
     /// The process stops, for so long.
     Stop(Ns),
     /// The machine sleeps.
@@ -149,6 +121,8 @@ pub enum Input {
     Command(Reply, Term, AgentCommand),
     /// Local: stop, sleep or go down.
     Plan(Ending),
+    /// Local: something the coordinator is to hear of.
+    Tell(AgentReport),
     /// A stream ended.
     StreamEnd(u64),
     /// This stream should have brought an assignment by now.
@@ -178,33 +152,6 @@ impl Disk {
             Write::Memory(memory) => self.memory = memory,
             Write::Assignment(term, assignment) => self.assignment = Some((term, assignment)),
         }
-    }
-}
-
-impl Machine {
-    /// Switched on, nothing on its disk.
-    #[must_use]
-    pub fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            on: true,
-            asleep: None,
-            kernel: Kernel::default(),
-            disk: Disk::default(),
-            agent: None,
-            stalled_until: 0,
-            kernel_stalled_until: 0,
-            stall_op: None,
-            slow_disk: 0,
-            stall_step: 0,
-            boots: 1,
-        }
-    }
-
-    /// Does it run, as seen from outside?
-    #[must_use]
-    pub fn up(&self) -> bool {
-        self.on && self.asleep.is_none()
     }
 }
 
@@ -292,7 +239,7 @@ impl World {
             writes: VecDeque::new(),
             stopping: false,
         });
-        self.say(|| format!("{} agent starts, adopts {adopted:?}", super::world::NAMES[machine]));
+        self.say_of(machine, || format!("agent starts, adopts {adopted:?}"));
         if let Some((_, assignment)) = disk.assignment {
             self.step_owner(machine, OwnerEvent::Assigned(assignment));
         }
@@ -407,10 +354,11 @@ impl World {
                 self.answer_state(machine, reply, store);
             }
             Input::Command(reply, term, command) => self.command(machine, reply, term, command),
+            Input::Tell(report) => self.tell(machine, report),
             Input::Plan(ending) => {
                 agent.stopping = true;
                 let what = match &ending {
-                    Ending::Reply(_) | Ending::Released(..) => return,
+                    Ending::Reply(_) | Ending::Released(..) | Ending::Paused(..) => return,
                     Ending::Stop(_) => ("agent", false),
                     Ending::Sleep(_) => ("suspend", true),
                     Ending::Down(_) => ("reboot", true),

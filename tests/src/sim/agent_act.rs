@@ -1,14 +1,18 @@
 //! What an agent's cores want done, and what its kernel thread does.
 
-use super::agent::{Agent, Ending, Input, Question, Write};
+use super::agent::{Agent, Input, Question, Write};
+use super::checks::Broken;
 use super::clock::{MS, Ns, SEC};
 use super::coordinator::{Notice, Reply};
-use super::net::{Ask, COORDINATOR, Up};
-use super::world::{Ev, MAIL, NAMES, World};
+use super::net::{Ask, Up};
+use super::world::{Ev, World};
 use kage_agent_core::{KernelOp, KernelOutcome, OwnerAction, OwnerEvent, VoterAction, VoterEvent, VoterStore};
 use kage_coordinator_core::{AgentReport, Event, JobResult};
 use kage_types::{Epoch, Vip};
 use std::time::Duration;
+
+/// When an opening is announced: `agent/src/guard/announce.rs`.
+const ANNOUNCED: [Ns; 3] = [0, 200 * MS, SEC];
 
 impl World {
     /// Carry out what the owner wants.
@@ -24,7 +28,7 @@ impl World {
             );
             if self.tracing() && !routine {
                 let time = self.machines[machine].clock.at(self.now);
-                self.say(|| format!("{} [{time}] {action:?}", NAMES[machine]));
+                self.say_of(machine, || format!("[{time}] {action:?}"));
             }
             match action {
                 OwnerAction::Ask { nonce, heard, vips, long, long_surrendered } => {
@@ -59,23 +63,25 @@ impl World {
                 }
                 OwnerAction::Opened { ask } => self.send_up(machine, Up::Report(AgentReport::Opened(ask))),
                 OwnerAction::Lost { ask, reason, .. } => {
-                    self.checks.lost(self.now, NAMES[machine], ask.vip, &reason, self.calm);
+                    self.checks.lost(self.now, self.names[machine].as_str(), ask.vip, &reason, self.calm);
                     let report = AgentReport::Lost { ask, reason: format!("{reason:?}") };
                     self.send_up(machine, Up::Report(report));
                 }
                 OwnerAction::Store(held) => {
                     let here = &mut self.machines[machine];
                     // Best effort: now and then the disk keeps the older one.
-                    if self.rng.percent(95) {
+                    if self.rng.percent(self.chances.keeps) {
                         here.disk.held = (here.boots, held);
                     }
                 }
                 OwnerAction::Remember { version, memory } => self.write(machine, version, Write::Memory(memory)),
                 OwnerAction::Done { command, result } => self.command_done(machine, command, &result),
-                OwnerAction::PutAddress(_)
-                | OwnerAction::DropAddress(_)
-                | OwnerAction::Announce { .. }
-                | OwnerAction::KernelTrouble { .. } => {}
+                OwnerAction::Announce { vip, .. } => {
+                    for pause in ANNOUNCED {
+                        self.after(pause, Ev::Announced(machine, vip));
+                    }
+                }
+                OwnerAction::PutAddress(_) | OwnerAction::DropAddress(_) | OwnerAction::KernelTrouble { .. } => {}
             }
         }
     }
@@ -84,7 +90,7 @@ impl World {
     pub(super) fn act_voter(&mut self, machine: usize, actions: Vec<VoterAction>) {
         for action in actions {
             if !matches!(action, VoterAction::Consent { .. } | VoterAction::Relay { .. }) {
-                self.say(|| format!("{} voter {action:?}", NAMES[machine]));
+                self.say_of(machine, || format!("voter {action:?}"));
             }
             match action {
                 VoterAction::Store { version, store } => self.write(machine, version, Write::Voter(store)),
@@ -142,7 +148,7 @@ impl World {
             return self.at(free.max(now + 100 * MS), Ev::Stored(machine, process));
         }
         let Some((version, write)) = agent.writes.pop_front() else { return };
-        let ok = !self.rng.percent(1);
+        let ok = !self.rng.percent(self.chances.disk_fails);
         let step = match write {
             Write::Voter(_) => Some(true),
             Write::Memory(_) => Some(false),
@@ -225,7 +231,7 @@ impl World {
         let outcome = here.kernel.apply(self.now, &here.clock, change, Duration::from_nanos(late));
         let after = here.kernel.live_until(self.now, vip);
         if !matches!(change, KernelOp::Renew { .. }) || outcome != KernelOutcome::Done {
-            self.say(|| format!("{} kernel {change:?}: {outcome:?}", NAMES[machine]));
+            self.say_of(machine, || format!("kernel {change:?}: {outcome:?}"));
         }
         self.checks.element(self.now, vip, before, after);
         match change {
@@ -236,7 +242,7 @@ impl World {
             KernelOp::Renew { life, .. } if outcome == KernelOutcome::Done => {
                 let clock = self.machines[machine].clock;
                 let wanted = clock.when(clock.at(self.now) + *life);
-                self.checks.refreshed(self.now, NAMES[machine], vip, after, wanted);
+                self.checks.refreshed(self.now, self.names[machine].as_str(), vip, after, wanted);
                 self.check_owners(machine, vip);
             }
             KernelOp::Open { .. } | KernelOp::Renew { .. } | KernelOp::Arm { .. } | KernelOp::Close { .. } => {}
@@ -246,18 +252,21 @@ impl World {
 
     /// Never two owners: nobody else's packets pass now.
     pub(super) fn check_owners(&mut self, machine: usize, vip: Vip) {
+        self.checks.looked(Broken::TwoOwners);
         for (other, there) in self.machines.iter().enumerate() {
             if other != machine && there.up() && there.kernel.live_until(self.now, vip).is_some() {
-                self.checks.two_owners(self.now, vip, NAMES[machine], NAMES[other]);
+                self.checks.two_owners(self.now, vip, self.names[machine].as_str(), self.names[other].as_str());
             }
         }
     }
 
     fn check_opening(&mut self, machine: usize, vip: Vip, epoch: Epoch) {
+        self.checks.looked(Broken::WrongTakeover);
+        self.watch_opening(machine, vip);
         for (other, there) in self.machines.iter().enumerate() {
             let lease = there.agent.as_ref().and_then(|agent| agent.owner.lease_until(vip));
             if other != machine && there.up() && lease.is_some_and(|lease| lease > there.clock.at(self.now)) {
-                self.checks.wrong_takeover(self.now, vip, NAMES[machine], NAMES[other]);
+                self.checks.wrong_takeover(self.now, vip, self.names[machine].as_str(), self.names[other].as_str());
             }
         }
         self.checks.opened(self.now, vip, epoch, machine);
@@ -270,7 +279,7 @@ impl World {
     }
 
     /// The process ends. What the kernel was doing is done, or not; so with the disk.
-    fn end_process(&mut self, machine: usize, power: bool) {
+    pub(super) fn end_process(&mut self, machine: usize, power: bool) {
         let Some(agent) = self.machines[machine].agent.take() else { return };
         let Agent { kernel, writes, stream, .. } = agent;
         if !power
@@ -293,14 +302,14 @@ impl World {
     /// The agent's process dies.
     pub fn crash_agent(&mut self, machine: usize, down: Ns) {
         if self.machines[machine].up() {
-            self.say(|| format!("{} agent crashes", NAMES[machine]));
+            self.say_of(machine, || "agent crashes".into());
             self.end_process(machine, false);
             self.after(down, Ev::StartAgent(machine));
         }
     }
 
     pub(super) fn stop_agent(&mut self, machine: usize, down: Ns) {
-        self.say(|| format!("{} agent stops as planned", NAMES[machine]));
+        self.say_of(machine, || "agent stops as planned".into());
         self.end_process(machine, false);
         self.after(down, Ev::StartAgent(machine));
     }
@@ -312,117 +321,22 @@ impl World {
         }
     }
 
-    /// `nft flush ruleset`: the elements are gone. The monitor puts the guard back and says so.
-    pub fn flush(&mut self, machine: usize) {
-        self.say(|| format!("{} guard flushed", NAMES[machine]));
-        for vip in self.vips.clone() {
-            let before = self.machines[machine].kernel.live_until(self.now, vip);
-            self.checks.element(self.now, vip, before, None);
-        }
-        self.machines[machine].kernel.elements.clear();
-        let noticed = self.rng.range(5 * MS, 80 * MS);
-        let process = self.process(machine);
-        self.after(noticed, Ev::Agent(machine, process, Box::new(Input::Owner(OwnerEvent::GuardBack))));
-    }
-
-    /// No power: the kernel forgets everything. Power again after `down`.
-    pub fn power_off(&mut self, machine: usize, down: Ns) {
-        if !self.machines[machine].on {
-            return;
-        }
-        self.say(|| format!("{} has no power", NAMES[machine]));
-        self.end_process(machine, true);
-        for vip in self.vips.clone() {
-            let before = self.machines[machine].kernel.live_until(self.now, vip);
-            self.checks.element(self.now, vip, before, None);
-        }
-        let here = &mut self.machines[machine];
-        here.on = false;
-        here.asleep = None;
-        here.kernel.elements.clear();
-        self.after(down, Ev::Boot(machine));
-    }
-
-    /// Power, and a machine that starts.
-    pub(super) fn power_on(&mut self, machine: usize) {
-        let boot = self.rng.range(SEC, 4 * SEC);
-        self.after(boot, Ev::Boot(machine));
-    }
-
-    /// The machine has started.
-    pub(super) fn boot(&mut self, machine: usize) {
-        let now = self.now;
-        let here = &mut self.machines[machine];
-        if here.on {
-            return;
-        }
-        here.on = true;
-        here.boots += 1;
-        here.clock = here.clock.restarted(now);
-        self.say(|| format!("{} boots", NAMES[machine]));
-        self.start_agent(machine);
-    }
-
-    /// Everything was let go: the machine sleeps.
-    pub(super) fn sleep(&mut self, machine: usize, length: Ns) {
-        let now = self.now;
-        let here = &mut self.machines[machine];
-        if here.up() {
-            here.asleep = Some(now);
-            self.say(|| format!("{} sleeps", NAMES[machine]));
-            self.after(length, Ev::Wake(machine, now));
-        }
-    }
-
-    /// It wakes: elements did not age, the clock went on.
-    pub(super) fn wake(&mut self, machine: usize, since: Ns) {
-        let now = self.now;
-        let here = &mut self.machines[machine];
-        if here.asleep != Some(since) {
-            return;
-        }
-        here.asleep = None;
-        here.kernel.slept(since, now);
-        if let Some(agent) = &mut here.agent {
-            agent.stopping = false;
-            agent.tick = Ns::MAX;
-        }
-        self.say(|| format!("{} wakes", NAMES[machine]));
-        for vip in self.vips.clone() {
-            if self.machines[machine].kernel.live_until(now, vip).is_some() {
-                self.check_owners(machine, vip);
-            }
-        }
-        self.step_owner(machine, OwnerEvent::ClockJumped);
-    }
-
     // ---- answers to a coordinator ----
 
     pub(super) fn answer(&mut self, machine: usize, reply: Reply, result: JobResult) {
         let notice = Notice::Core(Event::Job { job: reply.job, result });
         let event = Ev::Coordinator(reply.slot, reply.process, Box::new(notice));
-        self.call(machine, COORDINATOR + reply.slot, event);
+        self.call(machine, self.net.coordinators[reply.slot], event);
     }
 
     pub(super) fn answer_after(&mut self, machine: usize, delay: Ns, reply: Reply, result: JobResult) {
         let notice = Notice::Core(Event::Job { job: reply.job, result });
         let event = Ev::Coordinator(reply.slot, reply.process, Box::new(notice));
-        self.after(delay, Ev::Arrive(machine, COORDINATOR + reply.slot, Box::new(event)));
+        self.after(delay, Ev::Arrive(machine, self.net.coordinators[reply.slot], Box::new(event)));
     }
 
     pub(super) fn answer_state(&mut self, machine: usize, reply: Reply, store: VoterStore) {
         let event = Ev::Coordinator(reply.slot, reply.process, Box::new(Notice::State(machine, store)));
-        self.call(machine, COORDINATOR + reply.slot, event);
-    }
-
-    /// Begin what the operator or the system wants of a machine.
-    pub fn plan(&mut self, machine: usize, ending: Ending) {
-        let process = self.process(machine);
-        if process > 0 && self.machines[machine].up() {
-            self.say(|| format!("{} is told: {ending:?}", NAMES[machine]));
-            self.agent_input(machine, process, Input::Plan(ending));
-        } else if matches!(ending, Ending::Down(_)) && machine == MAIL {
-            self.power_off(machine, SEC);
-        }
+        self.call(machine, self.net.coordinators[reply.slot], event);
     }
 }

@@ -1,12 +1,16 @@
 //! Commands of a coordinator to an agent, and their ends.
 
 use super::agent::{Ending, Input};
-use super::clock::{MS, SEC, ns};
+use super::clock::{MS, Ns, SEC, ns};
 use super::coordinator::Reply;
-use super::world::{Ev, MAIL, NAMES, World};
+use super::machine::Errand;
+use super::world::{Ev, World};
 use kage_agent_core::{CommandId, CommandResult, OwnerEvent, Place};
 use kage_coordinator_core::{AgentCommand, JobResult};
-use kage_types::Term;
+use kage_types::{DomainName, Term};
+
+/// A machine that goes lets the coordinator hear that it has released (`agent/src/daemon/sleep.rs`).
+const HANDOVER: Ns = 700 * MS;
 
 impl World {
     pub(super) fn command(&mut self, machine: usize, reply: Reply, term: Term, command: AgentCommand) {
@@ -27,19 +31,19 @@ impl World {
             }
             AgentCommand::PauseVm { domain } if term >= agent.owner.highest_term() => {
                 agent.owner.saw_term(term);
-                let command = agent.command(Ending::Reply(reply));
+                let command = agent.command(Ending::Paused(reply, domain.clone()));
                 self.step_owner(machine, OwnerEvent::ReleaseVm { command, domain });
             }
-            AgentCommand::ResumeVm { .. } if term >= agent.owner.highest_term() => {
+            AgentCommand::ResumeVm { domain } if term >= agent.owner.highest_term() => {
                 agent.owner.saw_term(term);
-                let result = if self.rng.percent(95) { JobResult::Done } else { failed("libvirt") };
-                let delay = self.rng.range(30 * MS, 150 * MS);
-                self.answer_after(machine, delay, reply, result);
+                let takes = self.rng.range(30 * MS, 150 * MS);
+                self.tell_libvirt(machine, takes, domain, true, reply);
             }
             AgentCommand::Reboot if term >= agent.owner.highest_term() => {
                 agent.owner.saw_term(term);
                 self.answer(machine, reply, JobResult::Done);
-                let down = self.rng.range(2 * SEC, 8 * SEC);
+                let by_chance = self.rng.range(2 * SEC, 8 * SEC);
+                let down = self.machines[machine].boot_takes.unwrap_or(by_chance);
                 self.handle(machine, Input::Plan(Ending::Down(down)));
             }
             AgentCommand::ProbeVip { vip, listen } => {
@@ -51,19 +55,36 @@ impl World {
                             && self.net.open(machine, other)
                             && self.net.open(other, machine)
                     });
+                let answers = answers || self.strangers.contains(&vip);
                 let result = JobResult::Answered(answers.then(|| "52:54:00:00:00:00".to_owned()));
                 self.answer_after(machine, ns(listen), reply, result);
             }
-            AgentCommand::RestartService { .. } | AgentCommand::Wake { .. } | AgentCommand::Prepare { .. } => {
-                if let AgentCommand::Wake { .. } = command {
-                    self.power_on(MAIL);
+            AgentCommand::RestartService { service } if term >= agent.owner.highest_term() => {
+                let takes = self.rng.range(100 * MS, 400 * MS);
+                let boot = self.machines[machine].boots;
+                self.after(takes, Ev::Errand(machine, boot, Errand::Restart(service), reply));
+            }
+            AgentCommand::Wake { mac } => {
+                let known = |name: &kage_types::AgentId| self.cluster.agents[name].mac.as_ref() == Some(&mac);
+                let woken = self.names.iter().position(known).filter(|woken| self.machines[*woken].wakes);
+                if let Some(woken) = woken.filter(|woken| self.net.open(machine, *woken)) {
+                    self.power_on(woken);
                 }
                 self.answer(machine, reply, JobResult::Done);
             }
-            AgentCommand::PauseVm { .. } | AgentCommand::ResumeVm { .. } | AgentCommand::Reboot => {
+            AgentCommand::Prepare { .. } => self.answer(machine, reply, JobResult::Done),
+            AgentCommand::PauseVm { .. }
+            | AgentCommand::ResumeVm { .. }
+            | AgentCommand::RestartService { .. }
+            | AgentCommand::Reboot => {
                 self.answer(machine, reply, failed("term is over"));
             }
         }
+    }
+
+    fn tell_libvirt(&mut self, machine: usize, takes: Ns, domain: DomainName, runs: bool, reply: Reply) {
+        let (at, boot) = (self.libvirt_call(machine, takes), self.machines[machine].boots);
+        self.at(at, Ev::Errand(machine, boot, Errand::Vm(domain, runs), reply));
     }
 
     pub(super) fn command_done(&mut self, machine: usize, command: CommandId, result: &CommandResult) {
@@ -71,7 +92,7 @@ impl World {
         let Some(ending) = agent.commands.remove(&command) else { return };
         if let (Ending::Released(_, term), Ok(())) = (&ending, result) {
             let known = self.machines[machine].disk.term();
-            self.checks.acknowledged(self.now, NAMES[machine], *term, known);
+            self.checks.acknowledged(self.now, self.names[machine].as_str(), *term, known);
         }
         match ending {
             Ending::Reply(reply) | Ending::Released(reply, _) => {
@@ -81,9 +102,13 @@ impl World {
                 };
                 self.answer(machine, reply, result);
             }
+            Ending::Paused(reply, domain) => match result {
+                Ok(()) => self.tell_libvirt(machine, 25 * MS, domain, false, reply),
+                Err(refused) => self.answer(machine, reply, JobResult::Failed(refused.to_string())),
+            },
             Ending::Stop(length) => self.stop_agent(machine, length),
-            Ending::Sleep(length) => self.after(MS, Ev::Sleep(machine, length)),
-            Ending::Down(length) => self.after(MS, Ev::Down(machine, length)),
+            Ending::Sleep(length) => self.after(HANDOVER, Ev::Sleep(machine, length)),
+            Ending::Down(length) => self.after(HANDOVER, Ev::Down(machine, length)),
         }
     }
 }

@@ -23,7 +23,30 @@ pub enum Broken {
     Forgettable,
     /// Believed renewed, but the element is as old as before.
     NotRefreshed,
+    /// Much was dark at once, and it was acted on all the same.
+    Storm,
+    /// Acted on against an operator's order.
+    Withheld,
+    /// Opened on a double that does not run.
+    DoubleAsleep,
+    /// Opened while a stranger answered.
+    StrangerIgnored,
 }
+
+/// All promises that a scenario is held to, in words.
+pub const PROMISES: [(Broken, &str); 11] = [
+    (Broken::TwoOwners, "never two owners of a virtual IP"),
+    (Broken::WrongTakeover, "nobody opens while the lease of the owner before is valid"),
+    (Broken::Monotone, "epochs and terms only rise"),
+    (Broken::NotRefreshed, "what an agent renews is renewed in its kernel"),
+    (Broken::Forgettable, "a release is acknowledged only when its term is on the disk"),
+    (Broken::Lapse, "nothing lapses while nothing is broken"),
+    (Broken::Storm, "much dark at once: no takeover without proof"),
+    (Broken::Withheld, "maintenance and disarm withhold restart, reboot and takeover"),
+    (Broken::DoubleAsleep, "opened only on a double that runs"),
+    (Broken::StrangerIgnored, "not opened while a stranger answers for it"),
+    (Broken::NotHealed, "at the end all is as the scenario says"),
+];
 
 /// A broken promise.
 #[derive(Clone, Debug)]
@@ -41,6 +64,10 @@ pub struct Failure {
 pub struct Checks {
     /// The first thing that went wrong.
     pub failure: Option<Failure>,
+    /// The first of each kind.
+    pub failures: BTreeMap<Broken, Failure>,
+    /// How often each was looked at.
+    pub looks: BTreeMap<Broken, u64>,
     /// Only what endangers data counts: a rule was broken on purpose, and it must show there.
     pub safety_only: bool,
     /// Highest epoch ever opened, and where.
@@ -66,10 +93,18 @@ impl Checks {
         Self { safety_only, ..Self::default() }
     }
 
-    fn fail(&mut self, broken: Broken, at: Ns, text: String) {
+    /// It is broken.
+    pub(super) fn fail(&mut self, broken: Broken, at: Ns, text: String) {
         if !self.safety_only || !matches!(broken, Broken::NotHealed | Broken::Lapse) {
-            self.failure.get_or_insert(Failure { broken, at, text });
+            let failure = Failure { broken, at, text };
+            self.failures.entry(broken).or_insert_with(|| failure.clone());
+            self.failure.get_or_insert(failure);
         }
+    }
+
+    /// It was looked at once more.
+    pub(super) fn looked(&mut self, broken: Broken) {
+        *self.looks.entry(broken).or_default() += 1;
     }
 
     /// Check 1.
@@ -84,6 +119,7 @@ impl Checks {
 
     /// Check 3: an element of this epoch opens.
     pub fn opened(&mut self, at: Ns, vip: Vip, epoch: Epoch, machine: usize) {
+        self.looked(Broken::Monotone);
         let before = self.opened.insert(vip, (epoch, machine));
         let Some((highest, holder)) = before else { return };
         if epoch < highest {
@@ -132,6 +168,7 @@ impl Checks {
 
     /// Check 6: a renewal that was reported done.
     pub fn refreshed(&mut self, at: Ns, machine: &str, vip: Vip, end: Option<Ns>, wanted: Ns) {
+        self.looked(Broken::NotRefreshed);
         if end.is_none_or(|end| end + MS < wanted) {
             let text = format!("{vip} on {machine}: renewed, but its element ends at {end:?} instead of {wanted}");
             self.fail(Broken::NotRefreshed, at, text);
@@ -140,6 +177,7 @@ impl Checks {
 
     /// Check 7: a release under this term is acknowledged; what a process that started now would know.
     pub fn acknowledged(&mut self, at: Ns, machine: &str, term: Term, known: Term) {
+        self.looked(Broken::Forgettable);
         if known < term {
             let text = format!("{machine} acknowledges a release under term {term}, its disk knows term {known}");
             self.fail(Broken::Forgettable, at, text);

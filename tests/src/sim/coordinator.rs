@@ -2,14 +2,13 @@
 
 use super::agent::Input;
 use super::clock::{MS, Ns, SEC, ns};
-use super::net::{Ask, COORDINATOR, Down, SIF, Up};
+use super::net::{Ask, Down, Up};
 use super::sif::{Call, Purpose, rows};
-use super::world::{Ev, MAIL, Sabotage, World};
+use super::world::{Ev, Sabotage, World};
 use kage_agent_core::VoterStore;
-use kage_coordinator_core::{Action, CheckOutcome, Coordinator, Event, JobId, JobResult, SessionId, VipRow};
+use kage_coordinator_core::{Action, Coordinator, Event, JobId, JobResult, SessionId, VipRow};
 use kage_sif_core::{Cause, Refusal, Report, Request};
 use kage_types::{Term, Time};
-use std::time::Duration;
 
 /// Where the end of a command goes.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +128,7 @@ impl World {
                     let length = self.cluster.term;
                     self.say(|| format!("C{slot} acts under term {term}: {rows:?}"));
                     let orders = self.sif.disk.orders.values().cloned().collect();
-                    self.step_coordinator(slot, Event::OrdersRead { orders, now_unix_ms: 0 });
+                    self.step_coordinator(slot, Event::OrdersRead { orders, now_unix_ms: self.wall() });
                     self.step_coordinator(slot, Event::TermAcquired { term, sent, length, rows });
                 }
             }
@@ -182,7 +181,8 @@ impl World {
                 Err(Refusal::NeedsReports { .. }) => {
                     for agent in 0..self.machines.len() {
                         let reply = Reply { slot, process, job: JobId(0) };
-                        self.call(COORDINATOR + slot, agent, Ev::Agent(agent, 0, Box::new(Input::State(reply))));
+                        let from = self.net.coordinators[slot];
+                        self.call(from, agent, Ev::Agent(agent, 0, Box::new(Input::State(reply))));
                     }
                 }
                 Ok(_) | Err(_) => {}
@@ -216,20 +216,20 @@ impl World {
 
     /// A read of the ledger takes one round trip; it sees what is durable when it arrives.
     fn read_ledger(&mut self, slot: usize, then: Option<(Term, Time, u64)>) {
-        let node = COORDINATOR + slot;
+        let (node, sif) = (self.net.coordinators[slot], self.net.sif);
         let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
-        if !self.net.open(node, SIF) {
+        if !self.net.open(node, sif) {
             return;
         }
         let Some(core) = &self.sif.core else { return };
         let rows = rows(core.ledger());
-        self.call(SIF, node, Ev::Coordinator(slot, process, Box::new(Notice::Rows(then, rows))));
+        self.call(sif, node, Ev::Coordinator(slot, process, Box::new(Notice::Rows(then, rows))));
     }
 
     fn ask_sif(&mut self, slot: usize, what: Purpose, request: Request) {
         let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
         let call = Call { slot, process, what };
-        self.call(COORDINATOR + slot, SIF, Ev::Sif(call, Box::new(request)));
+        self.call(self.net.coordinators[slot], self.net.sif, Ev::Sif(call, Box::new(request)));
     }
 
     /// A coordinator's deadline is reached.
@@ -284,14 +284,14 @@ impl World {
         }
     }
 
-    fn job_ends(&mut self, slot: usize, after: Ns, job: JobId, result: JobResult) {
+    pub(super) fn job_ends(&mut self, slot: usize, after: Ns, job: JobId, result: JobResult) {
         let Some(process) = self.coordinators[slot].as_ref().map(|coordinator| coordinator.process) else { return };
         let notice = Notice::Core(Event::Job { job, result });
         self.after(after, Ev::Coordinator(slot, process, Box::new(notice)));
     }
 
     fn coordinator_acts(&mut self, slot: usize, actions: Step) {
-        let node = COORDINATOR + slot;
+        let node = self.net.coordinators[slot];
         let clock = self.coordinator_clocks[slot];
         for action in actions {
             let Some(coordinator) = &mut self.coordinators[slot] else { return };
@@ -322,6 +322,7 @@ impl World {
                     let cause = cause.as_str().parse().unwrap_or(Cause::Takeover);
                     let request = Request::AdvanceEpoch { term, vip, expected, owner, domain, target, cause };
                     self.say(|| format!("C{slot} {request:?}"));
+                    self.watch_advance(slot, &request);
                     self.ask_sif(slot, Purpose::Job(job), request);
                     self.job_ends(slot, 2 * SEC, job, unknown());
                 }
@@ -340,35 +341,39 @@ impl World {
                     self.job_ends(slot, 500 * MS, job, unknown());
                 }
                 Action::Command { job, agent, command, timeout } => {
+                    self.say(|| format!("C{slot} to {agent}: {command:?} under {term}"));
+                    self.watch_command(&agent, &command);
                     let agent = self.index(&agent);
-                    self.say(|| format!("C{slot} to {}: {command:?} under {term}", super::world::NAMES[agent]));
                     let input = Input::Command(Reply { slot, process, job }, term, command);
                     self.call(node, agent, Ev::Agent(agent, 0, Box::new(input)));
                     self.job_ends(slot, ns(timeout), job, unknown());
                 }
-                Action::Ping { job, timeout, .. } => self.check(slot, job, MAIL, timeout),
+                Action::Ping { job, address, count, timeout } => self.ping(slot, job, address, count, timeout),
                 Action::ReadPower { job, agent, timeout } => {
-                    // A power controller is asked out of band. It never lies, but it may be slow.
+                    // A power controller is asked out of band, and may be slow. By chance alone it never lies.
                     let read = self.net.delay(&mut self.rng);
-                    let off = !self.machines[self.index(&agent)].on;
+                    let there = &self.machines[self.index(&agent)];
+                    let off = there.reads.unwrap_or(!there.on);
                     let result = if off { JobResult::Done } else { JobResult::Failed("on".into()) };
                     let (after, result) = if read < ns(timeout) { (read, result) } else { (ns(timeout), unknown()) };
                     self.job_ends(slot, after, job, result);
                 }
-                Action::Probe { job, address, limits, .. } => {
-                    let vip = self.vips.iter().copied().find(|vip| vip.address() == address);
-                    let serves = |vip| self.machines.iter().position(|m| m.kernel.live_until(self.now, vip).is_some());
-                    match vip.map_or(Some(MAIL), serves) {
-                        Some(machine) => self.check(slot, job, machine, limits.total),
-                        None => {
-                            let silence = JobResult::Check(CheckOutcome::Ng("no answer".into()));
-                            self.job_ends(slot, ns(limits.total), job, silence);
-                        }
-                    }
+                Action::Probe { job, address, port, limits, .. } => {
+                    self.probe(slot, job, address, port, limits.total);
                 }
-                Action::Note(note) => self.say(|| format!("C{slot} {}: {}", note.kind, note.text)),
-                // No simulated service has a fence.
-                Action::PowerOff { job, .. } | Action::FenceStorage { job, .. } => {
+                Action::Note(note) => {
+                    self.say(|| format!("C{slot} {}: {}", note.kind, note.text));
+                    self.noted(slot, note);
+                }
+                Action::PowerOff { job, agent, timeout } => {
+                    let machine = self.index(&agent);
+                    if self.cluster.agents[&agent].power_off.is_some() && self.machines[machine].reads.is_none() {
+                        self.power_off(machine, Ns::MAX);
+                    }
+                    self.job_ends(slot, (50 * MS).min(ns(timeout)), job, JobResult::Done);
+                }
+                // No simulated storage can be fenced.
+                Action::FenceStorage { job, .. } => {
                     self.job_ends(slot, MS, job, JobResult::Failed("no such command".into()));
                 }
                 Action::PutOrder { job, order } => {
@@ -381,21 +386,11 @@ impl World {
                 }
                 Action::PutTrouble { .. } => {}
                 Action::Configured => {}
-                Action::Moved { result, .. } => self.say(|| format!("C{slot} operator's move: {result:?}")),
+                Action::Moved { command, result } => {
+                    self.say(|| format!("C{slot} operator's command {command}: {result:?}"));
+                    self.answered(command, result);
+                }
             }
-        }
-    }
-
-    /// A ping or probe of a machine: answered at once, or silence.
-    fn check(&mut self, slot: usize, job: JobId, machine: usize, timeout: Duration) {
-        let node = COORDINATOR + slot;
-        let there = &self.machines[machine];
-        let answers = there.up() && self.net.open(node, machine) && self.net.open(machine, node);
-        let delay = self.net.delay(&mut self.rng) + self.net.delay(&mut self.rng);
-        if answers && delay < ns(timeout) {
-            self.job_ends(slot, delay, job, JobResult::Check(CheckOutcome::Ok));
-        } else {
-            self.job_ends(slot, ns(timeout), job, JobResult::Check(CheckOutcome::Ng("no answer".into())));
         }
     }
 }

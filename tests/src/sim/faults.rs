@@ -2,16 +2,17 @@
 
 use super::agent::Ending;
 use super::clock::{MS, Ns, SEC};
-use super::net::{NODES, SIF};
+use super::config::Shape;
+use super::net::Nodes;
 use super::rng::Rng;
-use super::world::{Ev, MAIL, MGMT, NAMES, World};
+use super::world::{Ev, World};
 use kage_coordinator_core::Event;
 
 /// One fault.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Nothing from these nodes reaches those; and back, if both ways.
-    Cut(u8, u8, bool),
+    Cut(Nodes, Nodes, bool),
     /// Loss, of a million.
     Loss(u32),
     /// Up to so much more on every way.
@@ -54,8 +55,8 @@ pub enum Fault {
     SlowDisk(usize, Ns),
     /// Somebody flushes the guard.
     Flush(usize),
-    /// The operator moves the target's VIPs: back?
-    Move(bool),
+    /// The operator moves a target's VIPs: of which machine, back?
+    Move(usize, bool),
 }
 
 /// A fault with its time.
@@ -66,36 +67,51 @@ pub struct Planned {
     fault: Fault,
 }
 
-const COORDINATORS: u8 = 0b1100_0000;
-const ALL: u8 = 0xff;
+/// The nodes that are no machines come after them, each on its own: SIF, the coordinators.
+impl Shape {
+    fn sif(&self) -> Nodes {
+        1 << self.machines()
+    }
 
-fn cut(rng: &mut Rng) -> Fault {
-    let one = 1u8 << rng.index(NAMES.len());
-    let owner = 1u8 << rng.index(2);
+    fn coordinators(&self) -> Nodes {
+        0b110 << self.machines()
+    }
+
+    fn all(&self) -> Nodes {
+        self.everybody() | self.sif() | self.coordinators()
+    }
+
+    fn others(&self, nodes: Nodes) -> Nodes {
+        self.all() & !nodes
+    }
+}
+
+fn cut(rng: &mut Rng, shape: &Shape) -> Fault {
+    let one = 1 << rng.index(shape.machines());
+    let owner = 1 << shape.owner(rng);
     match rng.range(0, 12) {
-        0 => Fault::Cut(owner, ALL & !owner, true),
-        1 => Fault::Cut(owner, ALL & !owner, false),
-        2 => Fault::Cut(ALL & !owner, owner, false),
-        3 => Fault::Cut(COORDINATORS, 0b1_1111, true),
-        4 => Fault::Cut(COORDINATORS, owner, rng.percent(60)),
-        5 => Fault::Cut(owner, COORDINATORS, false),
-        6 => Fault::Cut(COORDINATORS, 1 << SIF, true),
-        7 => Fault::Cut(one, ALL & !one, rng.percent(60)),
+        0 => Fault::Cut(owner, shape.others(owner), true),
+        1 => Fault::Cut(owner, shape.others(owner), false),
+        2 => Fault::Cut(shape.others(owner), owner, false),
+        3 => Fault::Cut(shape.coordinators(), shape.everybody(), true),
+        4 => Fault::Cut(shape.coordinators(), owner, rng.percent(60)),
+        5 => Fault::Cut(owner, shape.coordinators(), false),
+        6 => Fault::Cut(shape.coordinators(), shape.sif(), true),
+        7 => Fault::Cut(one, shape.others(one), rng.percent(60)),
         8 => {
             // One coordinator without SIF: its term runs out, unknown to those it grants.
-            let slot = 1u8 << (6 + rng.index(2));
-            Fault::Cut(slot, 1 << SIF, true)
+            Fault::Cut(shape.sif() << (1 + rng.index(2)), shape.sif(), true)
         }
-        9 => Fault::Cut(one, 1 << rng.index(NODES), rng.percent(50)),
+        9 => Fault::Cut(one, 1 << rng.index(shape.machines() + 3), rng.percent(50)),
         _ => {
-            let side = u8::try_from(rng.range(1, 255)).unwrap_or(1);
-            Fault::Cut(side, !side, rng.percent(80))
+            let side = rng.range(1, shape.all());
+            Fault::Cut(side, shape.others(side), rng.percent(80))
         }
     }
 }
 
-fn stall(rng: &mut Rng) -> Fault {
-    let machine = rng.index(2);
+fn stall(rng: &mut Rng, shape: &Shape) -> Fault {
+    let machine = shape.owner(rng);
     let long = rng.scale(100 * MS, 20 * SEC);
     match rng.range(0, 8) {
         0 | 1 => Fault::StallAgent(machine),
@@ -104,12 +120,12 @@ fn stall(rng: &mut Rng) -> Fault {
         4 => Fault::StallStep(machine, long),
         5 => Fault::StallCoordinator,
         6 => Fault::StallCoordinatorStep(long),
-        _ => Fault::StallAgent(rng.index(NAMES.len())),
+        _ => Fault::StallAgent(rng.index(shape.machines())),
     }
 }
 
-fn crash(rng: &mut Rng) -> Fault {
-    let machine = if rng.percent(70) { rng.index(2) } else { rng.index(NAMES.len()) };
+fn crash(rng: &mut Rng, shape: &Shape) -> Fault {
+    let machine = if rng.percent(70) { shape.owner(rng) } else { rng.index(shape.machines()) };
     let down = rng.scale(20 * MS, 12 * SEC);
     match rng.range(0, 15) {
         0 | 1 => Fault::CrashAgent(machine, down),
@@ -121,21 +137,21 @@ fn crash(rng: &mut Rng) -> Fault {
         9 | 10 => Fault::SecondCoordinator(rng.percent(50)),
         11 => Fault::CrashSif(down, false),
         12 => Fault::CrashSif(down, true),
-        13 => Fault::Flush(rng.index(2)),
+        13 => Fault::Flush(shape.owner(rng)),
         _ => Fault::CrashSifAtWrite(down),
     }
 }
 
-fn any(rng: &mut Rng) -> Fault {
+fn any(rng: &mut Rng, shape: &Shape) -> Fault {
     match rng.range(0, 16) {
-        0..=4 => cut(rng),
-        5..=7 => stall(rng),
-        8..=11 => crash(rng),
-        12 | 13 => Fault::Move(rng.percent(50)),
+        0..=4 => cut(rng, shape),
+        5..=7 => stall(rng, shape),
+        8..=11 => crash(rng, shape),
+        12 | 13 => Fault::Move(shape.target(rng), rng.percent(50)),
         14 => match rng.range(0, 4) {
             0 => Fault::Loss(u32::try_from(rng.scale(1_000, 300_000)).unwrap_or(1_000)),
             1 => Fault::Slow(rng.scale(5 * MS, 3 * SEC)),
-            2 => Fault::SlowDisk(rng.index(NAMES.len()), rng.scale(10 * MS, 3 * SEC)),
+            2 => Fault::SlowDisk(rng.index(shape.machines()), rng.scale(10 * MS, 3 * SEC)),
             _ => Fault::SlowWrite(rng.scale(10 * MS, 5 * SEC)),
         },
         _ => Fault::Late(200_000),
@@ -143,64 +159,83 @@ fn any(rng: &mut Rng) -> Fault {
 }
 
 /// Faults that belong together: each pair of them is where one rule alone stands between two owners.
-fn directed(rng: &mut Rng) -> Vec<Fault> {
+fn directed(rng: &mut Rng, shape: &Shape) -> Vec<Fault> {
     let long = rng.scale(SEC, 16 * SEC);
-    let voter = 1u8 << (2 + rng.index(3));
+    let voter = shape.witness(rng);
+    let target = shape.target(rng);
+    let owner: Nodes = 1 << target;
     match rng.range(0, 10) {
         // The owner keeps one voter, the coordinator two.
-        0 => vec![Fault::Cut(1 | voter, ALL & !(1 | voter), true)],
+        0 => vec![Fault::Cut(owner | voter, shape.others(owner | voter), true)],
         // The owner keeps two voters; a new coordinator, or an operator, sees it as lost.
         1 => {
-            let away = 0b1_1101 & !voter;
-            let other = if rng.percent(50) { Fault::CrashCoordinator(false, 50 * MS) } else { Fault::Move(false) };
-            vec![Fault::Cut(away, ALL & !away, true), other]
+            let witnesses = shape.witnesses.iter().fold(0, |set, witness| set | 1 << witness);
+            let away = (owner | witnesses) & !voter;
+            let crash = Fault::CrashCoordinator(false, 50 * MS);
+            let other = if rng.percent(50) { crash } else { Fault::Move(target, false) };
+            vec![Fault::Cut(away, shape.others(away), true), other]
         }
         // A false restart; each coordinator reaches another owner.
-        2 => vec![Fault::SecondCoordinator(rng.percent(50)), Fault::Cut(1 << 7, 0b1, true), cut(rng)],
+        2 => {
+            let second = shape.sif() << 2;
+            vec![Fault::SecondCoordinator(rng.percent(50)), Fault::Cut(second, owner, true), cut(rng, shape)]
+        }
         // An opening or renewal that stalls while the other takes over.
-        3 => vec![Fault::StallOp(rng.index(2), rng.percent(60), long), cut(rng), Fault::Move(rng.percent(50))],
+        3 => {
+            let stall = Fault::StallOp(shape.owner(rng), rng.percent(60), long);
+            vec![stall, cut(rng, shape), Fault::Move(target, rng.percent(50))]
+        }
         // Back and forth by the operator, with a stall of who opens.
-        4 => vec![Fault::Move(false), Fault::Move(true), Fault::StallOp(rng.index(2), true, long)],
+        4 => {
+            vec![Fault::Move(target, false), Fault::Move(target, true), Fault::StallOp(shape.owner(rng), true, long)]
+        }
         // SIF is lost while it writes a new epoch.
-        5 => vec![Fault::CrashSifAtWrite(50 * MS), Fault::Move(rng.percent(50)), Fault::CrashCoordinator(false, MS)],
+        5 => {
+            let moved = Fault::Move(target, rng.percent(50));
+            vec![Fault::CrashSifAtWrite(50 * MS), moved, Fault::CrashCoordinator(false, MS)]
+        }
         // In an order of their own: see `in_order`.
         6 | 8 => vec![],
         // Told to release under a term that its disk has not yet.
         7 => {
-            let slow = Fault::SlowDisk(rng.index(2), rng.scale(100 * MS, 5 * SEC));
-            vec![slow, Fault::CrashCoordinator(rng.percent(50), 50 * MS), Fault::Move(rng.percent(50))]
+            let slow = Fault::SlowDisk(shape.owner(rng), rng.scale(100 * MS, 5 * SEC));
+            vec![slow, Fault::CrashCoordinator(rng.percent(50), 50 * MS), Fault::Move(target, rng.percent(50))]
         }
         // The new coordinator does not see the owner that the old one granted.
-        _ => vec![Fault::CrashCoordinator(rng.percent(50), 50 * MS), Fault::Cut(1, ALL & !1, true), Fault::Move(false)],
+        _ => {
+            let crash = Fault::CrashCoordinator(rng.percent(50), 50 * MS);
+            vec![crash, Fault::Cut(owner, shape.others(owner), true), Fault::Move(target, false)]
+        }
     }
 }
 
 /// Faults that do harm in one order only.
-fn in_order(rng: &mut Rng, now: Ns, faults: &[Fault]) -> Vec<Planned> {
+fn in_order(rng: &mut Rng, shape: &Shape, now: Ns, faults: &[Fault]) -> Vec<Planned> {
     if !faults.is_empty() {
         return Vec::new();
     }
-    if rng.percent(50) { late_answer(rng, now) } else { lost_epoch(rng, now) }
+    let owner = 1 << shape.target(rng);
+    let others = shape.others(owner);
+    if rng.percent(50) { late_answer(rng, now, owner, others) } else { lost_epoch(rng, now, owner, others) }
 }
 
 /// The owner is cut off and loses its VIP, the epoch that this takes is lost, and so is the coordinator that saw it.
 /// (An owner that was told to release remembers that its epoch is over.)
-fn lost_epoch(rng: &mut Rng, now: Ns) -> Vec<Planned> {
+fn lost_epoch(rng: &mut Rng, now: Ns, owner: Nodes, others: Nodes) -> Vec<Planned> {
     let (heals, down) = (now + rng.range(5 * SEC, 12 * SEC), rng.range(20 * MS, SEC));
     let crash = now + rng.range(3 * SEC, 12 * SEC);
     let planned = |fault, begins, ends| Planned { begins, ends, fault };
     vec![
-        planned(Fault::Cut(1 << MAIL, ALL & !(1 << MAIL), true), now, heals),
+        planned(Fault::Cut(owner, others, true), now, heals),
         planned(Fault::CrashSifAtWrite(down), now, heals),
         planned(Fault::CrashCoordinator(false, rng.range(20 * MS, SEC)), crash, crash + 1),
     ]
 }
 
 /// The answers to an owner come all together about a lease later, when what it says is not heard any more.
-fn late_answer(rng: &mut Rng, now: Ns) -> Vec<Planned> {
+fn late_answer(rng: &mut Rng, now: Ns, owner: Nodes, others: Nodes) -> Vec<Planned> {
     let turn = now + rng.range(600 * MS, 2_400 * MS);
     let early = rng.range(0, 20 * MS);
-    let (owner, others) = (1 << MAIL, ALL & !(1 << MAIL));
     vec![
         Planned { begins: now, ends: turn, fault: Fault::Cut(others, owner, false) },
         Planned { begins: turn - early, ends: turn + 6 * SEC, fault: Fault::Cut(owner, others, false) },
@@ -208,8 +243,8 @@ fn late_answer(rng: &mut Rng, now: Ns) -> Vec<Planned> {
 }
 
 /// A stall, short enough to cost nothing (safety: wrong takeovers and lapses).
-fn harmless(rng: &mut Rng, tolerance: Ns) -> Vec<(Fault, Ns)> {
-    let machine = rng.index(2);
+fn harmless(rng: &mut Rng, shape: &Shape, tolerance: Ns) -> Vec<(Fault, Ns)> {
+    let machine = shape.owner(rng);
     let length = rng.range(MS, tolerance);
     match rng.range(0, 5) {
         0 => vec![(Fault::StallAgent(machine), length)],
@@ -221,18 +256,18 @@ fn harmless(rng: &mut Rng, tolerance: Ns) -> Vec<(Fault, Ns)> {
 }
 
 /// The faults of one episode, from now on; true if they may cost nothing.
-pub fn episode(rng: &mut Rng, now: Ns, tolerance: Ns, intensity: u32) -> (Vec<Planned>, bool) {
+pub fn episode(rng: &mut Rng, shape: &Shape, now: Ns, tolerance: Ns, intensity: u32) -> (Vec<Planned>, bool) {
     if rng.percent(10) {
         let plan = |(fault, length)| Planned { begins: now, ends: now + length, fault };
-        return (harmless(rng, tolerance).into_iter().map(plan).collect(), true);
+        return (harmless(rng, shape, tolerance).into_iter().map(plan).collect(), true);
     }
     let faults = if rng.percent(40) {
-        directed(rng)
+        directed(rng, shape)
     } else {
         let count = 1 + rng.index(usize::try_from(intensity).unwrap_or(1).max(1));
-        (0..count).map(|_| any(rng)).collect()
+        (0..count).map(|_| any(rng, shape)).collect()
     };
-    let mut planned = in_order(rng, now, &faults);
+    let mut planned = in_order(rng, shape, now, &faults);
     for fault in faults {
         let begins = now + if rng.percent(50) { rng.range(0, 300 * MS) } else { rng.range(0, 6 * SEC) };
         // Half of them about as long as a lease: long enough to be believed dead, and then to speak.
@@ -256,23 +291,17 @@ impl World {
         end
     }
 
-    fn cut(&mut self, from: u8, to: u8, both: bool, begins: bool) {
-        for (one, other) in (0..NODES).flat_map(|one| (0..NODES).map(move |other| (one, other))) {
-            let there = from & (1 << one) != 0 && to & (1 << other) != 0;
-            let back = both && from & (1 << other) != 0 && to & (1 << one) != 0;
-            for _ in 0..u8::from(there) + u8::from(back) {
-                let cut = &mut self.net.cut[one][other];
-                *cut = if begins { cut.saturating_add(1) } else { cut.saturating_sub(1) };
-            }
-        }
-    }
-
     /// A fault begins or ends.
     pub fn fault(&mut self, index: usize, begins: bool) {
         let Some(Planned { ends, fault, .. }) = self.faults.get(index).cloned() else { return };
         self.say(|| format!("---- {fault:?} {}", if begins { "begins" } else { "ends" }));
         match fault {
-            Fault::Cut(from, to, both) => self.cut(from, to, both, begins),
+            Fault::Cut(from, to, both) => {
+                self.net.block(from, to, begins);
+                if both {
+                    self.net.block(to, from, begins);
+                }
+            }
             Fault::Loss(ppm) => self.net.loss_ppm = if begins { ppm } else { 0 },
             Fault::Slow(slow) => self.net.slow = if begins { slow } else { 0 },
             Fault::Late(ppm) => self.net.late_ppm = if begins { ppm } else { 0 },
@@ -326,9 +355,11 @@ impl World {
             }
             Fault::CrashSifAtWrite(down) => self.sif.crash_at_write = Some(down),
             Fault::SlowWrite(length) => self.sif.slow_write = length,
-            Fault::Move(back) => {
+            Fault::Move(machine, back) => {
                 for slot in [0, 1] {
-                    let target = self.cluster.targets.keys().next().cloned();
+                    let there = &self.names[machine];
+                    let target = self.cluster.targets.iter().find(|(_, target)| target.agent == *there);
+                    let target = target.map(|(name, _)| name.clone());
                     if let (true, Some(target)) = (self.coordinators[slot].is_some(), target) {
                         self.step_coordinator(slot, Event::Move { command: 0, target, back, force: true });
                     }
@@ -340,12 +371,11 @@ impl World {
     /// Nothing is broken any more: what is down starts, what is cut is joined.
     pub fn repair(&mut self) {
         self.say(|| "---- repaired".into());
-        self.net = super::net::Net::default();
+        self.net.heal();
         self.repaired = true;
         self.sif.crash_at_write = None;
         self.sif.slow_write = 0;
-        for machine in [MAIL, MGMT, 2, 3, 4] {
-            let here = &mut self.machines[machine];
+        for here in &mut self.machines {
             here.stalled_until = self.now;
             here.kernel_stalled_until = self.now;
             here.stall_op = None;

@@ -6,18 +6,21 @@ use kage_coordinator_core::AgentReport;
 use kage_types::{AskVip, Grant, Nonce, Term};
 use std::collections::VecDeque;
 
-/// Number of nodes: five agents, SIF, two coordinators.
-pub const NODES: usize = 8;
-/// SIF's node.
-pub const SIF: usize = 5;
-/// The first coordinator's node.
-pub const COORDINATOR: usize = 6;
+/// A set of nodes, one bit each.
+pub type Nodes = u64;
 
-/// The network.
+/// The network. Its nodes: the agents' machines by their index, SIF, two coordinators, the clients. SIF and the first
+/// coordinator may share a machine with an agent.
 #[derive(Clone, Debug, Default)]
 pub struct Net {
+    /// SIF's node.
+    pub sif: usize,
+    /// The coordinators' nodes.
+    pub coordinators: [usize; 2],
+    /// Where the clients are.
+    pub clients: usize,
     /// How many faults block this direction.
-    pub cut: [[u8; NODES]; NODES],
+    cut: Vec<Vec<u8>>,
     /// Loss, of a million. TCP: a lost segment is a late one.
     pub loss_ppm: u32,
     /// Up to this much more on every way.
@@ -27,10 +30,54 @@ pub struct Net {
 }
 
 impl Net {
+    /// Of so many machines, each other part on a node of its own.
+    #[must_use]
+    pub fn new(machines: usize) -> Self {
+        let nodes = machines + 4;
+        Self {
+            sif: machines,
+            coordinators: [machines + 1, machines + 2],
+            clients: machines + 3,
+            cut: vec![vec![0; nodes]; nodes],
+            ..Self::default()
+        }
+    }
+
+    /// How many nodes.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.cut.len()
+    }
+
     /// Does anything get through?
     #[must_use]
     pub fn open(&self, from: usize, to: usize) -> bool {
         from == to || self.cut[from][to] == 0
+    }
+
+    /// Is a question heard, and its answer?
+    #[must_use]
+    pub fn both(&self, one: usize, other: usize) -> bool {
+        self.open(one, other) && self.open(other, one)
+    }
+
+    /// A fault that blocks these directions begins or ends.
+    pub fn block(&mut self, from: Nodes, to: Nodes, begins: bool) {
+        let nodes = self.nodes();
+        for (one, other) in (0..nodes).flat_map(|one| (0..nodes).map(move |other| (one, other))) {
+            if from & (1 << one) != 0 && to & (1 << other) != 0 {
+                let cut = &mut self.cut[one][other];
+                *cut = if begins { cut.saturating_add(1) } else { cut.saturating_sub(1) };
+            }
+        }
+    }
+
+    /// Nothing is in the way any more.
+    pub fn heal(&mut self) {
+        self.cut.iter_mut().flatten().for_each(|cut| *cut = 0);
+        self.loss_ppm = 0;
+        self.slow = 0;
+        self.late_ppm = 0;
     }
 
     /// Time of one way.

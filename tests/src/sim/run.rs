@@ -103,7 +103,7 @@ fn history(world: &mut World, seed: u64, options: &Options) -> Outcome {
         world.calm = true;
         let phase = world.rng.range(300 * MS, 2 * SEC);
         world.run(world.now + phase);
-        let (faults, harmless) = episode(&mut world.rng, world.now, tolerance, options.intensity);
+        let (faults, harmless) = episode(&mut world.rng, &world.shape, world.now, tolerance, options.intensity);
         episodes += 1;
         world.calm = harmless;
         let end = world.arrange(faults);
@@ -153,7 +153,7 @@ fn heal(world: &mut World) {
 }
 
 /// Why the world is not as it should be.
-fn ill(world: &World) -> Option<String> {
+pub(super) fn ill(world: &World) -> Option<String> {
     if world.sif.core.is_none() {
         return Some("SIF is down".into());
     }
@@ -180,7 +180,7 @@ fn ill(world: &World) -> Option<String> {
         let [holder] = live[..] else {
             return Some(format!("{vip} is live on {} machines", live.len()));
         };
-        let view = coordinator.core.vip(*vip)?;
+        let Some(view) = coordinator.core.vip(*vip) else { continue };
         let owner = view.row.map(|row| row.owner);
         if owner.as_ref() != world.names.get(holder) || view.moving.is_some() || !view.held {
             return Some(format!(
@@ -192,19 +192,23 @@ fn ill(world: &World) -> Option<String> {
         if world.now - set > 2 * ns(world.cluster.timing.renewal) {
             return Some(format!("{vip} on {} is not renewed", world.names[holder]));
         }
-        let views = |machine: &super::agent::Machine| {
+        let views = |machine: &super::machine::Machine| {
             machine.agent.as_ref().is_some_and(|agent| agent.owner.vips().any(|view| view.vip == *vip))
         };
         if world.machines.iter().filter(|machine| views(machine)).count() != 1 {
             return Some(format!("{vip}: more than its owner believe in it"));
         }
     }
-    let (name, _) = world.cluster.targets.first_key_value()?;
-    let target = coordinator.core.target(name)?;
-    let rests = match target.mode {
-        "regular" | "ended" => true,
-        "target-server-recovery" => target.detail.starts_with("moved by the operator"),
-        _ => false,
-    };
-    if rests { None } else { Some(format!("{name} is in mode {} ({})", target.mode, target.detail)) }
+    for name in world.cluster.targets.keys() {
+        let Some(target) = coordinator.core.target(name) else { continue };
+        let rests = match target.mode {
+            "regular" | "ended" => true,
+            "target-server-recovery" => target.step == "moved-by-operator",
+            _ => false,
+        };
+        if !rests {
+            return Some(format!("{name} is in mode {} ({})", target.mode, target.detail));
+        }
+    }
+    None
 }

@@ -2,7 +2,6 @@
 
 use super::clock::{MS, Ns};
 use super::coordinator::Notice;
-use super::net::{COORDINATOR, SIF};
 use super::world::{Ev, Sabotage, World};
 use kage_coordinator_core::{JobId, VipRow, config::Cluster};
 use kage_sif_core::{Action, Change, CommitId, Core, Electorate, Event, Ledger, Request, RequestId, Stamped};
@@ -174,7 +173,8 @@ impl World {
                     let Some(call) = self.sif.calls.remove(&id) else { continue };
                     let (slot, process) = (call.slot, call.process);
                     let notice = Notice::Sif(call.what, Box::new(result));
-                    self.call(SIF, COORDINATOR + slot, Ev::Coordinator(slot, process, Box::new(notice)));
+                    let (from, to) = (self.net.sif, self.net.coordinators[slot]);
+                    self.call(from, to, Ev::Coordinator(slot, process, Box::new(notice)));
                 }
                 Action::Publish { .. } | Action::Reload => {}
                 Action::Alert { alert } => self.say(|| format!("SIF: {alert}")),

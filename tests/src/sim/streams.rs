@@ -3,7 +3,7 @@
 use super::agent::Input;
 use super::clock::{MS, Ns, SEC};
 use super::coordinator::Notice;
-use super::net::{COORDINATOR, Down, Stream, Up};
+use super::net::{Down, Stream, Up};
 use super::world::{Ev, World};
 use kage_agent_core::OwnerEvent;
 use kage_coordinator_core::{Event, SessionId};
@@ -16,8 +16,7 @@ impl World {
             return;
         }
         let reach = |slot: &usize| {
-            let node = COORDINATOR + slot;
-            self.coordinators[*slot].is_some() && self.net.open(machine, node) && self.net.open(node, machine)
+            self.coordinators[*slot].is_some() && self.net.both(machine, self.net.coordinators[*slot])
         };
         let mut slots: Vec<usize> = [0, 1].into_iter().filter(reach).collect();
         if here.stalled_until > self.now || here.asleep.is_some() {
@@ -79,7 +78,7 @@ impl World {
     /// The head of a queue arrives, unless something is in the way: then TCP sends it again.
     pub(super) fn stream_arrives(&mut self, id: u64, up: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let (agent, node) = (stream.agent, COORDINATOR + stream.coordinator);
+        let (agent, node) = (stream.agent, self.net.coordinators[stream.coordinator]);
         let (from, to) = if up { (agent, node) } else { (node, agent) };
         if !self.net.open(from, to) {
             let again = self.rng.range(50 * MS, 500 * MS);

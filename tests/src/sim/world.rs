@@ -1,11 +1,14 @@
-//! The world: five machines, SIF, one or two coordinators, a network, one queue of events in order of (time, number).
+//! The world: machines, SIF, one or two coordinators, a network, one queue of events in order of (time, number).
 
-use super::agent::{Input, Machine, Step as AgentStep};
+use super::agent::{Input, Step as AgentStep};
 use super::checks::Checks;
 use super::clock::{Clock, MS, Ns, SEC};
-use super::coordinator::{Notice, Process, Step as CoordinatorStep};
+use super::config::Shape;
+use super::coordinator::{Notice, Process, Reply, Step as CoordinatorStep};
 use super::kernel::KernelSabotage;
-use super::net::{NODES, Net, Stream};
+use super::machine::{Errand, Machine};
+use super::net::{Net, Nodes, Stream};
+use super::record::Record;
 use super::rng::Rng;
 use super::sif::{Call, Sif};
 use kage_coordinator_core::config::Cluster;
@@ -13,16 +16,9 @@ use kage_sif_core::Request;
 use kage_types::{AgentId, Vip};
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     fmt,
 };
-
-/// The agents, by index: two that own, three that vote.
-pub const NAMES: [&str; 5] = ["mail", "mgmt", "v1", "v2", "v3"];
-/// The target.
-pub const MAIL: usize = 0;
-/// The hypervisor of its double.
-pub const MGMT: usize = 1;
 
 /// So many events at one instant are a loop.
 const STANDSTILL: u64 = 100_000;
@@ -87,6 +83,23 @@ pub enum Ev {
     StartSif,
     /// The next fault begins or ends.
     Fault(usize, bool),
+    /// What an agent had begun on its machine ends: at which boot, what, who wants to know.
+    Errand(usize, u64, Errand, Reply),
+    /// Neighbours hear that a VIP is here.
+    Announced(usize, Vip),
+    /// The next line of a scenario begins or ends.
+    Line(usize, bool),
+}
+
+/// Small mishaps that nobody arranges, of a hundred.
+#[derive(Clone, Copy, Debug)]
+pub struct Chances {
+    /// A call to libvirt fails.
+    pub libvirt_fails: u32,
+    /// A write to an agent's disk fails.
+    pub disk_fails: u32,
+    /// What an agent holds is stored in time.
+    pub keeps: u32,
 }
 
 struct Entry(Ns, u64, Ev);
@@ -126,6 +139,8 @@ pub struct World {
     pub vips: Vec<Vip>,
     /// The agents' names.
     pub names: Vec<AgentId>,
+    /// Who is what.
+    pub shape: Shape,
     /// The agents' machines.
     pub machines: Vec<Machine>,
     /// The coordinators' machines' clocks.
@@ -145,6 +160,16 @@ pub struct World {
     pub sabotage: Option<Sabotage>,
     /// Does the RFC 5227 probe see anything? It is one more look, not the proof: usually off.
     pub probe_sees: bool,
+    /// Strangers answer for these VIPs.
+    pub strangers: BTreeSet<Vip>,
+    /// Small mishaps.
+    pub chances: Chances,
+    /// The lines of a scenario.
+    pub lines: Vec<super::scenario::Line>,
+    /// Cuts of a scenario that have no end of their own: of which nodes.
+    pub open_cuts: Vec<(Nodes, Vec<(Nodes, Nodes)>)>,
+    /// What happened, for a scenario's outcome.
+    pub record: Option<Box<Record>>,
     /// The faults of this episode.
     pub faults: Vec<super::faults::Planned>,
     /// No new fault begins; what is broken has been repaired.
@@ -156,19 +181,29 @@ pub struct World {
 }
 
 impl World {
-    /// A cluster that starts cold.
+    /// A cluster chosen by chance, that starts cold.
     #[must_use]
     pub fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
         let mut rng = Rng::new(seed);
         let cluster = super::config::cluster(&mut rng);
+        let mut world = Self::of(cluster, rng, sabotage);
+        world.start();
+        world
+    }
+
+    /// A cluster in which nothing runs yet.
+    #[must_use]
+    pub fn of(cluster: Cluster, mut rng: Rng, sabotage: Option<Sabotage>) -> Self {
         let vips = cluster.vips().map(|(vip, _)| vip).collect();
-        let names: Vec<AgentId> = NAMES.iter().filter_map(|name| AgentId::new(*name).ok()).collect();
+        let names: Vec<AgentId> = cluster.agents.keys().cloned().collect();
+        let shape = Shape::of(&cluster);
         // Two clocks drift apart by at most one in a thousand.
         let mut clock = || {
             let drift = if rng.percent(50) { rng.range(0, 1_000_001) } else { 1_000_000 * rng.range(0, 2) };
             Clock::new(0, rng.range(SEC, 1_000_000 * SEC), i64::try_from(drift).unwrap_or(0) - 500_000)
         };
-        let machines = names.iter().map(|_| Machine::new(clock())).collect();
+        let machines: Vec<Machine> = names.iter().map(|_| Machine::new(clock())).collect();
+        let net = Net::new(machines.len());
         let coordinator_clocks = [clock(), clock()];
         let probe_sees = rng.percent(20);
         let mut world = Self {
@@ -181,15 +216,21 @@ impl World {
             cluster,
             vips,
             names,
+            shape,
             machines,
             coordinator_clocks,
             coordinators: [None, None],
-            net: Net::default(),
+            net,
             streams: BTreeMap::new(),
             last_id: 0,
             checks: Checks::new(sabotage.is_some()),
             sabotage,
             probe_sees,
+            strangers: BTreeSet::new(),
+            chances: Chances { libvirt_fails: 5, disk_fails: 1, keeps: 95 },
+            lines: Vec::new(),
+            open_cuts: Vec::new(),
+            record: None,
             faults: Vec::new(),
             calm: true,
             repaired: true,
@@ -202,14 +243,18 @@ impl World {
                 machine.kernel.sabotage = Some(kernel);
             }
         }
-        world.start_sif();
-        for machine in 0..world.machines.len() {
-            let delay = world.rng.range(0, 500 * MS);
-            world.after(delay, Ev::StartAgent(machine));
-        }
-        let delay = world.rng.range(0, 500 * MS);
-        world.after(delay, Ev::StartCoordinator(0));
         world
+    }
+
+    /// Everything that is on starts.
+    pub fn start(&mut self) {
+        self.start_sif();
+        for machine in 0..self.machines.len() {
+            let delay = self.rng.range(0, 500 * MS);
+            self.after(delay, Ev::StartAgent(machine));
+        }
+        let delay = self.rng.range(0, 500 * MS);
+        self.after(delay, Ev::StartCoordinator(0));
     }
 
     /// Keep the last lines of what happens.
@@ -237,6 +282,14 @@ impl World {
                 trace.pop_front();
             }
             trace.push_back(format!("{:>5}.{:06} {}", now / SEC, now % SEC / 1000, line()));
+        }
+    }
+
+    /// A line of the trace about a machine.
+    pub fn say_of(&mut self, machine: usize, line: impl FnOnce() -> String) {
+        if self.tracing() {
+            let line = format!("{} {}", self.names[machine], line());
+            self.say(|| line);
         }
     }
 
@@ -304,7 +357,7 @@ impl World {
         while self.checks.failure.is_none() && self.step(until) {}
     }
 
-    fn happen(&mut self, event: Ev) {
+    pub(super) fn happen(&mut self, event: Ev) {
         match event {
             Ev::Stream(stream, up) => self.stream_arrives(stream, up),
             Ev::StreamDead(stream) => self.stream_dead(stream),
@@ -328,6 +381,9 @@ impl World {
             Ev::StartCoordinator(slot) => self.start_coordinator(slot),
             Ev::StartSif => self.start_sif(),
             Ev::Fault(index, begins) => self.fault(index, begins),
+            Ev::Errand(machine, boot, errand, reply) => self.errand(machine, boot, errand, reply),
+            Ev::Announced(machine, vip) => self.announced(machine, vip),
+            Ev::Line(index, begins) => self.line(index, begins),
         }
     }
 
@@ -343,6 +399,6 @@ impl World {
 
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "World at {} ns, {} nodes", self.now, NODES)
+        write!(f, "World at {} ns, {} nodes", self.now, self.net.nodes())
     }
 }

@@ -36,7 +36,7 @@ const FAILBACKS: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Fa
 pub(super) fn parse(file: &str, text: &str) -> Result<Cluster, ConfigError> {
     let mut faults = Faults::new(text);
     let document = faults.document();
-    let root = Table::root(&mut faults, &keys::ROOT, &document);
+    let root = Table::root(&mut faults, &keys::ROOT, document.get_ref());
     let cluster = read(&mut faults, &root);
     let ended = faults.end().map_err(|faults| ConfigError { file: file.to_owned(), faults });
     match (ended, cluster) {

@@ -15,10 +15,10 @@ use toml::{
 const MAX_SHOWN: usize = 60;
 
 /// A value and where it stands.
-pub(super) type Given<T> = Spanned<T>;
+pub type Given<T> = Spanned<T>;
 
 /// What was found so far.
-pub(super) struct Faults<'t> {
+pub struct Faults<'t> {
     text: &'t str,
     /// Of syntax: where they are, what is missing elsewhere may only be unreadable.
     broken: BTreeSet<usize>,
@@ -26,6 +26,7 @@ pub(super) struct Faults<'t> {
 }
 
 impl<'t> Faults<'t> {
+    /// None yet in this text.
     pub fn new(text: &'t str) -> Self {
         Self { text, broken: BTreeSet::new(), faults: Vec::new() }
     }
@@ -48,6 +49,11 @@ impl<'t> Faults<'t> {
     /// The line of a byte, from 1.
     pub fn line(&self, offset: usize) -> usize {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+    }
+
+    /// What stands there, on one line.
+    pub fn source(&self, span: Range<usize>) -> String {
+        shorten(self.text.get(span).unwrap_or_default())
     }
 
     /// How many so far?
@@ -83,6 +89,9 @@ impl<'t> Faults<'t> {
     }
 
     /// All, in the order of their lines.
+    ///
+    /// # Errors
+    /// If there is any.
     pub fn end(mut self) -> Result<(), Vec<Fault>> {
         if self.faults.is_empty() {
             return Ok(());
@@ -112,7 +121,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 /// A table of the document.
-pub(super) struct Table<'a, 'i> {
+pub struct Table<'a, 'i> {
     /// How faults name it: `[[target]] mail`.
     pub place: String,
     /// Where it stands.
@@ -123,8 +132,8 @@ pub(super) struct Table<'a, 'i> {
 
 impl<'a, 'i> Table<'a, 'i> {
     /// The whole document.
-    pub fn root(faults: &mut Faults<'_>, section: &'static Section, document: &'a Spanned<DeTable<'i>>) -> Self {
-        let table = Self { place: "top level".into(), span: 0..0, section, entries: document.get_ref() };
+    pub fn root(faults: &mut Faults<'_>, section: &'static Section, entries: &'a DeTable<'i>) -> Self {
+        let table = Self { place: "top level".into(), span: 0..0, section, entries };
         table.unknown_keys(faults);
         table
     }
@@ -325,7 +334,7 @@ fn list(keys: &[Key]) -> String {
 }
 
 /// The known word that was probably meant: at most a third of its letters differ.
-pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let close = known.map(|known| (distance(word, known), known)).min()?;
     (close.0 <= close.1.len().max(3) / 3).then_some(close.1)
 }
