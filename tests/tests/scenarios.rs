@@ -130,7 +130,7 @@ fn all_faults_are_told_at_once_each_with_its_line() {
     for part in [
         ":13: [[event]] #1: what = \"power-of\": there is nothing of that name: did you mean \"power-off\"?",
         "#2: freeze needs for",
-        ":20: [[event]] #3: for has no meaning for failover",
+        ":21: [[event]] #3: for has no meaning for failover",
         "[[expect]] #1: owner needs is",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");

@@ -33,19 +33,19 @@ pub enum Broken {
     StrangerIgnored,
 }
 
-/// All promises that a scenario is held to, in words.
-pub const PROMISES: [(Broken, &str); 11] = [
-    (Broken::TwoOwners, "never two owners of a virtual IP"),
-    (Broken::WrongTakeover, "nobody opens while the lease of the owner before is valid"),
-    (Broken::Monotone, "epochs and terms only rise"),
-    (Broken::NotRefreshed, "what an agent renews is renewed in its kernel"),
-    (Broken::Forgettable, "a release is acknowledged only when its term is on the disk"),
-    (Broken::Lapse, "nothing lapses while nothing is broken"),
-    (Broken::Storm, "much dark at once: no takeover without proof"),
-    (Broken::Withheld, "maintenance and disarm withhold restart, reboot and takeover"),
-    (Broken::DoubleAsleep, "opened only on a double that runs"),
-    (Broken::StrangerIgnored, "not opened while a stranger answers for it"),
-    (Broken::NotHealed, "at the end all is as the scenario says"),
+/// All promises that a scenario is held to: a word, and what it means.
+pub const PROMISES: [(Broken, &str, &str); 11] = [
+    (Broken::TwoOwners, "one-owner", "never two owners of a virtual IP"),
+    (Broken::WrongTakeover, "right-takeover", "nobody opens while the lease of the owner before is valid"),
+    (Broken::Monotone, "numbers-rise", "epochs and terms only rise"),
+    (Broken::NotRefreshed, "renewed", "what an agent renews is renewed in its kernel"),
+    (Broken::Forgettable, "on-record", "a release is acknowledged only when its term is on the disk"),
+    (Broken::Lapse, "no-lapse", "nothing lapses while nothing is broken"),
+    (Broken::Storm, "storm-brake", "much dark at once: no takeover without proof"),
+    (Broken::Withheld, "orders", "maintenance and disarm withhold restart, reboot and takeover"),
+    (Broken::DoubleAsleep, "double-runs", "opened only on a double that runs"),
+    (Broken::StrangerIgnored, "no-stranger", "not opened while a stranger answers for it"),
+    (Broken::NotHealed, "ends-well", "at the end all is as the scenario says"),
 ];
 
 /// A broken promise.

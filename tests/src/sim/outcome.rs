@@ -141,10 +141,14 @@ pub struct Answer {
 /// A promise.
 #[derive(Clone, Debug, Serialize)]
 pub struct Promise {
-    /// In words.
+    /// A word.
+    pub name: String,
+    /// What it means.
     pub promise: String,
-    /// Held.
+    /// Held; or broken, where the scenario says that it may be.
     pub passed: bool,
+    /// The scenario says that it may be broken.
+    pub breaks: bool,
     /// So often there was something to check; where it is no count of its own, the events.
     pub checked: u64,
     /// What broke it, and when.
@@ -191,11 +195,14 @@ impl Outcome {
         });
         let promises: Vec<Promise> = PROMISES
             .iter()
-            .map(|(broken, promise)| {
+            .map(|(broken, word, promise)| {
                 let failure = world.checks.failures.get(broken);
+                let breaks = scenario.breaks.contains(broken);
                 Promise {
+                    name: (*word).into(),
                     promise: (*promise).into(),
-                    passed: failure.is_none(),
+                    passed: failure.is_none() || breaks,
+                    breaks,
                     checked: world.checks.looks.get(broken).copied().unwrap_or(0),
                     broken_by: failure.map(|failure| format!("at {} ms: {}", ms(failure.at), failure.text)),
                 }
@@ -230,8 +237,9 @@ impl Outcome {
     /// What was broken, in lines.
     #[must_use]
     pub fn broken(&self) -> Vec<String> {
-        let promises = self.promises.iter().filter_map(|promise| {
-            promise.broken_by.as_ref().map(|broken| format!("promise broken: {}: {broken}", promise.promise))
+        let promises = self.promises.iter().filter(|promise| !promise.passed).map(|promise| {
+            let broken = promise.broken_by.as_deref().unwrap_or_default();
+            format!("promise {} ({}) is broken {broken}", promise.name, promise.promise)
         });
         let expectations = self.expectations.iter().filter(|expect| !expect.passed);
         let expectations =

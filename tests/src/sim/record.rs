@@ -49,6 +49,9 @@ pub struct Record {
     pub waiting: Vec<(usize, BTreeSet<String>, Option<TargetName>, Ns)>,
     /// What was broken is over since then, and has settled.
     pub calm_from: Ns,
+    /// Two machines' packets passed for so long, together.
+    pub doubled: BTreeMap<Vip, Ns>,
+    observed: Ns,
     /// The end of the element seen last.
     ends: BTreeMap<Vip, Ns>,
     looked: Ns,
@@ -65,7 +68,7 @@ impl Record {
     /// That nothing has happened yet.
     #[must_use]
     pub fn since(now: Ns) -> Self {
-        Self { calm_from: now, ..Self::default() }
+        Self { calm_from: now, observed: now, ..Self::default() }
     }
 
     /// Would clients' packets go to this machine?
@@ -83,7 +86,16 @@ impl Record {
     pub(super) fn observe(&mut self, world: &World) {
         for vip in &world.vips {
             self.observe_vip(world, *vip);
+            // Of the time since the last look, that in which the second of them was live.
+            let ends = world.machines.iter().filter(|machine| machine.up());
+            let mut ends: Vec<Ns> = ends.filter_map(|machine| machine.kernel.elements.get(vip)?.live).collect();
+            ends.sort_unstable();
+            if let [.., second, _] = ends[..] {
+                let both = second.min(world.now).saturating_sub(self.observed);
+                *self.doubled.entry(*vip).or_default() += both;
+            }
         }
+        self.observed = world.now;
         self.power.resize(world.machines.len(), Vec::new());
         self.dark.resize(world.machines.len(), None);
         for (index, machine) in world.machines.iter().enumerate() {

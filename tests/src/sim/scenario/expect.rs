@@ -40,6 +40,8 @@ pub enum Wanted {
     Served(bool),
     /// The longest outage.
     Outage(Ns, Ns),
+    /// Two machines' packets passed.
+    TwoOwners(Ns),
     /// Said: kind, alerts only, wanted.
     Said(Option<String>, bool, bool),
     /// Boots of a machine.
@@ -95,6 +97,7 @@ fn wanted(faults: &mut Faults<'_>, table: &Table<'_, '_>, word: &str, places: &P
             let min = table.duration(faults, "min").map_or(0, |min| ns(min.into_inner()));
             Wanted::Outage(min, ns(table.duration(faults, "max")?.into_inner()))
         }
+        "two-owners" => Wanted::TwoOwners(ns(table.duration(faults, "max")?.into_inner())),
         "event" | "alert" | "no-alert" => {
             let kind = table.string(faults, "kind").map(Given::into_inner);
             Wanted::Said(kind, word != "event", word != "no-alert")
@@ -228,6 +231,10 @@ impl Expect {
                 let all = vips().flat_map(|(vip, _)| seen.outages(vip, from, until));
                 let (length, at) = all.map(|(begin, end)| (end - begin, begin)).max().unwrap_or((0, from));
                 ((*min..=*max).contains(&length), format!("{} ms from {} ms on", length / MS, seen.ms(at)))
+            }
+            Wanted::TwoOwners(max) => {
+                let longest = vips().filter_map(|(vip, _)| seen.record.doubled.get(&vip)).max().copied().unwrap_or(0);
+                (longest <= *max, format!("{} ms", longest / MS))
             }
             Wanted::Said(kind, alerts, wanted) => {
                 let one = self.servers.len() < seen.cluster.targets.len() || seen.cluster.targets.len() == 1;

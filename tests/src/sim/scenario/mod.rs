@@ -10,6 +10,7 @@ mod read;
 mod run;
 mod what;
 
+use super::checks::Broken;
 use super::clock::Ns;
 use kage_coordinator_core::config::Cluster;
 use kage_types::{AgentId, TargetName};
@@ -34,6 +35,8 @@ pub struct Scenario {
     pub duration: Ns,
     /// How it must be at the end.
     pub ends: Ends,
+    /// Promises that may be broken here: docs/safety.md says so.
+    pub breaks: Vec<Broken>,
     /// As configured in production.
     pub cluster: Cluster,
     /// Machines on which the coordinator and SIF live; none: on one of its own.

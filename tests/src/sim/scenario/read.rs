@@ -5,6 +5,7 @@ use super::keys::{self, Word};
 use super::places::{MACHINES, Places};
 use super::what::{Libvirt, Operator, What};
 use super::{Ends, Facts, Line, Scenario, json};
+use crate::sim::checks::PROMISES;
 use crate::sim::clock::{Ns, SEC, ns};
 use crate::sim::machine::{Cure, Health};
 use kage_coordinator_core::config::{
@@ -67,6 +68,17 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>, file: &str, beside: Optio
     }
     let seed = root.integer(faults, "seed", 0..4_000_000_001).map_or(1, Given::into_inner);
     let ends = root.choice(faults, "ends", ENDS).unwrap_or_default();
+    let breaks: Option<Vec<Given<String>>> = root.list(faults, "breaks", "");
+    let mut broken = Vec::new();
+    for word in breaks.into_iter().flatten() {
+        match PROMISES.iter().find(|(_, name, _)| name == word.get_ref()) {
+            Some((promise, ..)) => broken.push(*promise),
+            None => {
+                let names = PROMISES.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ");
+                faults.value(&root.place, "breaks", word.span(), format!("none of {names}"));
+            }
+        }
+    }
     let hosts = hosts(faults, root);
     let seats = [seat(faults, root, "coordinator"), seat(faults, root, "sif")];
     let cluster = cluster(faults, root, &hosts, &seats, beside)?;
@@ -88,7 +100,19 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>, file: &str, beside: Optio
     }
     let facts = hosts.into_iter().map(|(name, host)| (name, host.facts)).collect();
     let (name, duration) = (name?.into_inner(), ns(duration?.into_inner()));
-    Some(Scenario { file: file.to_owned(), name, seed: seed.into(), duration, ends, cluster, seats, facts, lines, expects })
+    Some(Scenario {
+        file: file.to_owned(),
+        name,
+        seed: seed.into(),
+        duration,
+        ends,
+        breaks: broken,
+        cluster,
+        seats,
+        facts,
+        lines,
+        expects,
+    })
 }
 
 fn seat(faults: &mut Faults<'_>, root: &Table<'_, '_>, key: &str) -> Option<AgentId> {
