@@ -6,6 +6,7 @@ use crate::{
     dbss::Dbss,
     event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
     placement::{Owner, VipState},
+    sabotage::Sabotage,
 };
 use kage_types::{
     AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip, whole_millis,
@@ -121,7 +122,7 @@ pub struct Coordinator {
     /// Given up under an earlier term, and why.
     pub(crate) given_up: BTreeMap<TargetName, String>,
     #[cfg(feature = "sabotage")]
-    pub(crate) sabotage: Option<crate::Sabotage>,
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 /// One target, for status.
@@ -181,12 +182,6 @@ impl Coordinator {
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
-    }
-
-    /// Break a rule on purpose.
-    #[cfg(feature = "sabotage")]
-    pub fn sabotage(&mut self, sabotage: crate::Sabotage) {
-        self.sabotage = Some(sabotage);
     }
 
     /// One event in, actions out.
@@ -306,7 +301,7 @@ impl Coordinator {
     ) {
         let longest = LeaseTiming::patience(self.cluster.timing.lease);
         let mut floor = now + LeaseTiming::patience(length) + longest;
-        if self.no_wait_after_new_term() {
+        if self.breaks(Sabotage::NoWaitAfterNewTerm) {
             floor = now;
         }
         self.term = TermState::Held { term, until: sent + length, floor, renew: sent + self.cluster.term / 5 };
@@ -394,17 +389,6 @@ impl Coordinator {
             TermState::None { .. } => Term(0),
             TermState::Held { term, .. } => term,
         }
-    }
-
-    #[cfg(feature = "sabotage")]
-    fn no_wait_after_new_term(&self) -> bool {
-        self.sabotage == Some(crate::Sabotage::NoWaitAfterNewTerm)
-    }
-
-    #[cfg(not(feature = "sabotage"))]
-    #[allow(clippy::unused_self)]
-    fn no_wait_after_new_term(&self) -> bool {
-        false
     }
 
     // ---- agents ----

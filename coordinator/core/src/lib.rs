@@ -14,22 +14,14 @@ mod event;
 mod placement;
 pub mod predict;
 pub mod probe;
+mod sabotage;
 mod writers;
+
+#[cfg(feature = "sabotage")]
+pub use sabotage::Sabotage;
 
 pub use core::{Coordinator, OrderView, TargetView, VipView};
 pub use event::{
     Action, AgentCommand, AgentReport, Cause, CheckOutcome, Event, Holding, JobId, JobResult, Note, SessionId,
     Severity, VipRow,
 };
-
-/// A rule broken on purpose, so that the simulator can prove that it would notice.
-#[cfg(feature = "sabotage")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    /// A new term does not outwait the grants of the one before (rule 7).
-    NoWaitAfterNewTerm,
-    /// The new owner is told to hold before its epoch is durable (rule 5).
-    OpenBeforeDurable,
-    /// Patience counts without bars from a majority (rule 6).
-    PatienceWithoutBars,
-}

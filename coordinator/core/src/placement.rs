@@ -4,6 +4,7 @@
 use crate::{
     core::{Coordinator, JobFor, VipJob, VipView},
     event::{Action, AgentCommand, Cause, JobId, JobResult, Severity, VipRow},
+    sabotage::Sabotage,
 };
 use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip, whole_millis};
 use std::{
@@ -389,7 +390,7 @@ impl Coordinator {
             target: state.target.clone(),
             cause,
         });
-        if self.opens_before_durable() {
+        if self.breaks(Sabotage::OpenBeforeDurable) {
             let ask = AskVip { vip, epoch: expected.next() };
             if let Some(row) = self.vips.get_mut(&vip).and_then(|state| state.row.as_mut()) {
                 row.epoch = ask.epoch;
@@ -431,8 +432,9 @@ impl Coordinator {
     /// The epoch is durable. Returns when to look again.
     fn secure(&mut self, now: Time, vip: Vip, state: &VipState, moving: &mut Move, actions: &mut Vec<Action>) -> Time {
         let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
-        let needed = if self.ignores_bars() { 0 } else { self.cluster.bars_needed() };
+        let needed = if self.breaks(Sabotage::PatienceWithoutBars) { 0 } else { self.cluster.bars_needed() };
         let to = moving.to.clone();
+        let early = self.breaks(Sabotage::OpenBeforeDoubleRuns);
         // Told again, and granted meanwhile: it asks under this epoch, so nobody earlier is left to be outlived.
         if moving.from.is_none() && state.secured {
             moving.freed = Freed::Yes;
@@ -465,7 +467,7 @@ impl Coordinator {
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
             securing.vm = Try::Running(job);
         }
-        let vm_ready = to.domain.is_none() || securing.vm == Try::Done;
+        let vm_ready = to.domain.is_none() || securing.vm == Try::Done || early;
 
         // A planned move costs its clients only what happens after the release: the rest is made ready before.
         if moving.planned && vm_ready && securing.prepared.due(now) {
@@ -548,6 +550,7 @@ impl Coordinator {
         if what == VipJob::Quiet {
             self.pausing.retain(|_, pausing| *pausing != job);
         }
+        let careless = self.breaks(Sabotage::StrangerIgnored);
         let Some(state) = self.vips.get_mut(&vip) else {
             return;
         };
@@ -689,13 +692,13 @@ impl Coordinator {
             }
             (Stage::Securing(securing), VipJob::Conflict) if securing.conflict == Try::Running(job) => {
                 match result {
-                    JobResult::Answered(Some(mac)) => {
+                    JobResult::Answered(Some(mac)) if !careless => {
                         securing.conflict = Try::Idle { not_before: now + Duration::from_secs(1) };
                         let text = format!("{vip} still answers from {mac}: not opened; will look again");
                         self.note(Some(target), Severity::Alert, "vip-answers", text, actions);
                     }
                     // Presence can be shown, never absence: silence, or no probe at all, is no hindrance.
-                    JobResult::Answered(None)
+                    JobResult::Answered(_)
                     | JobResult::Done
                     | JobResult::Failed(_)
                     | JobResult::Unknown(_)
@@ -732,28 +735,6 @@ impl Coordinator {
             }
             (Stage::Advancing { .. } | Stage::Securing(_) | Stage::Holding { .. }, _) => {}
         }
-    }
-
-    #[cfg(feature = "sabotage")]
-    fn opens_before_durable(&self) -> bool {
-        self.sabotage == Some(crate::Sabotage::OpenBeforeDurable)
-    }
-
-    #[cfg(not(feature = "sabotage"))]
-    #[allow(clippy::unused_self)]
-    fn opens_before_durable(&self) -> bool {
-        false
-    }
-
-    #[cfg(feature = "sabotage")]
-    fn ignores_bars(&self) -> bool {
-        self.sabotage == Some(crate::Sabotage::PatienceWithoutBars)
-    }
-
-    #[cfg(not(feature = "sabotage"))]
-    #[allow(clippy::unused_self)]
-    fn ignores_bars(&self) -> bool {
-        false
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use kage_tests::sim::{
-    exhaust,
+    checks, exhaust,
     run::{Options, traced},
     sabotage, scenario,
     search::search,
@@ -105,11 +105,10 @@ fn run_scenario(run: &Run) -> ExitCode {
             return ExitCode::from(FAULTY);
         }
     };
-    let broken = run.sabotage.as_ref().map(|words| {
-        sabotage::ALL.into_iter().find(|(name, _)| name.contains(words.as_str())).map(|(_, broken)| broken)
-    });
+    let broken = run.sabotage.as_ref().map(|words| sabotage::named(words));
     if broken == Some(None) {
-        let names: Vec<&str> = sabotage::ALL.iter().map(|(name, _)| *name).collect();
+        let all = sabotage::ALL.iter().map(|(name, _)| *name);
+        let names: Vec<&str> = all.chain(sabotage::SCENARIOS.iter().map(|(name, ..)| *name)).collect();
         eprintln!("there is no such sabotage; there are: {}", names.join("; "));
         return ExitCode::from(FAULTY);
     }
@@ -203,10 +202,34 @@ fn sabotages(words: &str, options: &Options, seeds: u64, jobs: usize) -> ExitCod
     let mut all = true;
     for (name, broken) in sabotage::ALL.into_iter().filter(|(name, _)| words == "all" || name.contains(words)) {
         match sabotage::caught(broken, options, seeds, jobs) {
-            Some((seed, failure)) => println!("{name:<52} seed {seed:>5}  {failure}"),
+            Some((seed, failure)) => {
+                println!("{:<15} {name:<56} seed {seed:>5}  {failure}", checks::promise(failure.broken));
+            }
             None => {
                 all = false;
-                println!("{name:<52} NOT CAUGHT in {seeds} seeds");
+                println!("{:<15} {name:<56} NOT CAUGHT in {seeds} seeds", "");
+            }
+        }
+    }
+    for (name, broken, promise, file) in sabotage::SCENARIOS {
+        if words != "all" && !name.contains(words) {
+            continue;
+        }
+        let path = PathBuf::from("tests/scenarios").join(file);
+        let scenario = match scenario::load(&path) {
+            Ok(scenario) => scenario,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        match sabotage::noticed(&scenario, broken, promise, seeds.min(50)) {
+            Some((seed, how)) => {
+                println!("{:<15} {name:<56} seed {seed:>5}  {file} {how}", checks::promise(promise));
+            }
+            None => {
+                all = false;
+                println!("{:<15} {name:<56} NOT CAUGHT by {file}", checks::promise(promise));
             }
         }
     }

@@ -48,6 +48,12 @@ pub const PROMISES: [(Broken, &str, &str); 11] = [
     (Broken::NotHealed, "ends-well", "at the end all is as the scenario says"),
 ];
 
+/// The word for it.
+#[must_use]
+pub fn promise(broken: Broken) -> &'static str {
+    PROMISES.iter().find(|(known, ..)| *known == broken).map_or("", |(_, word, _)| word)
+}
+
 /// A broken promise.
 #[derive(Clone, Debug)]
 pub struct Failure {

@@ -32,7 +32,8 @@ impl World {
     /// (`coordinator/src/driver.rs`).
     fn observer(&self, slot: usize) -> Option<usize> {
         let core = &self.coordinators[slot].as_ref()?.core;
-        let here = self.cluster.agents.values().position(|machine| machine.address.ip() == self.cluster.coordinator.ip());
+        let here =
+            self.cluster.agents.values().position(|machine| machine.address.ip() == self.cluster.coordinator.ip());
         here.or_else(|| self.cluster.voters().find(|voter| core.agent(voter).0).map(|voter| self.index(voter)))
     }
 
@@ -130,7 +131,8 @@ impl World {
     /// The machine whose packets as this VIP pass.
     #[must_use]
     pub fn holder(&self, vip: Vip) -> Option<usize> {
-        let live = |machine: &super::machine::Machine| machine.up() && machine.kernel.live_until(self.now, vip).is_some();
+        let live =
+            |machine: &super::machine::Machine| machine.up() && machine.kernel.live_until(self.now, vip).is_some();
         self.machines.iter().position(live)
     }
 

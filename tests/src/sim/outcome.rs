@@ -169,9 +169,8 @@ pub struct Expectation {
 }
 
 /// Kinds of events that say why a VIP moves.
-const REASONS: [&str; 8] = [
-    "confirmed", "backup-server", "restarts-used-up", "failover", "failback", "returning", "going-down", "adopted",
-];
+const REASONS: [&str; 8] =
+    ["confirmed", "backup-server", "restarts-used-up", "failover", "failback", "returning", "going-down", "adopted"];
 
 impl Outcome {
     pub(super) fn of(scenario: &Scenario, seed: u64, world: &World, seen: &Seen<'_>) -> Self {
@@ -242,8 +241,8 @@ impl Outcome {
             format!("promise {} ({}) is broken {broken}", promise.name, promise.promise)
         });
         let expectations = self.expectations.iter().filter(|expect| !expect.passed);
-        let expectations =
-            expectations.map(|expect| format!("line {}: expected {}; found {}", expect.line, expect.expect, expect.found));
+        let expectations = expectations
+            .map(|expect| format!("line {}: expected {}; found {}", expect.line, expect.expect, expect.found));
         promises.chain(expectations).collect()
     }
 }

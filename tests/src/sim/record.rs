@@ -175,7 +175,8 @@ impl Record {
     }
 
     fn withheld(&self, now: Ns, name: &TargetName, target: &Target, takeover: bool) -> Option<OrderScope> {
-        let mut scopes = vec![OrderScope::All, OrderScope::Target(name.clone()), OrderScope::Agent(target.agent.clone())];
+        let mut scopes =
+            vec![OrderScope::All, OrderScope::Target(name.clone()), OrderScope::Agent(target.agent.clone())];
         if takeover {
             scopes.push(OrderScope::Agent(target.backup.agent.clone()));
         }
@@ -184,7 +185,7 @@ impl Record {
 
     /// How many failure domains have been dark for longer than it takes to notice, of how many.
     fn dark(&self, world: &World) -> (usize, usize) {
-        let limit = 5 * ns(world.cluster.timing.renewal) + 500 * MS;
+        let limit = 7 * ns(world.cluster.timing.renewal) / 2 + 50 * MS;
         let mut domains: BTreeMap<&str, bool> = BTreeMap::new();
         for (index, machine) in world.cluster.agents.values().enumerate() {
             if machine.address.ip() == world.cluster.coordinator.ip() {

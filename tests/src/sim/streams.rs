@@ -15,9 +15,8 @@ impl World {
         if here.agent.as_ref().is_none_or(|agent| agent.process != process || agent.stream.is_some()) {
             return;
         }
-        let reach = |slot: &usize| {
-            self.coordinators[*slot].is_some() && self.net.both(machine, self.net.coordinators[*slot])
-        };
+        let reach =
+            |slot: &usize| self.coordinators[*slot].is_some() && self.net.both(machine, self.net.coordinators[*slot]);
         let mut slots: Vec<usize> = [0, 1].into_iter().filter(reach).collect();
         if here.stalled_until > self.now || here.asleep.is_some() {
             slots.clear();

@@ -156,6 +156,9 @@ impl Coordinator {
 
     /// The order that withholds every action for this target.
     pub(crate) fn withheld(&self, name: &TargetName) -> Option<&Order> {
+        if self.breaks(Sabotage::OrdersIgnored) {
+            return None;
+        }
         let target = self.cluster.targets.get(name)?;
         let agent = OrderScope::Agent(target.agent.clone());
         self.orders.first([OrderScope::All, OrderScope::Target(name.clone()), agent])

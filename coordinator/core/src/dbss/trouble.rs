@@ -1,6 +1,7 @@
 //! Network examination and Service recovery mode: is it trouble, and does a restart cure it?
 
 use super::*;
+use crate::sabotage::Sabotage;
 
 /// Time-out of a service restart, generous: restarts of real services take seconds.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,7 +92,7 @@ impl Coordinator {
 
     /// Why nothing is taken over without proof, if so.
     fn held_back(&self, target: &Target) -> Option<String> {
-        if let Some((_, storm)) = &self.brake {
+        if let Some((_, storm)) = self.brake.as_ref().filter(|_| !self.breaks(Sabotage::NoStormBrake)) {
             return Some(format!("held by the storm brake: {storm}"));
         }
         if !self.patience_allowed(Some(&target.agent)) {

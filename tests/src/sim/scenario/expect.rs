@@ -1,8 +1,8 @@
 //! What a scenario expects, and whether it was so.
 
+use super::event::{known_server, word};
 use super::keys;
 use super::places::Places;
-use super::read::{known_server, word};
 use crate::sim::clock::{MS, Ns, ns};
 use crate::sim::record::Record;
 use kage_coordinator_core::config::{
@@ -200,7 +200,9 @@ impl Expect {
                 let found: Vec<String> = vips()
                     .flat_map(|(vip, _)| seen.moves(vip).map(move |moved| (vip, moved)))
                     .filter(|(_, (at, ..))| (from..=until).contains(at))
-                    .map(|(vip, (at, old, new, _))| format!("{vip}: {} to {} at {} ms", name(old), name(new), seen.ms(at)))
+                    .map(|(vip, (at, old, new, _))| {
+                        format!("{vip}: {} to {} at {} ms", name(old), name(new), seen.ms(at))
+                    })
                     .collect();
                 (found.is_empty(), if found.is_empty() { "none".into() } else { found.join("; ") })
             }
@@ -223,7 +225,8 @@ impl Expect {
                     let spans = seen.record.served.get(&vip).into_iter().flatten();
                     spans.into_iter().any(|(begin, end)| *begin <= until && end.is_none_or(|end| end > until))
                 };
-                let dark: Vec<String> = vips().filter(|(vip, _)| !served(*vip)).map(|(vip, _)| vip.to_string()).collect();
+                let dark: Vec<String> =
+                    vips().filter(|(vip, _)| !served(*vip)).map(|(vip, _)| vip.to_string()).collect();
                 let good = if *wanted { dark.is_empty() } else { dark.len() == vips().count() };
                 (good, if dark.is_empty() { "served".into() } else { format!("not served: {}", dark.join(", ")) })
             }
@@ -239,7 +242,9 @@ impl Expect {
             Wanted::Said(kind, alerts, wanted) => {
                 let one = self.servers.len() < seen.cluster.targets.len() || seen.cluster.targets.len() == 1;
                 let about = |target: &Option<TargetName>| {
-                    target.as_ref().map_or(!one || self.text.find(" server ").is_none(), |target| self.servers.contains(target))
+                    target
+                        .as_ref()
+                        .map_or(!one || self.text.find(" server ").is_none(), |target| self.servers.contains(target))
                 };
                 let found = seen.record.said.iter().find(|(at, note)| {
                     (from..=until).contains(at)

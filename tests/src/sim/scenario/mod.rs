@@ -1,6 +1,7 @@
 //! Scenarios: a written-down history of faults and operator's commands over the same world, with what is expected of it
 //! (format: docs/simulation.md).
 
+mod event;
 mod expect;
 pub mod json;
 pub mod keys;

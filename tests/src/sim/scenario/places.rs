@@ -52,9 +52,8 @@ impl Places {
 /// The network of these machines, with coordinator and SIF where they live.
 pub fn seated(machines: &[String], seats: &[Option<AgentId>; 2]) -> Net {
     let mut net = Net::new(machines.len());
-    let of = |seat: &Option<AgentId>| {
-        seat.as_ref().and_then(|seat| machines.iter().position(|name| name == seat.as_str()))
-    };
+    let of =
+        |seat: &Option<AgentId>| seat.as_ref().and_then(|seat| machines.iter().position(|name| name == seat.as_str()));
     if let Some(index) = of(&seats[0]) {
         net.coordinators[0] = index;
     }
