@@ -274,7 +274,7 @@ fn subject(core: &Coordinator, name: &TargetName) -> Result<Subject, Status> {
     quiet(core, name)?;
     let cluster = core.cluster();
     let target = cluster.targets.get(name).cloned().ok_or_else(|| Status::not_found("there is no such target"))?;
-    let observer = crate::driver::observer(core).ok_or_else(|| {
+    let observer = core.observer().cloned().ok_or_else(|| {
         Status::failed_precondition("no agent to look from: neither on the coordinator's machine nor a voter")
     })?;
     let mac = cluster.agents.get(&target.agent).and_then(|machine| machine.mac.clone());

@@ -214,10 +214,10 @@ impl Driver {
                 self.agents.run_command(job, argv.clone(), Some(address), timeout);
             }
             Action::Ping { job, address, count, timeout } => {
-                self.agents.ping(job, observer(&self.core), address, count, timeout);
+                self.agents.ping(job, self.core.observer().cloned(), address, count, timeout);
             }
             Action::Probe { job, address, port, probe, limits } => {
-                self.agents.probe(job, observer(&self.core), address, port, probe, limits);
+                self.agents.probe(job, self.core.observer().cloned(), address, port, probe, limits);
             }
             Action::Note(note) => self.events.add(note),
             Action::Configured => self.configured(),
@@ -257,11 +257,4 @@ impl Driver {
     fn term(&self) -> kage_types::Term {
         self.core.authority(now()).0
     }
-}
-
-/// Pings and probes are sent by the agent of this machine; without one, by the first voter that is up.
-pub fn observer(core: &Coordinator) -> Option<AgentId> {
-    let cluster = core.cluster();
-    let here = cluster.agents.iter().find(|(_, machine)| machine.address.ip() == cluster.coordinator.ip());
-    here.map(|(name, _)| name.clone()).or_else(|| cluster.voters().find(|voter| core.agent(voter).0).cloned())
 }

@@ -3,7 +3,7 @@
 use crate::{
     agents::Agents,
     characterise::{Characterise, Store},
-    driver::{Handle, Input, observer},
+    driver::{Handle, Input},
     enrol::Enrolment,
     events::{Events, Numbered},
     orders,
@@ -54,7 +54,7 @@ impl Operator {
             .handle
             .query(move |core, _| {
                 let cluster = core.cluster();
-                (cluster.targets.get(&asked).cloned(), observer(core), cluster.profile, cluster.detection)
+                (cluster.targets.get(&asked).cloned(), core.observer().cloned(), cluster.profile, cluster.detection)
             })
             .await?;
         let target = found.ok_or_else(|| Status::not_found(format!("there is no target {name}: `kagectl status`")))?;

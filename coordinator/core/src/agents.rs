@@ -1,7 +1,7 @@
 //! What is known of each agent, and which of its requests may be granted.
 
-use crate::event::SessionId;
-use kage_types::{Nonce, Time};
+use crate::{core::Coordinator, event::SessionId};
+use kage_types::{AgentId, Nonce, Time};
 use std::time::Duration;
 
 /// One agent as the coordinator sees it.
@@ -56,6 +56,26 @@ impl AgentView {
     /// How long it has not been heard in a way that counts.
     pub fn silent_for(&self, now: Time, listening_since: Time) -> Duration {
         now.since(self.alive.unwrap_or(listening_since))
+    }
+}
+
+impl Coordinator {
+    /// Whose agent pings and probes for this coordinator: the one on its own machine, a voter, one that is no target's
+    /// machine, any other, the first that is connected.
+    #[must_use]
+    pub fn observer(&self) -> Option<&AgentId> {
+        let here =
+            self.cluster.agents.iter().find(|(_, machine)| machine.address.ip() == self.cluster.coordinator.ip());
+        let here = here.map(|(name, _)| name);
+        let serves = |name: &&AgentId| self.cluster.targets.values().any(|target| target.agent == **name);
+        let names = || self.cluster.agents.keys();
+        here.into_iter()
+            .chain(self.cluster.voters())
+            .chain(names().filter(|name| !serves(name)))
+            .chain(names())
+            .find(|name| self.agents.get(*name).is_some_and(|view| view.session.is_some()))
+            // Its stream is down, but it may serve all the same.
+            .or(here)
     }
 }
 

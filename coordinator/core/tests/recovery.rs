@@ -2,8 +2,8 @@
 
 mod support;
 
-use kage_coordinator_core::{AgentCommand, Event};
-use support::{Cure, Ms, World, head, target, vip, with_target};
+use kage_coordinator_core::{AgentCommand, Event, SessionId};
+use support::{Cure, Ms, World, agent, head, target, vip, with_target};
 
 const KEYS: &str = "healthy_for = \"2s\"\nreboot_wait = \"30s\"\nstart_wait = \"40s\"";
 
@@ -153,4 +153,32 @@ fn a_clean_shutdown_is_handed_over_at_once_and_its_reboot_waited_for() {
     assert!(outage <= 500, "{outage}");
     world.until(60_000, "back", |world| world.mode("mail") == "regular");
     assert_eq!(world.notes("waking").len(), 0);
+}
+
+/// Silent, its power reads off, and whoever is to ping and probe it does not answer.
+#[test]
+fn power_that_reads_off_convicts_though_nobody_could_look() {
+    let lost = |status: &str| {
+        let head = head("normal").replace("mac = \"52:54:00:00:00:00\"", status);
+        let mut world = World::new(&(head + &with_target("mail", 100, "mailb", KEYS, &[25])));
+        world.nobody_looks = true;
+        world.power_lost("mail");
+        world.run(20_000);
+        world.held[&vip(100)].0.to_string()
+    };
+    assert_eq!(lost("power_status = [\"status\"]"), "mgmt");
+    assert_eq!(lost("guard = \"host\""), "mail", "silence alone convicts nobody");
+}
+
+#[test]
+fn who_looks_is_connected_and_rather_no_target() {
+    let mut world = one("");
+    let names: Vec<_> = world.core.cluster().agents.keys().cloned().collect();
+    for expected in ["mgmt", "v1", "v2", "v3", "web", "mail", "mgmt"] {
+        let observer = world.core.observer().cloned().expect("somebody");
+        assert_eq!(observer, agent(expected));
+        let index = names.iter().position(|name| *name == observer).expect("known");
+        let session = SessionId(index as u64 + 1);
+        world.step(Event::AgentDown { agent: observer, session });
+    }
 }

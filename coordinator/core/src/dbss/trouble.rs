@@ -51,8 +51,8 @@ impl Coordinator {
                 let look = now + (detection.confirm - silent);
                 return self.look_again(name, look);
             }
-            if !ping_bad && !probe_bad && !all_good {
-                // Nobody could look: silence alone convicts nobody.
+            if !ping_bad && !probe_bad && !all_good && proof.is_none() {
+                // Nobody could look: silence alone convicts nobody; its power, read off, does.
                 return self.look_again(name, now + detection.interval / 2);
             }
             if all_good {

@@ -59,6 +59,8 @@ pub struct World {
     /// How the storage's and the power's commands end.
     pub fence_works: bool,
     pub power_off_works: bool,
+    /// Whoever is asked to ping or probe does not answer.
+    pub nobody_looks: bool,
     /// Everything done, with its time.
     pub log: Vec<(Ms, Action)>,
     due: BTreeMap<(Ms, u64), Due>,
@@ -160,6 +162,7 @@ impl World {
             double_runs: BTreeMap::new(),
             fence_works: true,
             power_off_works: true,
+            nobody_looks: false,
             log: vec![],
             due: BTreeMap::new(),
             seq: 0,
@@ -392,6 +395,9 @@ impl World {
                 } else {
                     self.ends(ms(timeout), job, unknown());
                 }
+            }
+            Action::Ping { job, .. } | Action::Probe { job, .. } if self.nobody_looks => {
+                self.ends(300, job, JobResult::Unknown("no answer".into()));
             }
             Action::Ping { job, address, timeout, .. } => {
                 let server = self.at(address);
