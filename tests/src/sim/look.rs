@@ -28,13 +28,9 @@ impl World {
         1_800_000_000_000 + self.now / MS
     }
 
-    /// Who looks: the agent of the coordinator's machine, else the first voter that is connected
-    /// (`coordinator/src/driver.rs`).
+    /// Who looks.
     fn observer(&self, slot: usize) -> Option<usize> {
-        let core = &self.coordinators[slot].as_ref()?.core;
-        let here =
-            self.cluster.agents.values().position(|machine| machine.address.ip() == self.cluster.coordinator.ip());
-        here.or_else(|| self.cluster.voters().find(|voter| core.agent(voter).0).map(|voter| self.index(voter)))
+        self.coordinators[slot].as_ref()?.core.observer().map(|agent| self.index(agent))
     }
 
     /// Does the observer hear what it is asked, and the coordinator its answer? Else the job ends as unknown.

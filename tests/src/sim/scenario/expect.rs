@@ -260,13 +260,14 @@ impl Expect {
                 (boots == *count, boots.to_string())
             }
             Wanted::Power(machine, wanted) => {
-                let states = seen.record.power.get(*machine).into_iter().flatten();
-                let state = states.filter(|(at, _)| *at <= until).last().map_or("unknown", |(_, state)| state);
+                let mut states = seen.record.power.get(*machine).into_iter().flatten();
+                let state = states.rfind(|(at, _)| *at <= until).map_or("unknown", |(_, state)| state);
                 (state == wanted, state.to_owned())
             }
             Wanted::Mode(wanted) => {
-                let modes = self.servers.first().and_then(|server| seen.record.modes.get(server)).into_iter().flatten();
-                let mode = modes.filter(|(at, _)| *at <= until).last().map_or("unknown", |(_, mode)| mode.as_str());
+                let mut modes =
+                    self.servers.first().and_then(|server| seen.record.modes.get(server)).into_iter().flatten();
+                let mode = modes.rfind(|(at, _)| *at <= until).map_or("unknown", |(_, mode)| mode.as_str());
                 (mode == wanted || mode.split('/').next() == Some(wanted), mode.to_owned())
             }
             Wanted::Commands(restarts, count) => {
