@@ -106,7 +106,7 @@ fn all_faults_are_told_at_once_each_with_its_line() {
                 [[server]]\nname = \"mail\"\nhost = \"rs7\"\nstandby = { host = \"rs1\" }\nservices = [\"htp\"]\n\
                 [[event]]\nwhat = \"power-of\"\n";
     std::fs::write(&file, text).expect("written");
-    let error = load(&file).err().expect("it has faults");
+    let error = load(&file).expect_err("it has faults");
     let lines: Vec<usize> = error.faults.iter().map(|fault| fault.line).collect();
     assert_eq!(lines, [2, 3, 6, 9], "{error}");
     let text = error.to_string();
@@ -119,7 +119,7 @@ fn all_faults_are_told_at_once_each_with_its_line() {
                 [[event]]\nwhat = \"power-of\"\nhosts = [\"rs1\"]\n[[event]]\nwhat = \"freeze\"\nhosts = [\"rs9\"]\n\
                 [[event]]\nwhat = \"failover\"\nserver = \"mial\"\nfor = \"2s\"\n[[expect]]\nwhat = \"owner\"\nserver = \"mail\"\n";
     std::fs::write(&file, good).expect("written");
-    let error = load(&file).err().expect("it has faults");
+    let error = load(&file).expect_err("it has faults");
     let text = error.to_string();
     for part in [
         ":13: [[event]] #1: what = \"power-of\": there is nothing of that name: did you mean \"power-off\"?",
