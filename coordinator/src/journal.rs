@@ -457,6 +457,27 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_loses_whole_lines_and_then_a_snapshot_is_wanted() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("journal.jsonl");
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let wanted = Arc::new(AtomicU8::new(0));
+        let mut writer = Writer::new(path.clone(), full, wanted.clone());
+        let line = format!("{{\"seq\":1,\"now\":1,\"event\":\"tick\",\"actions\":[{}]}}", " ".repeat(1000));
+        (0..1000).for_each(|_| writer.line(line.as_bytes()));
+        assert!(writer.broken && writer.gap && writer.buffer.len() <= KEPT + line.len());
+        assert_eq!(wanted.load(Ordering::Relaxed), 0);
+        // There is room again.
+        writer.file = open(&path).expect("opened");
+        writer.flush();
+        writer.line(line.as_bytes());
+        writer.flush();
+        assert_eq!(wanted.load(Ordering::Relaxed), GAP);
+        let text = std::fs::read_to_string(&path).expect("journal");
+        assert!(text.lines().count() > 200 && text.lines().all(|whole| whole == line), "{}", text.lines().count());
+    }
+
+    #[test]
     fn an_event_that_the_core_does_not_survive_is_journalled() {
         let dir = tempfile::tempdir().expect("directory");
         let mut journal = Journal::open(dir.path()).expect("opened");
