@@ -48,7 +48,7 @@ fn a_torn_line_costs_itself_only() {
 }
 
 fn any_text() -> impl Strategy<Value = String> {
-    prop_oneof![r"[a-z0-9.:_-]{0,12}", r"\PC{0,30}", Just("10.0.0.1".to_owned()), Just("x".repeat(100_000))]
+    prop_oneof![r"[a-z0-9.:_-]{0,12}", r"\PC{0,30}", Just("10.0.0.1".to_owned()), Just("x".repeat(20_000))]
 }
 
 fn event() -> impl Strategy<Value = wire::AgentEvent> {
@@ -87,7 +87,9 @@ proptest! {
     }
 
     #[test]
-    fn no_request_of_an_agent_breaks_the_conversion(vip in any_text(), number in any::<u64>(), count in 0..5000usize) {
+    fn no_request_of_an_agent_breaks_the_conversion(
+        vip in r"[a-z0-9.:%/]{0,16}|10\.0\.0\.[1-9]", number in any::<u64>(), count in prop_oneof![9 => 0..20usize, 1 => 4090..4100usize],
+    ) {
         let agent = AgentId::new("a").expect("name");
         let vips = vec![wire::AskVip { vip, epoch: number }; count];
         let ask = proto::Ask { nonce: number, heard: number, incarnation: number, vips, ..Default::default() };
