@@ -99,6 +99,39 @@ fn a_scenario_may_be_json() {
 }
 
 #[test]
+fn a_scenario_may_be_about_ones_own_cluster() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut cluster = "[cluster]\nname = \"own\"\n[coordinator]\nlisten = \"10.0.0.2:7700\"\n\
+                       [sif]\nlisten = \"10.0.0.2:7701\"\n"
+        .to_owned();
+    for (name, last, more) in
+        [("mgmt", 2, "guard = \"tap\""), ("db1", 11, ""), ("w1", 21, "voter = true"), ("w2", 22, "voter = true")]
+    {
+        cluster += &format!("[[agent]]\nname = \"{name}\"\naddress = \"10.0.0.{last}:7702\"\n{more}\n");
+    }
+    cluster = cluster.replace("name = \"db1\"", "name = \"db1\"\nvoter = true");
+    cluster += "[[target]]\nname = \"db\"\nagent = \"db1\"\nvips = [\"10.0.0.100\"]\n\
+                backup = { agent = \"mgmt\", domain = \"dbb\" }\n[[target.service]]\nname = \"x\"\nprobe = \"tcp\"\nport = 99\n";
+    std::fs::write(folder.path().join("own.toml"), cluster).expect("written");
+    let text = |head: &str, host: &str| {
+        format!(
+            "name = \"own\"\nduration = \"20s\"\ncluster = \"own.toml\"\n{head}\n[[host]]\nname = \"{host}\"\nboot = \"5s\"\n\
+             [[event]]\nwhat = \"power-off\"\nat = \"5s\"\nhosts = [\"db1\"]\n\
+             [[expect]]\nwhat = \"takeover\"\nserver = \"db\"\nuntil = \"7500ms\"\n"
+        )
+    };
+    let file = folder.path().join("scenario.toml");
+    std::fs::write(&file, text("", "db1")).expect("written");
+    let scenario = loaded(&file);
+    assert_eq!(scenario.seats[0].as_ref().map(|seat| seat.as_str()), Some("mgmt"), "where its address is");
+    let found = broken(&scenario, 1..=2);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    std::fs::write(&file, text("coordinator = \"w1\"", "db2")).expect("written");
+    let error = load(&file).expect_err("it has faults");
+    assert_eq!(error.faults.len(), 2, "{error}");
+}
+
+#[test]
 fn all_faults_are_told_at_once_each_with_its_line() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("bad.toml");

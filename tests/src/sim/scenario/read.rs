@@ -13,7 +13,7 @@ use kage_coordinator_core::config::{
 };
 use kage_coordinator_core::probe::PRESETS;
 use kage_types::{AgentId, TargetName, Vip};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 use toml::de::{DeTable, DeValue};
 
 pub(super) const A_NAME: &str =
@@ -78,8 +78,9 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>, file: &str, beside: Optio
         }
     }
     let hosts = hosts(faults, root);
-    let seats = [seat(faults, root, "coordinator"), seat(faults, root, "sif")];
-    let cluster = cluster(faults, root, &hosts, &seats, beside)?;
+    let given = [seat(faults, root, "coordinator"), seat(faults, root, "sif")];
+    let cluster = cluster(faults, root, &hosts, &given, beside)?;
+    let seats = if root.has("cluster") { housed(faults, root, &hosts, &cluster) } else { given };
     for seat in seats.iter().flatten().filter(|seat| !cluster.agents.contains_key(seat)) {
         faults.missing(0..0, format!("top level: there is no host {seat} for coordinator or SIF to live on"));
     }
@@ -118,6 +119,9 @@ fn seat(faults: &mut Faults<'_>, root: &Table<'_, '_>, key: &str) -> Option<Agen
 }
 
 struct Host {
+    /// Where it stands, and a key that a cluster.toml has.
+    span: Range<usize>,
+    configures: Option<&'static str>,
     voter: bool,
     domain: Option<String>,
     power: u8,
@@ -135,6 +139,8 @@ fn hosts(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> BTreeMap<AgentId, Hos
             off: table.choice(faults, "state", STATES).unwrap_or_default(),
         };
         let host = Host {
+            span: table.span.clone(),
+            configures: ["voter", "failure_domain", "power"].into_iter().find(|key| table.has(key)),
             voter: table.boolean(faults, "voter").unwrap_or_default(),
             domain: table.string(faults, "failure_domain").map(Given::into_inner),
             power: table.choice(faults, "power", POWERS).unwrap_or_default(),
@@ -146,6 +152,32 @@ fn hosts(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> BTreeMap<AgentId, Hos
         }
     }
     hosts
+}
+
+/// With a cluster.toml: where coordinator and SIF live follows from their addresses, and hosts are its agents.
+fn housed(
+    faults: &mut Faults<'_>,
+    root: &Table<'_, '_>,
+    hosts: &BTreeMap<AgentId, Host>,
+    cluster: &Cluster,
+) -> [Option<AgentId>; 2] {
+    for key in ["coordinator", "sif"].into_iter().filter(|key| root.has(key)) {
+        let text = format!("top level: {key} has no meaning with `cluster`: it lives where its address is");
+        faults.at(root.span_of(key), text);
+    }
+    for (name, host) in hosts {
+        if !cluster.agents.contains_key(name) {
+            faults.at(host.span.clone(), format!("[[host]] {name}: the cluster has no agent of that name"));
+        }
+        if let Some(key) = host.configures {
+            faults
+                .at(host.span.clone(), format!("[[host]] {name}: {key} has no meaning with `cluster`, which says so"));
+        }
+    }
+    [cluster.coordinator.ip(), cluster.sif.ip()].map(|address| {
+        let there = cluster.agents.iter().find(|(_, machine)| machine.address.ip() == address);
+        there.map(|(name, _)| name.clone())
+    })
 }
 
 /// The configuration that production would read.
