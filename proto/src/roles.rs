@@ -375,7 +375,7 @@ mod tests {
     /// added is audited, or argued for here.
     #[test]
     fn every_rpc_that_changes_something_is_audited() {
-        const LOOKS: [&str; 21] = [
+        const LOOKS: [&str; 22] = [
             "agent.v1.Agent/GetFacts",
             "agent.v1.Agent/WatchLoad",
             "agent.v1.Agent/WatchEvents",
@@ -393,6 +393,7 @@ mod tests {
             "coordinator.v1.Coordinator/GetStatus",
             "coordinator.v1.Coordinator/WatchEvents",
             "coordinator.v1.Coordinator/Check",
+            "coordinator.v1.Coordinator/Explain",
             "coordinator.v1.Coordinator/GetCharacteristics",
             "sif.v1.Sif/GetLedger",
             "sif.v1.Sif/Subscribe",
