@@ -26,6 +26,7 @@ const NFT_MSG_NEWGEN: u16 = 15;
 const ROUTINE: Duration = Duration::from_secs(30);
 /// After a failed re-installation. The VIPs are unguarded meanwhile.
 const RETRY: Duration = Duration::from_secs(1);
+const DELETED: &str = "the guard's tables were deleted (nft flush ruleset? docs/hosts.md)";
 /// How soon a dropped monitor ends.
 const STEP: Duration = Duration::from_millis(250);
 
@@ -100,13 +101,19 @@ fn inspect(guard: &mut Guard) -> Result<Option<GuardAlert>, GuardError> {
     // `nft flush ruleset`: nothing is to be compared, and each millisecond counts. Default deny first; who held a VIP
     // finds its element gone and asks anew.
     if guard.is_gone() {
-        let what = "the guard's tables were deleted (nft flush ruleset? docs/hosts.md)".to_owned();
-        return Ok(Some(GuardAlert { what, failed: guard.reinstall().err() }));
+        return Ok(Some(put_back(guard, DELETED.to_owned())));
     }
-    match guard.verify()? {
-        Health::Intact => Ok(None),
-        Health::Changed(what) => Ok(Some(GuardAlert { what, failed: guard.reinstall().err() })),
+    match guard.verify() {
+        Ok(Health::Intact) => Ok(None),
+        Ok(Health::Changed(what)) => Ok(Some(put_back(guard, what))),
+        // They went while they were being read.
+        Err(_) if guard.is_gone() => Ok(Some(put_back(guard, DELETED.to_owned()))),
+        Err(error) => Err(error),
     }
+}
+
+fn put_back(guard: &mut Guard, what: String) -> GuardAlert {
+    GuardAlert { what, failed: guard.reinstall().err() }
 }
 
 /// Waits up to `limit` for a change of our tables that is no renewal.
