@@ -18,13 +18,7 @@ use kage_proto::{
     coordinator::v1::AgentMessage,
 };
 use kage_types::{AgentId, DomainName, Epoch, Nonce, Term, Time, Vip};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -65,6 +59,8 @@ pub struct Leases {
     pub coordinator_reachable: bool,
     /// By whose word.
     pub renewed_by: &'static str,
+    /// The machine is about to stop or sleep.
+    pub leaving: bool,
     /// When this was read.
     pub at: Time,
 }
@@ -173,6 +169,8 @@ pub enum Input {
     Writer(WriterEvent),
     /// Somebody removed or changed the guard, and it stands again.
     GuardBack,
+    /// The machine does not go down or to sleep after all, or is back.
+    Stays,
     /// The guard stands, which it did not at the start.
     KernelUp(RenewalThread),
 }
@@ -184,7 +182,7 @@ pub enum Command {
     Release(Term, AskVip),
     /// Let go of all this VM's.
     ReleaseVm(DomainName),
-    /// Let go of everything.
+    /// The machine goes down or to sleep: let go of everything, and take nothing.
     ReleaseAll,
     /// Obtain a long lease.
     PrepareStop,
@@ -192,16 +190,13 @@ pub enum Command {
 
 /// The way to the driver. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle {
-    inputs: mpsc::Sender<Input>,
-    leaving: Arc<AtomicBool>,
-}
+pub struct Handle(mpsc::Sender<Input>);
 
 /// A handle, and the driver's end of it.
 #[must_use]
 pub fn channel() -> (Handle, mpsc::Receiver<Input>) {
     let (inputs, queue) = mpsc::channel(INPUTS);
-    (Handle { inputs, leaving: Arc::default() }, queue)
+    (Handle(inputs), queue)
 }
 
 fn gone<T>(_: T) -> Status {
@@ -212,19 +207,7 @@ impl Handle {
     /// For threads that report by themselves.
     #[must_use]
     pub fn inputs(&self) -> mpsc::Sender<Input> {
-        self.inputs.clone()
-    }
-
-    /// This machine goes down or to sleep, or does not after all. While it goes no VIP is taken: what was released for
-    /// its end must not come back to it.
-    pub fn leave(&self, leaving: bool) {
-        self.leaving.store(leaving, Ordering::Relaxed);
-    }
-
-    /// Was it said that this machine goes down or to sleep?
-    #[must_use]
-    pub fn leaves(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+        self.0.clone()
     }
 
     /// Tells the driver; waits while its queue is full.
@@ -232,7 +215,7 @@ impl Handle {
     /// # Errors
     /// UNAVAILABLE: the agent stops. So for all methods.
     pub async fn tell(&self, input: Input) -> Result<(), Status> {
-        self.inputs.send(input).await.map_err(gone)
+        self.0.send(input).await.map_err(gone)
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Status> {
@@ -244,18 +227,15 @@ impl Handle {
     /// Hold a VIP; returns when it is open and announced. Giving up undoes nothing.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION as the core refuses, and while this machine goes.
+    /// FAILED_PRECONDITION as the core refuses.
     pub async fn hold(&self, term: Term, ask: AskVip, place: Place) -> Result<Opened, Status> {
-        if self.leaves() {
-            return Err(Status::failed_precondition("this machine is going down or to sleep: it takes no virtual IP"));
-        }
         self.ask(|reply| Input::Hold { term, ask, place, reply }).await?.map_err(refused)
     }
 
     /// This VIP is about to come here: its address may be put on already, the guard keeps it shut. It runs out by
     /// itself if nothing follows.
     pub async fn prepare(&self, vip: Vip, place: Place) {
-        let _ = self.inputs.send(Input::Prepare(vip, place)).await;
+        let _ = self.0.send(Input::Prepare(vip, place)).await;
     }
 
     /// A command; returns when it is done.

@@ -13,7 +13,7 @@ use kage_proto::{
     agent::v1::{Authority, PingRequest, VmRequest, agent_client::AgentClient},
     channel::reason,
 };
-use kage_types::{AgentId, TargetName, Term};
+use kage_types::{AgentId, Profile, TargetName, Term};
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
@@ -97,12 +97,10 @@ pub struct Characterise {
 struct Subject {
     target: Target,
     observer: AgentId,
-    ping_timeout: Duration,
     detection: Detection,
-    preset: kage_types::Profile,
+    profile: Profile,
     /// Of its machine, to wake it.
     mac: Option<String>,
-    profile: &'static str,
 }
 
 impl Characterise {
@@ -121,7 +119,8 @@ impl Characterise {
         }
         let name = self.target.clone();
         let subject = self.handle.query(move |core, _| subject(core, &name)).await??;
-        let conditions = |what: &str| format!("{what}; from agent {}, profile {}", subject.observer, subject.profile);
+        let conditions =
+            |what: &str| format!("{what}; from agent {}, profile {}", subject.observer, subject.profile.as_str());
         let mut figures = Figures::default();
 
         let pings = self.tna(&subject, runs).await?;
@@ -174,7 +173,7 @@ impl Characterise {
         let mut took = Vec::new();
         for _ in 0..runs {
             let began = Instant::now();
-            if !self.ping(subject, address, subject.ping_timeout).await? {
+            if !self.ping(subject, address, subject.detection.ping_timeout).await? {
                 return Err(Status::failed_precondition(format!(
                     "{address} does not answer a ping: {} must be up to be measured",
                     self.target
@@ -195,7 +194,7 @@ impl Characterise {
             let request = vm(term, backup.domain.to_string());
             self.client(&backup.agent)?.resume_vm(timed(request)).await?;
             let answered = loop {
-                if self.ping(subject, address, subject.ping_timeout).await? {
+                if self.ping(subject, address, subject.detection.ping_timeout).await? {
                     break Some(began.elapsed());
                 }
                 if began.elapsed() > RESUMED {
@@ -278,13 +277,5 @@ fn subject(core: &Coordinator, name: &TargetName) -> Result<Subject, Status> {
         Status::failed_precondition("no agent to look from: neither on the coordinator's machine nor a voter")
     })?;
     let mac = cluster.agents.get(&target.agent).and_then(|machine| machine.mac.clone());
-    Ok(Subject {
-        target,
-        observer,
-        ping_timeout: cluster.detection.ping_timeout,
-        detection: cluster.detection,
-        preset: cluster.profile,
-        mac,
-        profile: cluster.profile.as_str(),
-    })
+    Ok(Subject { target, observer, detection: cluster.detection, mac, profile: cluster.profile })
 }

@@ -17,7 +17,10 @@ use tokio::sync::oneshot;
 use tonic::Status;
 
 /// Give an event to the core and wait for its end.
-async fn command(handle: &Handle, event: impl FnOnce(u64) -> CoreEvent + Send + 'static) -> Result<(), Status> {
+pub(crate) async fn command(
+    handle: &Handle,
+    event: impl FnOnce(u64) -> CoreEvent + Send + 'static,
+) -> Result<(), Status> {
     let (done, ended) = oneshot::channel();
     handle.send(Input::Command(Box::new(event), done)).await;
     ended.await.map_err(|_| Status::unavailable("the coordinator is stopping"))?.map_err(Status::failed_precondition)

@@ -120,11 +120,13 @@ pub enum OwnerEvent {
         /// To be answered.
         command: CommandId,
     },
-    /// The machine is about to stop or sleep, by our doing or another's: let go of everything.
+    /// The machine is about to stop or sleep, by our doing or another's: let go of everything, and take nothing.
     ReleaseAll {
         /// To be answered.
         command: CommandId,
     },
+    /// It does not, or it is back.
+    Stays,
     /// A VM of this host is about to be paused, saved or moved: let go of what it holds (rule 8).
     ReleaseVm {
         /// To be answered.
@@ -180,6 +182,9 @@ pub enum HoldRefused {
     /// Not in the assignment: the guard does not cover it.
     #[error("{0} is not guarded here: the coordinator's assignment does not list it")]
     NotGuarded(Vip),
+    /// What was released for the machine's end must not come back to it.
+    #[error("this machine is going down or to sleep: it takes no virtual IP")]
+    Leaving,
     /// Superseded or released while it was being acquired.
     #[error("{0} was given to another, or released, before it was open")]
     Overtaken(Vip),
@@ -383,10 +388,15 @@ pub struct Owner {
     renewed_by: Option<RenewedBy>,
     next_ask: Time,
     long: Long,
+    /// The machine was said to stop or sleep; believed until then.
+    leaving: Option<Time>,
     durable: Durable,
     #[cfg(feature = "sabotage")]
     sabotage: Option<crate::Sabotage>,
 }
+
+/// A machine that still runs so long after it was said to go has not gone, whoever said so.
+const LEAVING: Duration = Duration::from_secs(600);
 
 /// The long lease before a planned stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -423,6 +433,7 @@ impl Owner {
             renewed_by: None,
             next_ask: Time::ZERO,
             long: Long::None,
+            leaving: None,
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
@@ -481,6 +492,12 @@ impl Owner {
             return self.session;
         };
         self.session && self.authority.is_some_and(|sent| now.since(sent) < 3 * assignment.timing.renewal)
+    }
+
+    /// Is the machine about to stop or sleep?
+    #[must_use]
+    pub fn leaves(&self, now: Time) -> bool {
+        self.leaving.is_some_and(|until| now < until)
     }
 
     /// By whose word the lease was last renewed.
@@ -557,7 +574,11 @@ impl Owner {
             OwnerEvent::Hold { command, term, ask, place } => self.hold(now, command, term, ask, place, actions),
             OwnerEvent::Release { command, term, ask } => self.release(command, term, ask, actions),
             OwnerEvent::PrepareStop { command } => self.prepare_stop(now, command, actions),
-            OwnerEvent::ReleaseAll { command } => self.release_where(command, |_| true, actions),
+            OwnerEvent::ReleaseAll { command } => {
+                self.leaving = Some(now + LEAVING);
+                self.release_where(command, |_| true, actions);
+            }
+            OwnerEvent::Stays => self.leaving = None,
             OwnerEvent::ReleaseVm { command, domain } => {
                 self.release_where(command, |place| *place == Place::Vm(domain.clone()), actions);
             }

@@ -4,7 +4,7 @@
 
 use super::stop::{HANDOVER, RELEASE};
 use crate::{
-    driver::{Command, Handle},
+    driver::{Command, Handle, Input},
     events::Events,
     host::dbus::{self, BusError, Object},
 };
@@ -26,23 +26,26 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// Gives the VIPs back whenever logind says that the machine is about to sleep or go down. Never ends.
 pub(super) async fn watch(handle: Handle, events: Events) {
-    let prepare = |what| give_back(handle.clone(), events.clone(), what);
-    let stays = || handle.leave(false);
-    let mut told = false;
+    let tell = |going| told(handle.clone(), events.clone(), going);
+    let mut said = false;
     loop {
         let error = match dbus::system().await {
-            Ok(bus) => attend(&bus, &prepare, &stays).await,
+            Ok(bus) => attend(&bus, &tell).await,
             Err(error) => error,
         };
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut said, true) {
             tracing::debug!(%error, "logind does not tell of sleep and shutdown here");
         }
         sleep(AGAIN).await;
     }
 }
 
-async fn give_back(handle: Handle, events: Events, what: &'static str) {
-    handle.leave(true);
+async fn told(handle: Handle, events: Events, going: Option<&'static str>) {
+    let Some(what) = going else {
+        // Ends with the agent.
+        let _ = handle.tell(Input::Stays).await;
+        return;
+    };
     tracing::warn!(what, "logind says that this machine is about to go: all VIPs are released");
     events.publish(Event::GoingDown(GoingDown { what: what.to_owned() }));
     if !matches!(timeout(RELEASE, handle.command(Command::ReleaseAll)).await, Ok(Ok(()))) {
@@ -52,14 +55,10 @@ async fn give_back(handle: Handle, events: Events, what: &'static str) {
     sleep(HANDOVER).await;
 }
 
-/// Holds a delay inhibitor, and lets go of it when `prepare` has ended; `stays` when the machine does not go, or is back.
+/// Holds a delay inhibitor, and lets go of it when what the machine is about to do was told; none: it stays, or is back.
 /// Ends with the bus or logind.
-async fn attend<F: Future<Output = ()>>(
-    bus: &Connection,
-    prepare: &impl Fn(&'static str) -> F,
-    stays: &impl Fn(),
-) -> BusError {
-    match attend_until(bus, prepare, stays).await {
+async fn attend<F: Future<Output = ()>>(bus: &Connection, tell: &impl Fn(Option<&'static str>) -> F) -> BusError {
+    match attend_until(bus, tell).await {
         Ok(()) => BusError::Timeout("org.freedesktop.login1: the bus was lost; it".to_owned(), Duration::ZERO),
         Err(error) => error,
     }
@@ -67,8 +66,7 @@ async fn attend<F: Future<Output = ()>>(
 
 async fn attend_until<F: Future<Output = ()>>(
     bus: &Connection,
-    prepare: &impl Fn(&'static str) -> F,
-    stays: &impl Fn(),
+    tell: &impl Fn(Option<&'static str>) -> F,
 ) -> Result<(), BusError> {
     let failed = |error| BusError::Call("the system bus".to_owned(), error);
     let rule = MatchRule::builder()
@@ -82,7 +80,7 @@ async fn attend_until<F: Future<Output = ()>>(
     let mut signals = MessageStream::for_match_rule(rule, bus, None).await.map_err(failed)?;
     let mut inhibitor = Some(inhibit(bus).await?);
     // What was said before this bus came up, or while it was away, is over: logind would not have let us in.
-    stays();
+    tell(None).await;
     tracing::info!("logind waits for this agent before the machine sleeps or goes down");
     while let Some(signal) = signals.next().await {
         let signal = signal.map_err(failed)?;
@@ -95,12 +93,12 @@ async fn attend_until<F: Future<Output = ()>>(
         };
         let Ok(begins) = signal.body().deserialize::<bool>() else { continue };
         if begins {
-            prepare(what).await;
+            tell(Some(what)).await;
             // The machine goes on its way now.
             inhibitor = None;
         } else if inhibitor.is_none() {
             // It woke up, or the shutdown was called off.
-            stays();
+            tell(None).await;
             inhibitor = Some(inhibit(bus).await?);
         }
     }
@@ -172,17 +170,16 @@ mod tests {
         let agent = connect(&bus).await;
         let released = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&released);
-        let back = Arc::clone(&released);
         let task = tokio::spawn(async move {
-            let prepare = move |what: &'static str| {
+            let tell = move |going: Option<&'static str>| {
                 let seen = Arc::clone(&seen);
                 async move {
-                    assert_eq!(what, "suspend");
+                    assert!(going.is_none_or(|what| what == "suspend"));
                     sleep(Duration::from_millis(100)).await;
-                    seen.store(true, Ordering::SeqCst);
+                    seen.store(going.is_some(), Ordering::SeqCst);
                 }
             };
-            attend(&agent, &prepare, &|| back.store(false, Ordering::SeqCst)).await
+            attend(&agent, &tell).await
         });
         for begins in [true, false] {
             let mut inhibitor = grant(&logind, &mut calls).await;

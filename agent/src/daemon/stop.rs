@@ -21,6 +21,8 @@ const LONG_LEASE: Duration = Duration::from_millis(1500);
 /// The coordinator's request for a release arrives within some tens of milliseconds of its being told; a machine on its
 /// way down can be slow.
 pub(super) const HANDOVER: Duration = Duration::from_millis(700);
+/// The driver answers at once.
+const ANSWER: Duration = Duration::from_millis(500);
 /// For all elements to be deleted before the machine goes down.
 pub(super) const RELEASE: Duration = Duration::from_millis(1500);
 /// For what was said to reach the coordinator.
@@ -102,7 +104,6 @@ pub(super) async fn wait(
             }
         }
         Why::Machine(what) => {
-            handle.leave(true);
             tracing::warn!(what, "the machine goes down: all VIPs are released");
             events.publish(Event::GoingDown(GoingDown { what: what.to_owned() }));
             if !matches!(timeout(RELEASE, handle.command(Command::ReleaseAll)).await, Ok(Ok(()))) {
@@ -121,8 +122,8 @@ pub(super) async fn wait(
 
 /// Is systemd taking the machine down, and to where? None: no, or there is no systemd.
 async fn machine_stops(handle: &Handle) -> Option<&'static str> {
-    if handle.leaves() {
-        return Some("power-off"); // said by logind already
+    if matches!(timeout(ANSWER, handle.leases()).await, Ok(Ok(leases)) if leases.leaving) {
+        return Some("power-off"); // said already, by logind or by us
     }
     match timeout(ASK_SYSTEMD, spawn_blocking(ask_systemd)).await {
         Ok(answer) => answer.ok()?,

@@ -73,6 +73,7 @@ impl Driver {
                     highest_term: self.owner.highest_term().max(self.voter.remembered().highest_term),
                     coordinator_reachable: self.owner.reaches_coordinator(at),
                     renewed_by: wire::renewed_by(self.owner.renewed_by()),
+                    leaving: self.owner.leaves(at),
                     at,
                 });
             }
@@ -113,6 +114,7 @@ impl Driver {
             Input::Remembered { version, ok } => self.step(OwnerEvent::Remembered { version, ok }),
             Input::Writer(event) => self.step_writers(event),
             Input::GuardBack => self.step(OwnerEvent::GuardBack),
+            Input::Stays => self.step(OwnerEvent::Stays),
             Input::KernelUp(kernel) => self.kernel = Some(kernel),
         }
     }

@@ -221,8 +221,12 @@ impl Shared {
         self.events.publish(Event::GoingDown(GoingDown { what: how.as_str().to_owned() }));
         match tokio::time::timeout(RELEASE, self.handle.command(Command::ReleaseAll)).await {
             Ok(Ok(())) => {}
-            Ok(Err(status)) if !force => return Err(status),
+            Ok(Err(status)) if !force => {
+                self.handle.tell(Input::Stays).await?;
+                return Err(status);
+            }
             Err(_) if !force => {
+                self.handle.tell(Input::Stays).await?;
                 return Err(Status::deadline_exceeded(format!(
                     "VIPs were not released within {RELEASE:?}; nothing was done (force does it anyway)"
                 )));
@@ -239,6 +243,7 @@ impl Shared {
             };
             if let Err(error) = done {
                 tracing::error!(error = chain(&error), what = how.as_str(), "this machine did not go down");
+                let _ = shared.handle.tell(Input::Stays).await;
             }
         });
         Ok(v1::HostReply {})

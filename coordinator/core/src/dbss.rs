@@ -194,7 +194,13 @@ impl Coordinator {
     }
 
     fn connected(&self, now: Time, agent: &AgentId) -> bool {
-        self.silent(now, agent) <= self.silence_limit()
+        let heard = self.agents.get(agent).is_some_and(|view| view.alive.is_some());
+        heard && !self.fell_silent(now, agent)
+    }
+
+    /// Not the opposite of connected: one that was never heard is neither until its time to find us is over.
+    fn fell_silent(&self, now: Time, agent: &AgentId) -> bool {
+        self.silent(now, agent) > self.silence_limit()
     }
 
     // ---- Starting ----
@@ -233,11 +239,11 @@ impl Coordinator {
 
     fn regular(&mut self, now: Time, name: &TargetName, target: &Target, next: Time, actions: &mut Vec<Action>) {
         let detection = self.cluster.detection;
-        if !self.all_settled_on(target, &Self::at_home(target)) && self.connected(now, &target.agent) {
+        if !self.all_settled_on(target, &Self::at_home(target)) && !self.fell_silent(now, &target.agent) {
             // Being placed for the first time, or again: nothing to check at the VIP yet.
             return self.wake_at(name, now + detection.interval);
         }
-        if detection.push && !self.connected(now, &target.agent) {
+        if detection.push && self.fell_silent(now, &target.agent) {
             let silent = self.silent(now, &target.agent);
             let text = format!("its lease has been silent for {:?}", whole_millis(silent));
             if self.withheld(name).is_none() {

@@ -2,7 +2,7 @@
 //! switched off and woken. Its clients see two planned moves.
 
 use super::{CALL, Characterise, LOOK, Say, Subject, timed};
-use crate::driver::Input;
+use crate::orders;
 use kage_coordinator_core::{
     Coordinator, Event,
     characteristics::{Figures, Measured},
@@ -17,7 +17,6 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
 use tonic::Status;
 
 /// A planned move, either way.
@@ -46,12 +45,15 @@ impl Characterise {
         self.say(say, format!("{} is moved to its double", self.target)).await;
         self.at_home().await?;
         self.ordered(false).await?;
-        self.until("the double serves", MOVE, |core, name| {
-            let view = core.target(name);
-            view.is_some_and(|view| view.mode == "target-server-recovery") && crate::operator::settled(core, name)
-        })
-        .await?;
-        let found = self.measure_away(subject, runs, say).await;
+        let found = async {
+            self.until("the double serves", MOVE, |core, name| {
+                let view = core.target(name);
+                view.is_some_and(|view| view.mode == "target-server-recovery") && crate::operator::settled(core, name)
+            })
+            .await?;
+            self.measure_away(subject, runs, say).await
+        }
+        .await;
         self.say(say, format!("{} takes its place again", self.target)).await;
         let back = self.home().await;
         match (found, back) {
@@ -144,7 +146,7 @@ impl Characterise {
                 )));
             }
             let asked = Instant::now();
-            if self.ping(subject, subject.target.address, subject.ping_timeout).await? {
+            if self.ping(subject, subject.target.address, subject.detection.ping_timeout).await? {
                 bad.clear();
                 tokio::time::sleep(LOOK).await;
             } else {
@@ -166,11 +168,11 @@ impl Characterise {
         let address = subject.target.address;
         loop {
             let mut why = None;
-            if services.is_empty() && !self.ping(subject, address, subject.ping_timeout).await? {
+            if services.is_empty() && !self.ping(subject, address, subject.detection.ping_timeout).await? {
                 why = Some(format!("{address} does not answer"));
             }
             for service in services {
-                let (limits, observer) = (service.probe.limits(subject.preset, &subject.detection), &subject.observer);
+                let (limits, observer) = (service.probe.limits(subject.profile, &subject.detection), &subject.observer);
                 let asked = self
                     .agents
                     .ask_probe(Some(observer.clone()), address, service.port, &service.probe, limits, false)
@@ -213,14 +215,8 @@ impl Characterise {
 
     /// What `kagectl failover` and `failback` do.
     async fn ordered(&self, back: bool) -> Result<(), Status> {
-        let (done, ended) = oneshot::channel();
         let target = self.target.clone();
-        let event = Box::new(move |command| Event::Move { command, target, back, force: false });
-        self.handle.send(Input::Command(event, done)).await;
-        ended
-            .await
-            .map_err(|_| Status::unavailable("the coordinator is stopping"))?
-            .map_err(Status::failed_precondition)
+        orders::command(&self.handle, move |command| Event::Move { command, target, back, force: false }).await
     }
 
     async fn until(

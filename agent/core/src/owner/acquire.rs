@@ -79,6 +79,9 @@ impl Owner {
             return refuse(HoldRefused::StaleTerm { given: term, seen: self.highest_term }, actions);
         }
         self.highest_term = term;
+        if self.leaves(now) {
+            return refuse(HoldRefused::Leaving, actions);
+        }
         let AskVip { vip, epoch } = ask;
         let seen = self.floors.get(&vip).copied().unwrap_or_default();
         if epoch < seen {
@@ -184,6 +187,7 @@ impl Owner {
     }
 
     pub(super) fn clock_jumped(&mut self, actions: &mut Vec<OwnerAction>) {
+        self.leaving = None; // it slept, and is back
         self.outstanding.clear();
         self.authority = None;
         let vips: Vec<Vip> = self.held.keys().copied().collect();

@@ -317,3 +317,25 @@ fn a_guard_that_was_put_back_is_looked_at_at_once() {
     let actions = bench.done(1054, op + 2, KernelOutcome::Done);
     assert!(actions.iter().any(|action| matches!(action, OwnerAction::Ask { vips, .. } if *vips == [ask(5)])));
 }
+
+#[test]
+fn a_machine_on_its_way_down_takes_nothing_until_it_stays_or_is_back() {
+    let hold =
+        |command| OwnerEvent::Hold { command: CommandId(command), term: Term(1), ask: ask(6), place: Place::Host };
+    let refused = |actions: &[OwnerAction], command| {
+        let result = Err(HoldRefused::Leaving);
+        actions.contains(&OwnerAction::Done { command: CommandId(command), result })
+    };
+    for back in [OwnerEvent::Stays, OwnerEvent::ClockJumped] {
+        let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+        bench.step(1100, OwnerEvent::ReleaseAll { command: CommandId(8) });
+        assert!(refused(&bench.step(1101, hold(9)), 9));
+        bench.step(1102, back);
+        assert!(!refused(&bench.step(1103, hold(10)), 10));
+    }
+    // Whoever said so, it has not gone.
+    let mut bench = Bench::serving(OnCoordinatorLoss::Voters);
+    bench.step(1100, OwnerEvent::ReleaseAll { command: CommandId(8) });
+    assert!(refused(&bench.step(601_000, hold(9)), 9));
+    assert!(!refused(&bench.step(601_101, hold(10)), 10));
+}

@@ -297,7 +297,7 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let detection = self.cluster.detection;
-        if detection.push && !self.connected(now, &target.agent) {
+        if detection.push && self.fell_silent(now, &target.agent) {
             return self.examine(now, name, "its lease fell silent during service recovery".into(), actions);
         }
         self.watch_lease(now, name, target);
