@@ -105,9 +105,9 @@ fn inspect(guard: &mut Guard) -> Result<Option<GuardAlert>, GuardError> {
     }
     match guard.verify() {
         Ok(Health::Intact) => Ok(None),
-        Ok(Health::Changed(what)) => Ok(Some(put_back(guard, what))),
         // They went while they were being read.
-        Err(_) if guard.is_gone() => Ok(Some(put_back(guard, DELETED.to_owned()))),
+        Ok(Health::Changed(_)) | Err(_) if guard.is_gone() => Ok(Some(put_back(guard, DELETED.to_owned()))),
+        Ok(Health::Changed(what)) => Ok(Some(put_back(guard, what))),
         Err(error) => Err(error),
     }
 }
