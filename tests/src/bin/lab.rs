@@ -144,6 +144,12 @@ enum Command {
         /// Only those whose name contains this
         only: Option<String>,
     },
+    /// Replace every part of an older version by this tree's, one at a time, under load and with the versions mixed
+    Upgrade {
+        /// The older version, as git knows it: built by tests/lab into the cache
+        #[arg(long, value_name = "REVISION")]
+        from: String,
+    },
     /// The main job, to be watched
     Demo {
         /// The product's timings
@@ -443,6 +449,10 @@ fn act(command: Command) -> Result<ExitCode> {
             if !kage_tests::lab::suite::run(only.as_deref(), &mut note)? {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Command::Upgrade { from } => {
+            note(&format!("from {from}"));
+            kage_tests::lab::storms::from_older(&mut note)?;
         }
         Command::Demo { profile } => {
             if !kage_tests::lab::demo::run(profile, &mut print)? {

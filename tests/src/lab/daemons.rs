@@ -62,8 +62,34 @@ impl Part {
     }
 
     fn binary(self) -> Option<PathBuf> {
-        let path = dirs::binary(self.program());
-        if self.program() == "kage-agent-libvirt" { path.or_else(|| dirs::binary("kage-agent")) } else { path }
+        dirs::binary(self.program())
+    }
+
+    /// As an operator calls it.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Sif => "SIF".to_owned(),
+            Self::Coordinator => "the coordinator".to_owned(),
+            Self::Agent(node) => format!("the agent of {}", node.name),
+        }
+    }
+
+    /// Upgrades it to what this tree builds, whatever `$KAGE_BIN_DIR` says: stop, new binary, start.
+    ///
+    /// # Errors
+    /// It is not built, does not stop, or a guest does not get it.
+    pub fn replace(self) -> Result<()> {
+        let program = self.program();
+        let binary = dirs::built(program).with_context(|| format!("{program} is not built; tests/lab builds it"))?;
+        if let Some(node) = self.guest() {
+            fetch(node, &binary)?;
+            stop(self)?;
+            console::exec_ok(node, "mv /usr/bin/kage-agent.new /usr/bin/kage-agent", GUEST_LIMIT)?;
+            return start(self);
+        }
+        stop(self)?;
+        start_as(self, &binary)
     }
 
     /// Whether its binary exists and can do anything.
@@ -92,6 +118,7 @@ impl Part {
 }
 
 const GUEST_LIMIT: Duration = Duration::from_secs(5);
+const FETCH_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts a part. Running already is fine.
 ///
@@ -104,9 +131,13 @@ pub fn start(part: Part) -> Result<()> {
         return Ok(());
     }
     let binary = part.binary().with_context(|| format!("{} is not built; tests/lab builds it", part.program()))?;
+    start_as(part, &binary)
+}
+
+fn start_as(part: Part, binary: &Path) -> Result<()> {
     let state = text(&part.state()?);
     let cluster = text(&config::cluster_file());
-    let binary = text(&binary);
+    let binary = text(binary);
     let argv = match part {
         Part::Sif => {
             vec![binary, "--config".into(), cluster, "--state".into(), state, "--pki".into(), text(&config::pki("sif"))]
@@ -128,6 +159,21 @@ pub fn start(part: Part) -> Result<()> {
     };
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     part.daemon()?.start(&argv)
+}
+
+/// The agent's binary into a guest, beside the one that runs there: over the lab's own network, from the client's node.
+fn fetch(node: &Spec, binary: &Path) -> Result<()> {
+    const PORT: u16 = 8099;
+    let client = find("client")?;
+    let (folder, name) = (binary.parent(), binary.file_name());
+    let (folder, name) = folder.zip(name).with_context(|| format!("{} has no folder", binary.display()))?;
+    let server = Daemon::new(client, "binaries");
+    server.start(&["busybox", "httpd", "-f", "-p", &PORT.to_string(), "-h", &text(folder)])?;
+    let url = format!("http://{}:{PORT}/{}", client.ip(), name.to_string_lossy());
+    let into = "/usr/bin/kage-agent.new";
+    let fetched = console::exec_ok(node, &format!("wget -q -O {into} {url} && chmod 755 {into}"), FETCH_LIMIT);
+    server.stop()?;
+    fetched.map(drop)
 }
 
 /// Stops a part as its service manager would (SIGTERM), and keeps it stopped.

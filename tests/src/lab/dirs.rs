@@ -44,18 +44,24 @@ pub fn project() -> Result<PathBuf> {
     Ok(PathBuf::from(top.trim()))
 }
 
-/// The binary under test called `name`: from `$KAGE_BIN_DIR`, else from the release build.
-/// `None` while it can't do anything yet: it is missing, or `--help` prints nothing.
+/// The binary under test called `name`: from `$KAGE_BIN_DIR`, else as this tree builds it.
 #[must_use]
 pub fn binary(name: &str) -> Option<PathBuf> {
-    let mut places: Vec<PathBuf> = std::env::var_os("KAGE_BIN_DIR").map(PathBuf::from).into_iter().collect();
-    if let Ok(project) = project() {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), PathBuf::from);
-        places.extend([target.join("lab"), target.join("release")]);
-    }
-    let path = places.iter().map(|place| place.join(name)).find(|path| path.is_file())?;
+    std::env::var_os("KAGE_BIN_DIR").and_then(|place| able(&Path::new(&place).join(name))).or_else(|| built(name))
+}
+
+/// The binary called `name` of this tree's release build.
+#[must_use]
+pub fn built(name: &str) -> Option<PathBuf> {
+    let project = project().ok()?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), PathBuf::from);
+    ["lab", "release"].iter().find_map(|place| able(&target.join(place).join(name)))
+}
+
+/// `None` while it can't do anything: it is missing, or `--help` prints nothing.
+fn able(path: &Path) -> Option<PathBuf> {
     let help = run(&[&path.to_string_lossy(), "--help"]).ok()?;
-    (!help.trim().is_empty()).then_some(path)
+    (!help.trim().is_empty()).then(|| path.to_owned())
 }
 
 /// The control group above those of the nodes: `$KAGE_LAB_GROUP`. With `$KAGE_LAB_DIR` of its own and in a mount

@@ -44,5 +44,7 @@ pub mod run;
 pub mod spawn;
 pub mod speech;
 pub mod storage;
+pub mod storms;
 pub mod suite;
+pub mod thesis_logs;
 pub mod trouble;

@@ -399,5 +399,7 @@ pub fn document() -> Result<PathBuf> {
         table(&measurement, stale(&measurement.commit)?)
     );
     write(&out, page)?;
+    let logs = super::thesis_logs::page(&measurement, stale(&measurement.commit)?)?;
+    write(&path.with_file_name("msbs-logs.md"), logs)?;
     Ok(out)
 }

@@ -57,6 +57,9 @@ const NORMAL: &[Scenario] = &[
     Scenario { name: "QEMU killed from outside", run: qemu_killed },
     Scenario { name: "coordinator killed at each step of a takeover", run: killed_at_each_step },
     Scenario { name: "QMP stop and cont of the VM that serves", run: qmp_stop },
+    Scenario { name: "half of the machines dark at once", run: super::storms::half_dark },
+    Scenario { name: "total network loss for 120 s", run: super::storms::total_loss },
+    Scenario { name: "upgrade of every part under load", run: super::storms::upgrade },
     Scenario { name: "a stranger's calls", run: strangers },
     Scenario { name: "bad input", run: super::mishaps::all },
 ];
@@ -262,7 +265,13 @@ impl Watch {
         Ok((outage, speech))
     }
 
-    /// The longest outage until now.
+    /// When the first good answer to a question asked after `t_ns` came.
+    pub(super) fn served_since(&self, t_ns: u64) -> Result<Option<u64>> {
+        let samples = self.poller.samples()?;
+        Ok(samples.iter().find(|sample| sample.ok && sample.t_ns >= t_ns).map(client::Sample::done_ns))
+    }
+
+    /// Who gave the last answer until now.
     fn served_by(&self) -> Option<String> {
         self.poller.samples().ok()?.last()?.server.clone()
     }
@@ -393,8 +402,8 @@ fn qemu_killed(target: &'static Spec, _: Say<'_>) -> Result<String> {
     Ok(format!("noticed after {noticed:.1?}, served again after {served:.1?}, outage {outage:.0} ms"))
 }
 
-/// Number of the newest event, and whether one of this kind came after `after`.
-fn event_since(after: u64, kind: &str) -> Result<bool> {
+/// Whether an event of this kind came after `after`.
+pub(super) fn event_since(after: u64, kind: &str) -> Result<bool> {
     let text = daemons::kagectl(&["--json", "events", "--after", &after.to_string()])?;
     Ok(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|event| event["kind"] == kind))
 }
