@@ -63,6 +63,28 @@ fn two_services_are_restarted_each_on_its_own_in_order() {
 }
 
 #[test]
+fn an_order_to_reboot_that_got_lost_is_given_again() {
+    let mut world = one("budget = { restarts = 3, reboots = 1, takeovers = 3 }");
+    world.server("mail").deaf_to_reboot = 2;
+    world.service_down("mail", 25, Cure::Reboot);
+    world.until(120_000, "regular", |world| world.notes("regular").len() == 1);
+    let told: Vec<String> = world.notes("rebooting").into_iter().map(|(_, text)| text).collect();
+    let again = "the target is there still: told to reboot again";
+    assert_eq!(told, ["rebooting the target", again, again]);
+    assert!(world.notes("down").is_empty() && world.notes("waking").is_empty());
+}
+
+#[test]
+fn a_target_that_hears_no_order_to_reboot_is_given_up() {
+    let mut world = one("budget = { restarts = 3, reboots = 1, takeovers = 3 }");
+    world.server("mail").deaf_to_reboot = u32::MAX;
+    world.service_down("mail", 25, Cure::Reboot);
+    let took = world.until(300_000, "given up", |world| world.mode("mail") == "ended");
+    assert!(took > 30_000, "within the time that it has to come back: {took}");
+    assert_eq!(world.held[&vip(100)].0.as_str(), "mgmt", "the backup serves on");
+}
+
+#[test]
 fn a_flapping_service_ends_in_a_reboot_and_then_with_the_backup() {
     let mut world = one("");
     for round in 1..=3 {

@@ -4,6 +4,8 @@ use super::*;
 
 /// Magic packets are sent again after this many waits for a start; then the target is given up (thesis: down).
 const MAX_WAKES: u32 = 3;
+/// After an order to reboot that failed: longer than a machine that heard it after all takes to say so.
+const ORDER_AGAIN: Duration = Duration::from_secs(3);
 /// Between two looks (thesis: the verdict is looked for once a second).
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -37,13 +39,29 @@ impl Coordinator {
             let why = format!("its service is in trouble and it was rebooted {reboots} times within {within:?}");
             return self.give_up(now, name, why, actions);
         }
-        self.note(Some(name.clone()), Severity::Info, "rebooting", "rebooting the target".into(), actions);
+        let until = now + target.reboot_wait;
+        let job = self.order_reboot(name, target, "rebooting the target", actions);
+        let background = Background::AwaitReboot { job, until, left: false };
+        self.enter(now, name, Mode::TargetServerRecovery { background });
+    }
+
+    fn order_reboot(&mut self, name: &TargetName, target: &Target, text: &str, actions: &mut Vec<Action>) -> Job {
+        self.note(Some(name.clone()), Severity::Info, "rebooting", text.into(), actions);
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Reboot));
         let (agent, timeout) = (target.agent.clone(), Duration::from_secs(5));
         actions.push(Action::Command { job, agent, command: AgentCommand::Reboot, timeout });
-        let until = now + target.reboot_wait;
-        let background = Background::AwaitReboot { job: Job::Reboot, until, left: false };
-        self.enter(now, name, Mode::TargetServerRecovery { background });
+        Job::Reboot { again: None }
+    }
+
+    /// The order to reboot failed, or nobody knows. A target that stays where it is gets it once more, within the time that
+    /// it has to come back.
+    pub(crate) fn reboot_failed(&mut self, now: Time, name: &TargetName) {
+        if let Mode::TargetServerRecovery {
+            background: Background::AwaitReboot { job: Job::Reboot { again }, left: false, .. },
+        } = &mut self.dbss(name).mode
+        {
+            *again = Some(now + ORDER_AGAIN);
+        }
     }
 
     /// Under an order no verdict is given: it is judged anew after a while.
@@ -108,6 +126,12 @@ impl Coordinator {
         let next = match background {
             Background::AwaitReboot { job, left, .. } if came_back && *left => settling(*job),
             Background::AwaitReboot { job, until, .. } if now >= *until && alive => settling(*job),
+            Background::AwaitReboot { job: Job::Reboot { again: Some(again) }, until, left: false }
+                if came_back && now >= *again && now < *until =>
+            {
+                let job = self.order_reboot(name, target, "the target is there still: told to reboot again", actions);
+                Background::AwaitReboot { job, until: *until, left: false }
+            }
             Background::AwaitReboot { until, .. } if now >= *until => self.wake_target(now, name, target, 1, actions),
             Background::AwaitReboot { job, until, left } => {
                 Background::AwaitReboot { job: *job, until: *until, left: *left || !came_back }
@@ -132,7 +156,7 @@ impl Coordinator {
             Background::Settling { job, until, .. } if now >= *until => match job {
                 // It may be job 1 that was begun.
                 Job::Resumed if connected => return self.reboot_target(now, name, target, actions),
-                Job::Reboot | Job::Return | Job::Resumed => {
+                Job::Reboot { .. } | Job::Return | Job::Resumed => {
                     let view = self.dbss(name).view();
                     let agent = if connected { "" } else { ", its agent is silent" };
                     let why = format!("it came back, but: ping {}, service {}{agent}", view.ping, view.service);

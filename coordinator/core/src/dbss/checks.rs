@@ -170,6 +170,9 @@ impl Coordinator {
                 if result != JobResult::Done {
                     let text = format!("{what:?}: {}", describe(&result)).to_lowercase();
                     self.note(Some(name.clone()), Severity::Warning, "command-failed", text, actions);
+                    if what == TargetJob::Reboot {
+                        self.reboot_failed(now, name);
+                    }
                 }
             }
         }

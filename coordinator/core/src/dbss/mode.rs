@@ -108,7 +108,10 @@ pub(crate) enum ServiceStep {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Job {
     /// 1, service trouble: the target was told to reboot.
-    Reboot,
+    Reboot {
+        /// The order failed or got lost: it is given again then, to a target that is still there.
+        again: Option<Time>,
+    },
     /// 2, network trouble: it reboots by itself, or is woken.
     Return,
     /// Begun by an earlier coordinator, it is not known which.

@@ -48,6 +48,8 @@ pub struct Server {
     pub mute: bool,
     /// Woken, it starts.
     pub wakes: bool,
+    /// So many orders to reboot get lost.
+    pub deaf_to_reboot: u32,
     pub restart_time: Ms,
     pub reboot_time: Ms,
     pub start_time: Ms,
@@ -148,6 +150,7 @@ impl World {
                     cut: false,
                     agent_dead: false,
                     mute: false,
+                    deaf_to_reboot: 0,
                     wakes: true,
                     restart_time: 100,
                     reboot_time: 20_000,
@@ -525,6 +528,10 @@ impl World {
             }
             AgentCommand::Reboot => {
                 let server = self.servers.get_mut(name).expect("server");
+                if let Some(left) = server.deaf_to_reboot.checked_sub(1) {
+                    server.deaf_to_reboot = left;
+                    return JobResult::Failed("http2 error: keep-alive timed out".into());
+                }
                 server.up = false;
                 let at = self.now + server.reboot_time;
                 self.later(at, Due::Boot(name.clone()));
