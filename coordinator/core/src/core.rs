@@ -128,6 +128,8 @@ pub struct Coordinator {
     pub(crate) orders: Orders,
     /// Given up under an earlier term, and why.
     pub(crate) given_up: BTreeMap<TargetName, String>,
+    /// Absent in snapshots of before it was there; so is the next.
+    #[serde(default)]
     pub(crate) quarantines: Quarantines,
     /// The wall clock, read at that time: only for what an operator wants done at certain hours.
     wall: Option<(Time, u64)>,

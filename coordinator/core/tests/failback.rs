@@ -88,10 +88,12 @@ fn a_target_whose_double_is_lost_takes_its_place_again_whatever_it_waits_for() {
     for keys in ["failback = \"keep\"", "failback = \"manual\"", "failback_hours = [\"22:00-06:00\"]"] {
         let mut world = world_with(keys);
         away(&mut world);
+        assert_eq!(world.core.observer(), Some(&agent("mgmt")), "on the coordinator's own machine");
         world.power_lost("mgmt");
         let took = world
             .until(10_000, "at home", |world| world.served(vip(100), 25) && world.held[&vip(100)].0 == agent("mail"));
         assert!(took < 6000, "{keys}: {took}");
+        assert_eq!(world.core.observer(), Some(&agent("v1")), "its stream is up, but it is silent");
         let said = texts(&world, "double-lost");
         assert_eq!(said.len(), 1, "{keys}");
         assert!(said[0].starts_with("its double is lost (mgmt silent for ") && said[0].ends_with("going back at once"));

@@ -131,7 +131,11 @@ pub(crate) enum Background {
     /// It came back: Tsw, then ping and probe. Its services may take until then to start.
     Settling { job: Job, look: Time, until: Time },
     /// Verdict up: ping, agent and services good since.
-    Healthy { since: Time, waits: Waits },
+    Healthy {
+        since: Time,
+        #[serde(default)]
+        waits: Waits,
+    },
     /// Moved by the operator: nothing is done to it, and it does not return by itself.
     Operator { healthy: bool },
     /// The target is healthy, and the host of its double is silent: does the double still serve?
@@ -144,10 +148,11 @@ pub(crate) enum Background {
 }
 
 /// What a healthy target waits for before it takes its place again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Waits {
     /// Being healthy for long enough.
+    #[default]
     Steadiness,
     /// The end of an operator's order.
     Order,
