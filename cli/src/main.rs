@@ -114,6 +114,9 @@ enum Command {
     /// Leave a target or a host alone while it is worked on.
     #[command(subcommand)]
     Maintenance(orders::Maintenance),
+    /// Machines that come and go, to which nothing is brought while there is another place: `status` lists them.
+    #[command(subcommand)]
+    Quarantine(orders::Quarantine),
     /// Leave everything alone: no restart, reboot, takeover, wake or fail-back.
     Disarm(orders::Terms),
     /// Act again after `disarm`.
@@ -143,7 +146,7 @@ enum Command {
 pub struct Move {
     /// The target.
     target: String,
-    /// Even if the destination's service does not answer its probe.
+    /// Even if the destination's service does not answer its probe, or its machine is in quarantine.
     #[arg(long)]
     force: bool,
 }
@@ -196,6 +199,7 @@ async fn main() -> ExitCode {
         }
         Command::Maintenance(orders::Maintenance::On { name, terms }) => orders::put(&cli.global, name, terms).await,
         Command::Maintenance(orders::Maintenance::Off { name }) => orders::clear(&cli.global, name).await,
+        Command::Quarantine(orders::Quarantine::Off { agent }) => orders::end_quarantine(&cli.global, agent).await,
         Command::Disarm(terms) => orders::put(&cli.global, "all", terms).await,
         Command::Arm => orders::clear(&cli.global, "all").await,
         Command::Adopt { target } => orders::adopt(&cli.global, target).await,

@@ -1,7 +1,7 @@
-//! `kagectl maintenance`, `disarm`, `arm`, `adopt`.
+//! `kagectl maintenance`, `disarm`, `arm`, `adopt`, `quarantine`.
 
 use crate::{Failure, Global, connect::Coordinator};
-use kage_proto::coordinator::v1::{AdoptRequest, ClearOrderRequest, OrderReply, PutOrderRequest};
+use kage_proto::coordinator::v1::{AdoptRequest, ClearOrderRequest, EndQuarantineRequest, OrderReply, PutOrderRequest};
 use serde_json::json;
 use std::time::Duration;
 
@@ -31,6 +31,16 @@ pub enum Maintenance {
     Off {
         /// As for `on`.
         name: String,
+    },
+}
+
+/// Quarantine: the coordinator begins it.
+#[derive(Debug, clap::Subcommand)]
+pub enum Quarantine {
+    /// End it now, once its cause is mended; what was counted against the machine is forgotten.
+    Off {
+        /// The machine's agent.
+        agent: String,
     },
 }
 
@@ -87,6 +97,17 @@ pub async fn adopt(global: &Global, target: &str) -> Result<(), Failure> {
         println!("{}", json!({ "target": target, "findings": reply.findings }));
     } else {
         reply.findings.iter().for_each(|finding| println!("{finding}"));
+    }
+    Ok(())
+}
+
+pub async fn end_quarantine(global: &Global, agent: &str) -> Result<(), Failure> {
+    let request = EndQuarantineRequest { agent: agent.to_owned() };
+    Coordinator::new(global)?.ask(async |mut client| client.end_quarantine(request).await).await?;
+    if global.json {
+        println!("{}", json!({ "agent": agent }));
+    } else {
+        println!("{agent} is no longer in quarantine; its lapses until now count for nothing.");
     }
     Ok(())
 }

@@ -7,7 +7,10 @@ use crate::{
     table::{Cell, ago, cell, fit, paragraph, sheet},
 };
 use kage_proto::{
-    coordinator::v1::{AgentStatus, CertificateStatus, GetStatusRequest, OrderStatus, Status, TargetStatus, VipStatus},
+    coordinator::v1::{
+        AgentStatus, CertificateStatus, GetStatusRequest, OrderStatus, QuarantineStatus, Status, TargetStatus,
+        VipStatus,
+    },
     tls::EXPIRY_NOTICE,
 };
 use serde_json::{Value, json};
@@ -53,6 +56,9 @@ pub fn to_text(status: &Status, style: Style) -> String {
     for order in &status.orders {
         let (word, what) = order_text(order);
         text.push_str(&paragraph(style, &word, &what, Tone::Notice));
+    }
+    for quarantine in &status.quarantines {
+        text.push_str(&paragraph(style, "QUARANTINE  ", &quarantine_text(quarantine), Tone::Notice));
     }
     if !status.storm_brake.is_empty() {
         text.push_str(&paragraph(
@@ -120,6 +126,12 @@ pub fn order_text(order: &OrderStatus) -> (String, String) {
     let reason = if order.reason.is_empty() { "no reason given" } else { &order.reason };
     let end = order.ends_in_ms.map_or_else(|| "until lifted".to_owned(), |ms| format!("ends in {}", ago(ms)));
     (word.to_owned(), format!("{what}{reason} (by {}, {} ago, {end})", order.who, ago(order.age_ms)))
+}
+
+/// Which, why and until when.
+pub fn quarantine_text(quarantine: &QuarantineStatus) -> String {
+    let QuarantineStatus { agent, reason, age_ms, ends_in_ms } = quarantine;
+    format!("{agent}: {reason} (since {}, ends after another {} of quiet)", ago(*age_ms), ago(*ends_in_ms))
 }
 
 /// ok, or its first word; the rest is said below the row.
@@ -201,6 +213,9 @@ pub fn to_json(status: &Status) -> Value {
         "storm_brake": status.storm_brake,
         "alerts": status.alerts,
         "orders": status.orders.iter().map(order_json).collect::<Value>(),
+        "quarantines": status.quarantines.iter().map(|known| json!({
+            "agent": known.agent, "reason": known.reason, "age_ms": known.age_ms, "ends_in_ms": known.ends_in_ms,
+        })).collect::<Value>(),
         "on_coordinator_loss": status.on_coordinator_loss,
         "journal_seq": status.journal_seq,
         "targets": status.targets.iter().map(target_json).collect::<Value>(),
@@ -290,6 +305,12 @@ mod tests {
                     ends_in_ms: Some(3_600_000),
                 },
             ],
+            quarantines: vec![QuarantineStatus {
+                agent: "rs3".into(),
+                reason: "it came back from silence 3 times within 10 min, of 1.9s the last time".into(),
+                age_ms: 120_000,
+                ends_in_ms: 480_000,
+            }],
             targets: vec![TargetStatus {
                 service: "NG: no reply within 3 s".into(),
                 ping: "ok".into(),
@@ -326,6 +347,8 @@ mod tests {
                 "SIF not connected",
                 "DISARMED no reason given (by operator bob, 3 d ago, until lifted)",
                 "MAINTENANCE host rs2: a new disk (by operator alice, 2 min ago, ends in 1 h)",
+                "QUARANTINE rs3: it came back from silence 3 times",
+                "ends after another 8 min of quiet",
                 "served by its target",
                 "120 ms ago",
                 "NG",

@@ -76,6 +76,7 @@ const RULES: &[Rule] = &[
     rule("down", &[], &["__Make_down.file", "Find_down.file"], None),
     rule("returning", &[], &["Find_up.file"], Some(Returning)),
     rule("failback", &[], &[], Some(Returning)),
+    rule("double-lost", &[], &[], Some(Returning)),
     rule("regular", &[], &["Network_is_normal", "Service_is_normal", "IPR_is_normal"], Some(Regular)),
     rule("double-suspended", &[], &["Suspend_IPV"], None),
 ];

@@ -73,6 +73,7 @@ fn summary(status: &Status) -> String {
     for order in &status.orders {
         parts.push(if order.scope == "all" { "DISARMED".to_owned() } else { format!("maintenance {}", order.scope) });
     }
+    parts.extend(status.quarantines.iter().map(|known| format!("quarantine {}", known.agent)));
     let away: Vec<&str> =
         status.agents.iter().filter(|agent| !agent.connected).map(|agent| agent.agent.as_str()).collect();
     if !away.is_empty() {

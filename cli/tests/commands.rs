@@ -4,10 +4,10 @@ use kage_proto::{
     agent::v1::{ProbeReply, ProbedStep, probe_reply::Outcome},
     coordinator::v1::{
         AdoptReply, AdoptRequest, CharacteriseProgress, CharacteriseRequest, CheckReply, CheckRequest,
-        ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, ExplainReply, ExplainRequest,
-        GetCharacteristicsReply, GetCharacteristicsRequest, GetStatusRequest, MoveRequest, OrderReply,
-        ProbeTargetReply, ProbeTargetRequest, ProbedService, PutOrderRequest, ReloadReply, ReloadRequest, Status,
-        WatchEventsRequest,
+        ClearOrderRequest, CreateTokenReply, CreateTokenRequest, EndQuarantineReply, EndQuarantineRequest, Event,
+        ExplainReply, ExplainRequest, GetCharacteristicsReply, GetCharacteristicsRequest, GetStatusRequest,
+        MoveRequest, OrderReply, ProbeTargetReply, ProbeTargetRequest, ProbedService, PutOrderRequest, ReloadReply,
+        ReloadRequest, Status, WatchEventsRequest,
         coordinator_server::{Coordinator, CoordinatorServer},
     },
     server::{Config, Security, Server},
@@ -66,6 +66,15 @@ impl Coordinator for Canned {
     }
     async fn adopt(&self, _: Request<AdoptRequest>) -> Result<Response<AdoptReply>, tonic::Status> {
         Ok(Response::new(AdoptReply { findings: vec!["10.0.0.100 belongs to mail1 at epoch 4".into()] }))
+    }
+    async fn end_quarantine(
+        &self,
+        request: Request<EndQuarantineRequest>,
+    ) -> Result<Response<EndQuarantineReply>, tonic::Status> {
+        match request.into_inner().agent.as_str() {
+            "rs1" => Ok(Response::new(EndQuarantineReply {})),
+            other => Err(tonic::Status::failed_precondition(format!("{other} is not in quarantine"))),
+        }
     }
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, tonic::Status> {
         Ok(Response::new(CheckReply { report_json: "{}".into() }))
@@ -149,7 +158,7 @@ async fn commands_against_a_coordinator() {
     tokio::spawn(server.add(CoordinatorServer::new(Canned)).run(std::future::pending()));
     let run = async |role: &str, arguments: &[&str]| kagectl(dir.path(), &address, role, arguments).await;
 
-    let cases: [(&str, &[&str], i32, &str); 36] = [
+    let cases: [(&str, &[&str], i32, &str); 39] = [
         ("viewer", &["status"], 0, "profile normal, term 4 (NOT in authority)"),
         ("viewer", &["--json", "status"], 0, r#""term":4"#),
         ("viewer", &["events"], 0, "moved"),
@@ -169,6 +178,9 @@ async fn commands_against_a_coordinator() {
         ("operator", &["probe"], 2, "TARGET"),
         ("viewer", &["disarm"], 1, "use the certificate of another role"),
         ("viewer", &["maintenance", "off", "mail1"], 1, "use the certificate of another role"),
+        ("viewer", &["quarantine", "off", "rs1"], 1, "use the certificate of another role"),
+        ("operator", &["quarantine", "off", "rs1"], 0, "rs1 is no longer in quarantine"),
+        ("operator", &["quarantine", "off", "rs2"], 1, "rs2 is not in quarantine"),
         ("viewer", &["adopt", "mail1"], 1, "use the certificate of another role"),
         (
             "operator",

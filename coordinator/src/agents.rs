@@ -8,9 +8,9 @@ use kage_coordinator_core::{
 };
 use kage_proto::{
     agent::v1::{
-        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, PingRequest,
-        ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest, VmRequest,
-        VoterState, WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request,
+        Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, ListVmsRequest,
+        PingRequest, ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest,
+        VmRequest, VoterState, WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request,
         voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
@@ -58,6 +58,21 @@ fn ms(duration: Duration) -> u32 {
 fn failure(status: &Status) -> JobResult {
     let unknown = [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled, Code::Unknown].contains(&status.code());
     if unknown { JobResult::Unknown(reason(status)) } else { JobResult::Failed(reason(status)) }
+}
+
+/// A double that is off, or not there, can't be suspended, and need not be: it does nothing.
+async fn off_anyway(
+    client: &mut AgentClient<Channel>,
+    domain: &str,
+    refused: Status,
+    deadline: Duration,
+) -> Result<(), Status> {
+    if ![Code::FailedPrecondition, Code::NotFound].contains(&refused.code()) {
+        return Err(refused);
+    }
+    let Ok(listed) = client.list_vms(with_deadline(ListVmsRequest {}, deadline)).await else { return Err(refused) };
+    let there = listed.into_inner().vms.into_iter().find(|vm| vm.domain == domain);
+    if there.is_none_or(|vm| ["shutoff", "crashed"].contains(&vm.state.as_str())) { Ok(()) } else { Err(refused) }
 }
 
 impl Agents {
@@ -199,7 +214,10 @@ impl Agents {
                 }
                 AgentCommand::PauseVm { domain } => {
                     let request = VmRequest { authority, domain: domain.into(), timeout_ms };
-                    client.pause_vm(with_deadline(request, deadline)).await?;
+                    let name = request.domain.clone();
+                    if let Err(refused) = client.pause_vm(with_deadline(request, deadline)).await {
+                        off_anyway(&mut client, &name, refused, deadline).await?;
+                    }
                 }
                 AgentCommand::RestartService { service } => {
                     let request = RestartServiceRequest { authority, service: service.into(), timeout_ms };

@@ -1,6 +1,13 @@
 //! The one task that owns the core: events in, actions out. It awaits nothing but its next input.
 
-use crate::{agents::Agents, certificates::Certificates, clock::now, events::Events, journal::Journal, sif::Sif};
+use crate::{
+    agents::Agents,
+    certificates::Certificates,
+    clock::{now, unix_ms},
+    events::Events,
+    journal::Journal,
+    sif::Sif,
+};
 use kage_coordinator_core::{Action, Coordinator, Event, JobId, JobResult, SessionId, config::Cluster};
 use kage_proto::{
     channel::ChannelError,
@@ -16,6 +23,9 @@ use tonic::Status;
 const QUEUE: usize = 8192;
 /// The driver looks at the clock at least this often, so that a stall is noticed.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// The core is told the wall clock so often, where a target has hours: somebody may set it.
+const WALL_CLOCK: Duration = Duration::from_secs(60);
 
 type Query = Box<dyn FnOnce(&Coordinator, Time) + Send>;
 type SessionSender = mpsc::Sender<Result<CoordinatorMessage, Status>>;
@@ -90,6 +100,8 @@ struct Driver {
     sessions: BTreeMap<SessionId, (AgentId, SessionSender)>,
     commands: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
     last_command: u64,
+    /// When the core is told the wall clock next.
+    wall_clock: Time,
 }
 
 /// Start the driver; also gives the way to the agents.
@@ -113,6 +125,7 @@ pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
         sessions: BTreeMap::new(),
         commands: BTreeMap::new(),
         last_command: 0,
+        wall_clock: started,
     };
     let agents = driver.agents.clone();
     tokio::spawn(driver.run(inputs));
@@ -123,6 +136,7 @@ impl Driver {
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         self.step(Event::Tick);
         loop {
+            self.tell_wall_clock();
             let wait = self.core.deadline().map_or(HEARTBEAT, |(due, _)| due.since(now())).min(HEARTBEAT);
             tokio::select! {
                 biased;
@@ -140,6 +154,17 @@ impl Driver {
                 },
                 () = tokio::time::sleep(wait) => self.step(Event::Tick),
             }
+        }
+    }
+
+    fn tell_wall_clock(&mut self) {
+        let at = now();
+        if at < self.wall_clock {
+            return;
+        }
+        self.wall_clock = at + WALL_CLOCK;
+        if self.core.cluster().targets.values().any(|target| !target.failback_hours.is_always()) {
+            self.step(Event::WallClock { now_unix_ms: unix_ms() });
         }
     }
 

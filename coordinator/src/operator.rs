@@ -14,10 +14,10 @@ use crate::{
 use kage_coordinator_core::{Coordinator, Event as CoreEvent, config::Service, predict};
 use kage_proto::coordinator::v1::{
     AdoptReply, AdoptRequest, AgentStatus, CharacteriseProgress, CharacteriseRequest, CheckReply, CheckRequest,
-    ClearOrderRequest, CreateTokenReply, CreateTokenRequest, Event, ExplainReply, ExplainRequest,
-    GetCharacteristicsReply, GetCharacteristicsRequest, GetStatusRequest, MoveRequest, OrderReply, ProbeTargetReply,
-    ProbeTargetRequest, ProbedService, PutOrderRequest, ReloadReply, ReloadRequest, Status as ClusterStatus,
-    TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
+    ClearOrderRequest, CreateTokenReply, CreateTokenRequest, EndQuarantineReply, EndQuarantineRequest, Event,
+    ExplainReply, ExplainRequest, GetCharacteristicsReply, GetCharacteristicsRequest, GetStatusRequest, MoveRequest,
+    OrderReply, ProbeTargetReply, ProbeTargetRequest, ProbedService, PutOrderRequest, ReloadReply, ReloadRequest,
+    Status as ClusterStatus, TargetStatus, VipStatus, WatchEventsRequest, coordinator_server,
 };
 use kage_proto::{audit, roles::Peer};
 use kage_types::{TargetName, Time};
@@ -251,6 +251,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
         journal_seq,
         on_coordinator_loss: cluster.on_coordinator_loss.as_str().into(),
         orders: orders::status(core, now),
+        quarantines: orders::quarantines(core, now),
         certificates: Vec::new(),
     }
 }
@@ -342,6 +343,16 @@ impl coordinator_server::Coordinator for Operator {
         let peer = Peer::of(&request)?;
         let reply = orders::adopt(&self.handle, &self.events, &self.agents, &peer, request.into_inner()).await?;
         Ok(Response::new(reply))
+    }
+
+    async fn end_quarantine(
+        &self,
+        request: Request<EndQuarantineRequest>,
+    ) -> Result<Response<EndQuarantineReply>, Status> {
+        audit::about(request.get_ref());
+        let peer = Peer::of(&request)?;
+        orders::end_quarantine(&self.handle, &peer, request.into_inner()).await?;
+        Ok(Response::new(EndQuarantineReply {}))
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {

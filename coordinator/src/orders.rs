@@ -1,4 +1,4 @@
-//! The operators' standing orders and `adopt`: what the RPCs ask of the core.
+//! The operators' standing orders, `adopt` and quarantines: what the RPCs ask of the core.
 
 use crate::{
     agents::Agents,
@@ -6,10 +6,13 @@ use crate::{
     driver::{Handle, Input},
     events::Events,
 };
-use kage_coordinator_core::{Coordinator, Event as CoreEvent, Holding, OrderView};
+use kage_coordinator_core::{Coordinator, Event as CoreEvent, Holding, OrderView, QuarantineView};
 use kage_proto::{
     channel::reason,
-    coordinator::v1::{AdoptReply, AdoptRequest, ClearOrderRequest, OrderReply, OrderStatus, PutOrderRequest},
+    coordinator::v1::{
+        AdoptReply, AdoptRequest, ClearOrderRequest, EndQuarantineRequest, OrderReply, OrderStatus, PutOrderRequest,
+        QuarantineStatus,
+    },
     roles::Peer,
 };
 use kage_types::{AgentId, Order, OrderScope, TargetName, Time};
@@ -49,6 +52,12 @@ pub async fn clear(handle: &Handle, peer: &Peer, request: ClearOrderRequest) -> 
     let (text, who) = (scope.to_string(), peer.to_string());
     command(handle, move |command| CoreEvent::ClearOrder { command, scope, who }).await?;
     Ok(OrderReply { scope: text })
+}
+
+pub async fn end_quarantine(handle: &Handle, peer: &Peer, request: EndQuarantineRequest) -> Result<(), Status> {
+    let agent: AgentId = request.agent.parse().map_err(|error| Status::invalid_argument(format!("agent: {error}")))?;
+    let who = peer.to_string();
+    command(handle, move |command| CoreEvent::EndQuarantine { command, agent, who }).await
 }
 
 /// Asks the agents of target and backup what they hold, then has the core accept it.
@@ -96,4 +105,16 @@ pub fn status(core: &Coordinator, now: Time) -> Vec<OrderStatus> {
         ends_in_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
     };
     core.orders(now).map(row).collect()
+}
+
+/// Machines in quarantine, for status.
+pub fn quarantines(core: &Coordinator, now: Time) -> Vec<QuarantineStatus> {
+    let ms = |length: std::time::Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+    let row = |QuarantineView { agent, why, age, left }: QuarantineView| QuarantineStatus {
+        agent: agent.to_string(),
+        reason: why,
+        age_ms: ms(age),
+        ends_in_ms: ms(left),
+    };
+    core.quarantines(now).map(row).collect()
 }

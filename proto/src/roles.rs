@@ -322,6 +322,7 @@ rules! {
     "/kagemusha.coordinator.v1.Coordinator/PutOrder", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/ClearOrder", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Adopt", OPERATOR, Calls;
+    "/kagemusha.coordinator.v1.Coordinator/EndQuarantine", OPERATOR, Calls;
     "/kagemusha.coordinator.v1.Coordinator/Check", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/ProbeTarget", OPERATOR, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/Reload", OPERATOR, Calls;

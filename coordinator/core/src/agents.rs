@@ -62,7 +62,7 @@ impl AgentView {
 
 impl Coordinator {
     /// Whose agent pings and probes for this coordinator: the one on its own machine, a voter, one that is no target's
-    /// machine, any other, the first that is connected.
+    /// machine, any other, the first that is connected and not silent.
     #[must_use]
     pub fn observer(&self) -> Option<&AgentId> {
         let here =
@@ -70,13 +70,22 @@ impl Coordinator {
         let here = here.map(|(name, _)| name);
         let serves = |name: &&AgentId| self.cluster.targets.values().any(|target| target.agent == **name);
         let names = || self.cluster.agents.keys();
-        here.into_iter()
+        let order: Vec<&AgentId> = here
+            .into_iter()
             .chain(self.cluster.voters())
             .chain(names().filter(|name| !serves(name)))
             .chain(names())
-            .find(|name| self.agents.get(*name).is_some_and(|view| view.session.is_some()))
-            // Its stream is down, but it may serve all the same.
-            .or(here)
+            .collect();
+        let view = |name: &AgentId| self.agents.get(name).filter(|view| view.session.is_some());
+        // A machine that lost its power keeps its stream for seconds: one that fell behind the others is not asked.
+        let latest = self.agents.values().filter_map(|view| view.alive).max();
+        let behind = |view: &AgentView| {
+            latest.zip(view.alive).is_some_and(|(latest, alive)| latest.since(alive) > self.silence_limit())
+        };
+        let fresh = order.iter().find(|name| view(name).is_some_and(|view| !behind(view)));
+        let any = || order.iter().find(|name| view(name).is_some());
+        // Its stream is down, but it may serve all the same.
+        fresh.or_else(any).copied().or(here)
     }
 }
 

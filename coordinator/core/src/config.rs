@@ -1,11 +1,14 @@
 //! The cluster's configuration: one TOML file, the same for coordinator and SIF.
 
+mod hours;
 pub mod keys;
 mod parse;
 pub mod read;
 pub mod reload;
 mod service;
 
+pub(crate) use hours::day_and_time;
+pub use hours::{Hours, Window};
 pub(crate) use read::nearest;
 
 use crate::probe::Probe;
@@ -105,6 +108,9 @@ pub struct Cluster {
     pub storage_unfence: Option<Vec<String>>,
     /// T: length of a coordinator's term lease.
     pub term: Duration,
+    /// When a machine that comes and goes is left alone. Absent in journals of before it was there.
+    #[serde(default)]
+    pub quarantine: Quarantine,
     /// All machines.
     pub agents: BTreeMap<AgentId, Machine>,
     /// All supervised servers.
@@ -210,6 +216,9 @@ pub struct Target {
     pub services: Vec<Service>,
     /// Back to the target by itself?
     pub failback: Failback,
+    /// When it may go back by itself. Absent in journals of before it was there.
+    #[serde(default)]
+    pub failback_hours: Hours,
     /// So long must the target answer before it is given back.
     pub healthy_for: Duration,
     /// Trc: wait for a rebooting target before waking it.
@@ -240,6 +249,28 @@ impl Default for Budget {
     }
 }
 
+/// When a machine that comes and goes is left alone: nothing is brought to it, if there is another place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// So many returns from silence within the window put it there; 0: none ever does.
+    pub lapses: u32,
+    /// The window.
+    pub within: Duration,
+    /// How long it must have been quiet since; twice as long each time that it comes there again.
+    pub hold: Duration,
+    /// But never longer.
+    pub hold_limit: Duration,
+}
+
+impl Default for Quarantine {
+    /// A switch that restarts, or a machine that is rebooted by hand, is one lapse or two. Three within ten minutes have
+    /// a cause that is still there.
+    fn default() -> Self {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        Self { lapses: 3, within: minutes(10), hold: minutes(10), hold_limit: minutes(240) }
+    }
+}
+
 /// The suspended virtual server that stands in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -255,11 +286,13 @@ pub struct Backup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Failback {
-    /// When healthy for long enough.
+    /// When healthy for long enough, in `failback_hours`.
     #[default]
     Auto,
-    /// At `kagectl failback`.
+    /// At `kagectl failback`; that it is away is shown as trouble until then.
     Manual,
+    /// Never by itself, and nothing is wrong with that: where it serves, it serves on until that place fails.
+    Keep,
 }
 
 /// One service of a target.

@@ -6,6 +6,7 @@ use crate::{
     dbss::Dbss,
     event::{Action, AgentReport, Event, JobId, JobResult, Note, SessionId, Severity, VipRow},
     placement::{Owner, VipState},
+    quarantine::Quarantines,
     sabotage::Sabotage,
 };
 use kage_types::{
@@ -127,6 +128,11 @@ pub struct Coordinator {
     pub(crate) orders: Orders,
     /// Given up under an earlier term, and why.
     pub(crate) given_up: BTreeMap<TargetName, String>,
+    /// Absent in snapshots of before it was there; so is the next.
+    #[serde(default)]
+    pub(crate) quarantines: Quarantines,
+    /// The wall clock, read at that time: only for what an operator wants done at certain hours.
+    wall: Option<(Time, u64)>,
     #[cfg(feature = "sabotage")]
     #[serde(skip)]
     pub(crate) sabotage: Option<Sabotage>,
@@ -186,6 +192,8 @@ impl Coordinator {
             alerts: Vec::new(),
             orders: Orders::default(),
             given_up: BTreeMap::new(),
+            quarantines: Quarantines::default(),
+            wall: None,
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
@@ -213,11 +221,16 @@ impl Coordinator {
             Event::Move { command, target, back, force } => {
                 self.operator_move(now, command, &target, back, force, actions)
             }
-            Event::OrdersRead { orders, now_unix_ms } => self.orders_read(now, orders, now_unix_ms, actions),
+            Event::OrdersRead { orders, now_unix_ms } => {
+                self.wall = Some((now, now_unix_ms));
+                self.orders_read(now, orders, now_unix_ms, actions);
+            }
+            Event::WallClock { now_unix_ms } => self.wall = Some((now, now_unix_ms)),
             Event::TroublesRead { down } => self.given_up = down.into_iter().collect(),
             Event::PutOrder { command, order } => self.put_order(now, command, order, actions),
             Event::ClearOrder { command, scope, who } => self.clear_order(now, command, scope, who, actions),
             Event::Adopt { command, target, who, found } => self.adopt(now, command, &target, &who, &found, actions),
+            Event::EndQuarantine { command, agent, who } => self.end_quarantine(now, command, &agent, &who, actions),
             Event::Reload { command, cluster, force } => self.reload(now, command, &cluster, force, actions),
             Event::Tick => {}
         }
@@ -234,6 +247,9 @@ impl Coordinator {
         };
         if let Some(end) = self.orders.deadline() {
             next = next.min((end, "order ends"));
+        }
+        if let Some(end) = self.quarantines.deadline() {
+            next = next.min((end, "quarantine ends"));
         }
         for dbss in self.targets.values() {
             next = next.min((dbss.wake, "supervise"));
@@ -258,6 +274,7 @@ impl Coordinator {
         }
         self.end_orders(now, actions);
         self.update_brake(now, actions);
+        self.end_quarantines(now, actions);
         let due: Vec<TargetName> =
             self.targets.iter().filter(|(_, dbss)| now >= dbss.wake).map(|(name, _)| name.clone()).collect();
         for target in due {
@@ -450,6 +467,7 @@ impl Coordinator {
             AgentReport::GoingDown { machine, what } => {
                 let text = format!("{agent} is going down ({what})");
                 self.note(None, Severity::Info, "going-down", text, actions);
+                self.silence_announced(now, agent);
                 if machine && self.cluster.detection.push {
                     self.going_down(now, agent, actions);
                 }
@@ -532,6 +550,9 @@ impl Coordinator {
             let names: Vec<&str> = dark.into_iter().collect();
             Some(format!("{} of {total} failure domains went dark at once ({})", names.len(), names.join(", ")))
         };
+        if text.is_some() || self.brake.is_some() {
+            self.quarantines.braked(now);
+        }
         match (text, &self.brake) {
             (Some(text), None) => {
                 let message = format!("{text}: nothing is taken over without proof until this clears");
@@ -598,6 +619,17 @@ impl Coordinator {
         self.alerts.retain(|(about, _)| about.as_ref() != target);
     }
 
+    /// This alert, and no other, is over.
+    pub(crate) fn alert_over(&mut self, text: &str) {
+        self.alerts.retain(|(_, known)| known != text);
+    }
+
+    /// The wall clock, milliseconds since 1970, as far as it is known here.
+    pub(crate) fn unix_ms(&self, now: Time) -> Option<u64> {
+        let (read, unix_ms) = self.wall?;
+        Some(unix_ms.saturating_add(u64::try_from(now.since(read).as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Is this agent connected, and when did it last ask?
     #[must_use]
     pub fn agent(&self, agent: &AgentId) -> (bool, Option<Time>) {
@@ -625,4 +657,4 @@ mod orders;
 mod reload;
 use grants::Asked;
 pub use orders::OrderView;
-pub(crate) use orders::{Act, OrderJob, Orders};
+pub(crate) use orders::{Act, OrderJob, Orders, span};

@@ -17,6 +17,7 @@ use std::{
 mod background;
 mod budget;
 mod checks;
+mod double;
 mod mode;
 mod moves;
 mod recovery;
@@ -26,7 +27,7 @@ pub(crate) use trouble::unfenced;
 
 use budget::Budgets;
 use checks::{Look, Round, Seen};
-use mode::{Background, Job, Mode, ServiceStep, Why};
+use mode::{Background, Job, Mode, ServiceStep, Waits, Why};
 
 /// One target's supervision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +200,7 @@ impl Coordinator {
     }
 
     /// Not the opposite of connected: one that was never heard is neither until its time to find us is over.
-    fn fell_silent(&self, now: Time, agent: &AgentId) -> bool {
+    pub(crate) fn fell_silent(&self, now: Time, agent: &AgentId) -> bool {
         self.silent(now, agent) > self.silence_limit()
     }
 

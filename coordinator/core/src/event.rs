@@ -297,6 +297,20 @@ pub enum Event {
         /// What the agents of target and backup say.
         found: Vec<Holding>,
     },
+    /// The operator ends a machine's quarantine.
+    EndQuarantine {
+        /// To be answered.
+        command: u64,
+        /// Which.
+        agent: AgentId,
+        /// By whom.
+        who: String,
+    },
+    /// The wall clock, now and then: the core has none of its own, and only `failback_hours` ask for it.
+    WallClock {
+        /// Milliseconds since 1970.
+        now_unix_ms: u64,
+    },
     /// The operator wants a changed configuration applied.
     Reload {
         /// To be answered.

@@ -15,6 +15,7 @@ pub mod journal;
 mod placement;
 pub mod predict;
 pub mod probe;
+mod quarantine;
 pub mod replay;
 mod sabotage;
 pub mod why;
@@ -28,3 +29,4 @@ pub use event::{
     Action, AgentCommand, AgentReport, Cause, CheckOutcome, Event, Holding, JobId, JobResult, Note, SessionId,
     Severity, VipRow,
 };
+pub use quarantine::QuarantineView;

@@ -685,9 +685,14 @@ impl Coordinator {
             (Stage::Securing(securing), VipJob::Quiet) if securing.writers.quiet == Try::Running(job) => {
                 if result == JobResult::Done {
                     securing.writers.quiet = Try::Done;
+                    if securing.writers.told {
+                        self.alerts_over(Some(&target));
+                    }
                 } else {
                     securing.writers.quiet = again;
-                    if !std::mem::replace(&mut securing.writers.told, true) {
+                    // Where everything has just been started, its host may not be connected yet.
+                    let late = now >= securing.since + RELEASE_PATIENCE;
+                    if late && !std::mem::replace(&mut securing.writers.told, true) {
                         let why = describe(&result);
                         let text = format!("{vip}: its double may still write, it was not suspended: {why}");
                         self.note(Some(target), Severity::Alert, "not-fenced", text, actions);

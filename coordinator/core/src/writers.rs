@@ -67,7 +67,8 @@ impl Coordinator {
             && (!writers.storage || securing.writers.storage == Try::Done)
     }
 
-    /// On the way back the double is suspended before the target is told to hold.
+    /// On the way back, and when it is placed for the first time, the double is suspended before the target is told to
+    /// hold.
     fn double_is_quiet(
         &mut self,
         now: Time,
@@ -76,18 +77,22 @@ impl Coordinator {
         moving: &mut Move,
         actions: &mut Vec<Action>,
     ) -> bool {
-        // The double never had it, or this owner has it already.
-        if moving.cause == Cause::First || (moving.from.is_none() && moving.freed == Freed::Yes) {
+        // This owner has it already.
+        if moving.from.is_none() && moving.freed == Freed::Yes {
             return true;
         }
+        // As far as the ledger knows the double never had it. But the ledger may be new, or a restored one, and the double
+        // may run all the same: it is suspended as on every other way home.
+        let first = moving.cause == Cause::First;
         let Some(target) = self.cluster.targets.get(&state.target) else {
             return false;
         };
         let domain = target.backup.domain.clone();
         let double = Owner { agent: target.backup.agent.clone(), domain: Some(domain.clone()) };
         if self.wanted(&double) {
-            // It serves others too and can't be suspended: then its release is what counts.
-            return moving.freed == Freed::Yes;
+            // It serves others too and can't be suspended: then its release is what counts. One that never had it has
+            // nothing to release.
+            return first || moving.freed == Freed::Yes;
         }
         let Stage::Securing(securing) = &mut moving.stage else {
             return false;

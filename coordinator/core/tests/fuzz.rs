@@ -122,6 +122,8 @@ fn journal() -> Vec<Vec<u8>> {
             who: "operator a".into(),
             found: vec![Holding { agent: agent("mail"), vips: Ok(vec![ask]) }],
         },
+        Event::EndQuarantine { command: 5, agent: agent("mail"), who: "operator a".into() },
+        Event::WallClock { now_unix_ms: 1_700_000_060_000 },
         Event::AgentDown { agent: agent("mail"), session: SessionId(1) },
         Event::TermLost { term: Term(4), reason: "x".into() },
     ];

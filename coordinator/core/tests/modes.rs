@@ -51,6 +51,16 @@ const MODES: &[(&str, &str, Do)] = &[
     ("target-server-recovery/healthy", "Verdict up: it returns when it has been healthy for healthy_for.", |world| {
         world.power_lost("mail");
     }),
+    (
+        "target-server-recovery/double-silent",
+        "The same, and the host of its double is silent. The target returns at once if its services do not answer at the \
+         VIP either.",
+        |world| {
+            world.power_lost("mail");
+            world.until(300_000, "healthy", |world| world.mode("mail") == "target-server-recovery/healthy");
+            world.server("mgmt").agent_dead = true;
+        },
+    ),
     ("target-server-recovery/moved-by-operator", "Moved by the operator: only observed.", |world| {
         operator(world, false, true);
     }),
@@ -80,6 +90,7 @@ const INPUTS: &[(&str, Do)] = &[
         world.server("mail").wakes = false;
         world.power_lost("mail");
     }),
+    ("the host of its double is lost", |world| world.power_lost("mgmt")),
     ("its machine says that it goes down", |world| world.shut_down("mail", false)),
     ("it is there again, and well", |world| world.back("mail")),
     ("operator: failover", |world| operator(world, false, false)),

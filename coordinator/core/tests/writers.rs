@@ -2,7 +2,9 @@
 
 mod support;
 
-use kage_coordinator_core::{Action, AgentCommand};
+use kage_coordinator_core::{Action, AgentCommand, Event, JobResult};
+use kage_types::{Epoch, Term, Time};
+use std::time::Duration;
 use support::{Ms, World, agent, head, vip, with_target};
 
 const KEYS: &str = "healthy_for = \"2s\"\nreboot_wait = \"30s\"\nstart_wait = \"40s\"";
@@ -98,4 +100,57 @@ fn a_storage_fence_costs_no_time_beyond_patience() {
     world.power_lost("mail");
     let outage = world.until(10_000, "served", |world| world.served(vip(100), 25));
     assert!(outage < 2_500, "{outage} ms");
+}
+
+/// A ledger that is new or restored knows no owner, and the double may run all the same.
+#[test]
+#[allow(clippy::wildcard_enum_match_arm, reason = "what does not matter here is not answered")]
+fn placed_for_the_first_time_the_double_is_suspended_before_the_target_holds() {
+    let mut config = head("normal") + &with_target("mail", 100, "mailb", KEYS, &[25]);
+    config += "single_writer = true\n";
+    let cluster = kage_coordinator_core::config::Cluster::parse(&config).expect("good");
+    let mut core = kage_coordinator_core::Coordinator::new(Time::ZERO, cluster);
+    let (sent, length) = (Time::from_millis(1), Duration::from_secs(5));
+    let mut events = vec![Event::TermAcquired { term: Term(1), sent, length, rows: vec![] }];
+    // What matters, with the time at which it was asked for; the double's host answers after 40 s.
+    let mut asked: Vec<(&str, Ms)> = Vec::new();
+    for now in (1..120_000).step_by(100) {
+        events.push(Event::Tick);
+        for event in std::mem::take(&mut events) {
+            let mut actions = Vec::new();
+            core.step(Time::from_millis(now), event, &mut actions);
+            for action in actions {
+                let (job, result) = match action {
+                    Action::AdvanceEpoch { job, .. } => (job, JobResult::Epoch(Epoch(1))),
+                    Action::Bar { job, .. } => (job, JobResult::Barred(Duration::from_secs(600))),
+                    Action::Command { job, command: AgentCommand::PauseVm { .. }, .. } => {
+                        asked.push(("suspend", now));
+                        let late = JobResult::Unknown("no answer in time".into());
+                        (job, if now > 40_000 { JobResult::Done } else { late })
+                    }
+                    Action::Command { job, command: AgentCommand::Hold { .. }, .. } => {
+                        asked.push(("hold", now));
+                        (job, JobResult::Done)
+                    }
+                    Action::Command { job, .. } => (job, JobResult::Answered(None)),
+                    Action::RenewTerm { term } => {
+                        events.push(Event::TermRenewed { term, sent: Time::from_millis(now), length });
+                        continue;
+                    }
+                    Action::Note(note) if note.kind == "not-fenced" => {
+                        asked.push(("alert", now));
+                        continue;
+                    }
+                    _ => continue,
+                };
+                events.push(Event::Job { job, result });
+            }
+        }
+    }
+    let first = |what: &str| asked.iter().find(|(kind, _)| *kind == what).map(|(_, at)| *at);
+    assert!(first("suspend").is_some_and(|at| at < 1000), "at once: {asked:?}");
+    assert!(first("hold").is_some_and(|at| at > 40_000), "and not before it is done: {asked:?}");
+    let alerts: Vec<Ms> = asked.iter().filter(|(kind, _)| *kind == "alert").map(|(_, at)| *at).collect();
+    assert!(alerts.len() == 1 && alerts[0] > 3000, "once, and its host was given time to be connected: {asked:?}");
+    assert!(core.alerts().is_empty(), "it is over: {:?}", core.alerts());
 }

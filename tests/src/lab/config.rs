@@ -153,7 +153,8 @@ pub fn cluster_toml(profile: Profile) -> String {
     let mut toml = format!(
         "[cluster]\nname = \"lab\"\nprofile = \"{}\"\non_coordinator_loss = \"voters\"\n\n\
          [coordinator]\nlisten = \"{controller}:{COORDINATOR_PORT}\"\n\n\
-         [sif]\nlisten = \"{controller}:{SIF_PORT}\"\n",
+         [sif]\nlisten = \"{controller}:{SIF_PORT}\"\n\n\
+         # Drills break the same machine again and again.\n[quarantine]\nlapses = 0\n",
         profile.name()
     );
     for node in agents() {

@@ -100,7 +100,8 @@ pub fn cluster(rng: &mut Rng) -> Cluster {
 fn text(profile: &str, voters: &[&str], targets: &[Written<'_>]) -> Cluster {
     let mut text = format!(
         "[cluster]\nname = \"sim\"\nprofile = \"{profile}\"\n\
-         [coordinator]\nlisten = \"10.77.0.3:7700\"\n[sif]\nlisten = \"10.77.0.3:7701\"\n"
+         [coordinator]\nlisten = \"10.77.0.3:7700\"\n[sif]\nlisten = \"10.77.0.3:7701\"\n\
+         [quarantine]\nhold = \"1s\"\nhold_limit = \"4s\"\n"
     );
     let mut machines: Vec<&str> = Vec::new();
     let named = targets.iter().flat_map(|(name, _, host, _)| [*name, *host]).chain(["v1", "v2", "v3"]);

@@ -169,8 +169,17 @@ pub struct Expectation {
 }
 
 /// Kinds of events that say why a VIP moves.
-const REASONS: [&str; 8] =
-    ["confirmed", "backup-server", "restarts-used-up", "failover", "failback", "returning", "going-down", "adopted"];
+const REASONS: [&str; 9] = [
+    "confirmed",
+    "backup-server",
+    "restarts-used-up",
+    "failover",
+    "failback",
+    "returning",
+    "going-down",
+    "adopted",
+    "double-lost",
+];
 
 impl Outcome {
     pub(super) fn of(scenario: &Scenario, seed: u64, world: &World, seen: &Seen<'_>) -> Self {

@@ -37,6 +37,7 @@ pub const ROOT: Section = Section {
         key("coordinator", "table", "", "kage-coordinator"),
         key("sif", "table", "", "kage-sif"),
         key("lease", "table", "of the profile", "the figures of the lease protocol"),
+        key("quarantine", "table", "as below", "when a machine that comes and goes is left alone"),
         key("agent", "list of tables", "none", "a machine with an agent, each"),
         key("target", "list of tables", "none", "a supervised server, each"),
     ],
@@ -110,6 +111,29 @@ pub const LEASE: Section = Section {
     ],
 };
 
+/// `[quarantine]`
+pub const QUARANTINE: Section = Section {
+    heading: "[quarantine]",
+    about: "When a machine that comes and goes is left alone (docs/operations.md, \"When a machine is flaky\"): nothing is \
+            brought to it while there is another place.",
+    keys: &[
+        key(
+            "lapses",
+            "0 to 1000",
+            "3",
+            "so many times must it come back from a silence in which its lease ran out; 0: no quarantine",
+        ),
+        key("within", "duration", "10m", "within this time"),
+        key(
+            "hold",
+            "duration",
+            "10m",
+            "so long must it have been quiet before the quarantine ends; twice as long each time that it comes there again",
+        ),
+        key("hold_limit", "duration", "4h", "but never longer; after so long without one, it begins at `hold` again"),
+    ],
+};
+
 /// `[[agent]]`
 pub const AGENT: Section = Section {
     heading: "[[agent]]",
@@ -159,7 +183,20 @@ pub const TARGET: Section = Section {
         key("vips", "list of IP addresses", "", "the virtual IPs that its clients use"),
         key("backup", "table", "", "the suspended VM that stands in"),
         key("service", "list of tables", "none: only machine and lease are watched", "what it offers"),
-        key("failback", "auto, manual", "auto", "back to the target when healthy, or at `kagectl failback`"),
+        key(
+            "failback",
+            "auto, manual, keep",
+            "auto",
+            "back to the target when healthy; only at `kagectl failback`; or the same without an alert: the double keeps \
+             serving. Whichever it is, a healthy target takes its place again at once when its double is lost",
+        ),
+        key(
+            "failback_hours",
+            "list of windows",
+            "always",
+            "of `auto`: when, in UTC, such as [\"22:00-06:00\", \"Sat,Sun 00:00-24:00\"]; days (Mon to Sun, Mon-Fri) are \
+             those on which a window begins",
+        ),
         key(
             "healthy_for",
             "duration",
@@ -246,7 +283,7 @@ pub const STEP: Section = Section {
 
 /// All of them, in the order of the reference.
 pub const SECTIONS: &[&Section] =
-    &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &AGENT, &TARGET, &BACKUP, &BUDGET, &SERVICE, &STEP];
+    &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &QUARANTINE, &AGENT, &TARGET, &BACKUP, &BUDGET, &SERVICE, &STEP];
 
 /// The reference as Markdown, section by section (docs/configuration.md).
 #[must_use]

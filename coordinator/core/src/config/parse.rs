@@ -1,7 +1,8 @@
 //! `cluster.toml` → [`Cluster`]: each section with its readers, then what the sections say of each other.
 
 use super::{
-    Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Machine, OnCoordinatorLoss, Target, is_mac, keys,
+    Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Hours, Machine, OnCoordinatorLoss, Quarantine,
+    Target, is_mac, keys,
     read::{Faults, Given, Table},
     service::services,
 };
@@ -30,7 +31,8 @@ const PROFILES: &[(&str, Profile)] =
 const LOSSES: &[(&str, OnCoordinatorLoss)] =
     &[("voters", OnCoordinatorLoss::Voters), ("keep", OnCoordinatorLoss::Keep), ("lapse", OnCoordinatorLoss::Lapse)];
 const GUARDS: &[(&str, Guard)] = &[("host", Guard::Host), ("tap", Guard::Tap), ("none", Guard::None)];
-const FAILBACKS: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Failback::Manual)];
+const FAILBACKS: &[(&str, Failback)] =
+    &[("auto", Failback::Auto), ("manual", Failback::Manual), ("keep", Failback::Keep)];
 
 /// Read and check; `file` is named in faults.
 pub(super) fn parse(file: &str, text: &str) -> Result<Cluster, ConfigError> {
@@ -57,6 +59,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
     let profile = general.as_ref().and_then(|table| table.choice(faults, "profile", PROFILES)).unwrap_or_default();
     let loss = general.as_ref().and_then(|table| table.choice(faults, "on_coordinator_loss", LOSSES));
     let timing = timing(faults, root, profile);
+    let quarantine = quarantine(faults, root);
     let coordinator = listen(faults, root, "coordinator", &keys::COORDINATOR);
     let sif = listen(faults, root, "sif", &keys::SIF);
     let term = sif.as_ref().and_then(|(table, _)| table.duration(faults, "term"));
@@ -120,6 +123,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
         storage_fence,
         storage_unfence,
         term: term.map_or(TERM, Given::into_inner),
+        quarantine,
         agents,
         targets,
     })
@@ -154,6 +158,20 @@ fn timing(faults: &mut Faults<'_>, root: &Table<'_, '_>, profile: Profile) -> Le
         faults.at(table.span.clone(), format!("[lease]: {error}"));
     }
     timing
+}
+
+fn quarantine(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Quarantine {
+    let default = Quarantine::default();
+    let Some(table) = root.table(faults, "quarantine", &keys::QUARANTINE) else { return default };
+    let lapses = table.integer(faults, "lapses", 0..1001).map_or(default.lapses, Given::into_inner);
+    let mut duration = |key, default| table.duration(faults, key).map_or(default, Given::into_inner);
+    let (within, hold) = (duration("within", default.within), duration("hold", default.hold));
+    let hold_limit = duration("hold_limit", default.hold_limit.max(hold));
+    if hold_limit < hold {
+        let reason = format!("shorter than hold ({hold:?}): give as much or more");
+        faults.value(&table.place, "hold_limit", table.span_of("hold_limit"), reason);
+    }
+    Quarantine { lapses, within, hold, hold_limit }
 }
 
 /// What is named where, good or not: what a fault hides elsewhere is not a fault here.
@@ -230,6 +248,7 @@ fn targets(
         let host = vips.first().map(|vip| crate::probe::host(vip.address())).unwrap_or_default();
         let services = services(faults, &table, &host);
         let failback = table.choice(faults, "failback", FAILBACKS).unwrap_or_default();
+        let failback_hours = hours(faults, &table, failback);
         let budget = budget(faults, &table);
         let mut wait =
             |key, default| table.duration(faults, key).map_or(Duration::from_secs(default), Given::into_inner);
@@ -247,11 +266,41 @@ fn targets(
         let agent = agent.into_inner();
         let own = agents.get(&agent).map(|machine| machine.address.ip());
         let Some(address) = address.map(Given::into_inner).or(own) else { continue };
-        let target =
-            Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait, budget };
+        let target = Target {
+            agent,
+            address,
+            vips,
+            backup,
+            services,
+            failback,
+            failback_hours,
+            healthy_for,
+            reboot_wait,
+            start_wait,
+            budget,
+        };
         targets.insert(name.into_inner(), target);
     }
     targets
+}
+
+fn hours(faults: &mut Faults<'_>, target: &Table<'_, '_>, failback: Failback) -> Hours {
+    const KEY: &str = "failback_hours";
+    let windows: Option<Vec<Given<String>>> = target.list(faults, KEY, "");
+    let Some(given) = windows else { return Hours::default() };
+    let mut windows = Vec::new();
+    for text in &given {
+        match text.get_ref().parse() {
+            Ok(window) => windows.push(window),
+            Err(reason) => faults.value(&target.place, KEY, text.span(), reason),
+        }
+    }
+    if given.is_empty() {
+        faults.value(&target.place, KEY, target.span_of(KEY), "leave it out to allow all hours, or give one window");
+    } else if failback != Failback::Auto {
+        faults.value(&target.place, KEY, target.span_of(KEY), "only failback = \"auto\" has hours: leave it out");
+    }
+    Hours::new(windows)
 }
 
 fn budget(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Budget {

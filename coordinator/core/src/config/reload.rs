@@ -1,6 +1,6 @@
 //! What a changed file changes: for people before it is applied, and what of it can be applied without a restart.
 
-use super::{Cluster, Machine, Target};
+use super::{Cluster, Machine, Quarantine, Target};
 use kage_types::{AgentId, TargetName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -65,6 +65,10 @@ impl Cluster {
             if before != after {
                 changes.applied.push(format!("[coordinator] {key}: changed"));
             }
+        }
+        let fields = quarantine_differs(&self.quarantine, &file.quarantine);
+        if !fields.is_empty() {
+            changes.applied.push(format!("[quarantine]: changed: {}", fields.join(", ")));
         }
         self.agents_changed(&mut next.agents, &mut changes);
         self.targets_changed(&next.targets, &mut changes);
@@ -135,10 +139,26 @@ fn machine_differs(old: &Machine, new: &Machine) -> Vec<&'static str> {
     differing!(old, new, Machine { address, failure_domain, voter, mac, guard, power_status, power_off })
 }
 
+fn quarantine_differs(old: &Quarantine, new: &Quarantine) -> Vec<&'static str> {
+    differing!(old, new, Quarantine { lapses, within, hold, hold_limit })
+}
+
 fn target_differs(old: &Target, new: &Target) -> Vec<&'static str> {
     differing!(
         old,
         new,
-        Target { agent, address, vips, backup, services, failback, healthy_for, reboot_wait, start_wait, budget }
+        Target {
+            agent,
+            address,
+            vips,
+            backup,
+            services,
+            failback,
+            failback_hours,
+            healthy_for,
+            reboot_wait,
+            start_wait,
+            budget,
+        }
     )
 }

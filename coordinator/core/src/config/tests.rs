@@ -154,6 +154,39 @@ fn too_few_voters_are_reported_with_the_ways_out() {
 }
 
 #[test]
+fn malformed_hours_and_limits_are_told_with_their_reason() {
+    let hours = |keys: &str| faults(&GOOD.replace("healthy_for = \"2s\"", keys));
+    assert_eq!(
+        hours("failback_hours = [\"22:00-6:00\", \"Son 01:00-02:00\", \"Sat,Sun 00:00-24:00\", \"03:00-03:00\"]"),
+        "cluster.toml:34: [[target]] mail: failback_hours = \"22:00-6:00\": \"6:00\" is no time of day: write a window as \
+         \"22:00-06:00\", \"Sat,Sun 00:00-24:00\" or \"Mon-Fri 01:30-04:00\" (UTC)\n\
+         cluster.toml:34: [[target]] mail: failback_hours = \"Son 01:00-02:00\": \"Son\" is no day: use Mon, Tue, Wed, \
+         Thu, Fri, Sat, Sun\n\
+         cluster.toml:34: [[target]] mail: failback_hours = \"03:00-03:00\": it ends when it begins: for whole days write \
+         00:00-24:00"
+    );
+    assert_eq!(
+        hours("failback_hours = []"),
+        "cluster.toml:34: [[target]] mail: failback_hours = []: leave it out to allow all hours, or give one window"
+    );
+    assert_eq!(
+        hours("failback = \"keep\"\nfailback_hours = [\"22:00-06:00\"]"),
+        "cluster.toml:35: [[target]] mail: failback_hours = [\"22:00-06:00\"]: only failback = \"auto\" has hours: leave it out"
+    );
+    let limit = GOOD.replace(
+        "[[agent]]\n    name = \"mail\"",
+        "[quarantine]\nhold = \"1h\"\nhold_limit = \"30m\"\n[[agent]]\nname = \"mail\"",
+    );
+    assert_eq!(
+        faults(&limit),
+        "cluster.toml:11: [quarantine]: hold_limit = \"30m\": shorter than hold (3600s): give as much or more"
+    );
+    let only_hold =
+        Cluster::parse(&limit.replace("hold_limit = \"30m\"", "hold = \"9h\"").replacen("hold = \"1h\"\n", "", 1));
+    assert_eq!(only_hold.map(|cluster| cluster.quarantine.hold_limit).ok(), Some(Duration::from_secs(9 * 3600)));
+}
+
+#[test]
 fn an_empty_file_lacks_what_must_stand_in_it() {
     insta::assert_snapshot!(faults(""), @r#"
     cluster.toml:1: top level: cluster is missing: the cluster as a whole

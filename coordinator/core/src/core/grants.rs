@@ -9,7 +9,11 @@ impl Coordinator {
         let Some(view) = self.agents.get_mut(agent) else {
             return;
         };
+        let before = view.alive;
         let hears = view.asked(now, ask.incarnation, ask.nonce, ask.heard, timing.renewal);
+        if let Some(before) = before.filter(|_| hears) {
+            self.heard_again(now, agent, before, actions);
+        }
         for (vip, state) in &mut self.vips {
             if state.row.as_ref().is_some_and(|row| row.owner == *agent) {
                 state.owner_asked(now, ask.vips.iter().any(|asked| asked.vip == *vip), hears);

@@ -105,7 +105,7 @@ fn in_words(order: &Order) -> String {
 }
 
 /// Whole units, for people.
-fn span(duration: Duration) -> String {
+pub(crate) fn span(duration: Duration) -> String {
     match duration.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),
@@ -164,6 +164,16 @@ impl Coordinator {
         let target = self.cluster.targets.get(name)?;
         let agent = OrderScope::Agent(target.agent.clone());
         self.orders.first([OrderScope::All, OrderScope::Target(name.clone()), agent])
+    }
+
+    /// Is this machine being worked on? Then its silence says nothing about it.
+    pub(crate) fn left_alone(&self, agent: &AgentId) -> bool {
+        let serves = |name: &TargetName| self.cluster.targets.get(name).is_some_and(|target| target.agent == *agent);
+        self.orders.rows.keys().any(|scope| match scope {
+            OrderScope::All => true,
+            OrderScope::Agent(name) => name == agent,
+            OrderScope::Target(name) => serves(name),
+        })
     }
 
     /// The order that withholds this: a takeover is not sent to a backup host in maintenance either.

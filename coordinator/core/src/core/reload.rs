@@ -73,6 +73,7 @@ impl Coordinator {
         self.reload_vips(now, &next, actions);
         self.agents.retain(|name, _| next.agents.contains_key(name));
         self.long_asks.retain(|name, _| next.agents.contains_key(name));
+        self.quarantines.retain(|name| next.agents.contains_key(name));
         for name in next.agents.keys() {
             self.agents.entry(name.clone()).or_default();
         }

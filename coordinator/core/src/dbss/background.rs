@@ -105,6 +105,7 @@ impl Coordinator {
             let (look, next) = match background {
                 // It is only waited for: one answer shows that it is there.
                 Background::AwaitReboot { .. } | Background::Waking { .. } => (Look::Ping, dbss.round_ended + interval),
+                Background::DoubleSilent { .. } => (Look::AtDouble, dbss.round_ended + interval),
                 Background::Settling { look, .. } => (Look::AtTarget, (dbss.round_ended + interval).max(*look)),
                 Background::Healthy { .. } | Background::Operator { .. } => {
                     (Look::AtTarget, dbss.round_ended + interval)
@@ -117,6 +118,9 @@ impl Coordinator {
                 self.wake_at(name, next);
             }
             return;
+        }
+        if let Background::DoubleSilent { before, told } = background {
+            return self.double_silent(now, name, target, before, *told, actions);
         }
         let answers = dbss.ping.good();
         let alive = answers || connected;
@@ -150,7 +154,7 @@ impl Coordinator {
                 self.note(Some(name.clone()), Severity::Info, "target-up", text, actions);
                 let stage = "recovering".to_owned();
                 actions.push(Action::PutTrouble { target: name.clone(), stage, detail: "healthy".into() });
-                return self.stay_healthy(now, name, target, now, false, actions);
+                return self.stay_healthy(now, name, target, now, Waits::Steadiness, actions);
             }
             Background::Settling { .. } if !alive => self.away_again(now, name, target, actions),
             Background::Settling { job, until, .. } if now >= *until => match job {
@@ -164,11 +168,19 @@ impl Coordinator {
                 }
             },
             Background::Settling { .. } => background.clone(),
-            Background::Healthy { since, held } if healthy => {
-                return self.stay_healthy(now, name, target, *since, *held, actions);
+            Background::Healthy { .. } if healthy && self.double_fell_silent(now, target) => {
+                Background::DoubleSilent { before: Box::new(background.clone()), told: false }
+            }
+            Background::Operator { .. } if healthy && self.double_fell_silent(now, target) => {
+                Background::DoubleSilent { before: Box::new(Background::Operator { healthy }), told: false }
+            }
+            Background::Healthy { since, waits } if healthy => {
+                return self.stay_healthy(now, name, target, *since, *waits, actions);
             }
             Background::Healthy { .. } => self.away_again(now, name, target, actions),
             Background::Operator { .. } => Background::Operator { healthy },
+            // Judged above.
+            Background::DoubleSilent { .. } => background.clone(),
         };
         if matches!(next, Background::Settling { .. }) && !matches!(background, Background::Settling { .. }) {
             let text = "the target is back; its services are given time to start".to_owned();
@@ -178,7 +190,13 @@ impl Coordinator {
         self.wake_at(name, now);
     }
 
-    fn away_again(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) -> Background {
+    pub(crate) fn away_again(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        actions: &mut Vec<Action>,
+    ) -> Background {
         let text = "the target is away again".to_owned();
         self.note(Some(name.clone()), Severity::Info, "target-away", text, actions);
         Background::AwaitReboot { job: Job::Return, until: now + target.reboot_wait, left: true }
@@ -191,18 +209,69 @@ impl Coordinator {
         name: &TargetName,
         target: &Target,
         since: Time,
-        held: bool,
+        before: Waits,
         actions: &mut Vec<Action>,
     ) {
-        let mut now_held = false;
-        let due = now.since(since) >= target.healthy_for && target.failback == Failback::Auto;
-        if due && !self.hold_back(name, Act::GoBack, "it is healthy again", actions) {
-            let Some(until) = self.dbss(name).budgets.held_down(now, &target.budget) else {
-                return self.go_back(now, name, target, actions);
-            };
-            now_held = true;
-            if !held {
+        let Some(waits) = self.what_it_waits_for(now, name, target, since, actions) else {
+            return self.go_back(now, name, target, actions);
+        };
+        if waits.is_news(before) {
+            self.say_what_it_waits_for(now, name, target, waits, actions);
+        }
+        let background = Background::Healthy { since, waits };
+        self.dbss(name).mode = Mode::TargetServerRecovery { background };
+        self.wake_at(name, now);
+    }
+
+    /// None: it returns now.
+    fn what_it_waits_for(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        since: Time,
+        actions: &mut Vec<Action>,
+    ) -> Option<Waits> {
+        match target.failback {
+            Failback::Keep => return Some(Waits::Kept),
+            Failback::Auto | Failback::Manual if now.since(since) < target.healthy_for => {
+                return Some(Waits::Steadiness);
+            }
+            Failback::Manual => return Some(Waits::Operator),
+            Failback::Auto => {}
+        }
+        if self.hold_back(name, Act::GoBack, "it is healthy again", actions) {
+            return Some(Waits::Order);
+        }
+        if self.dbss(name).budgets.held_down(now, &target.budget).is_some() {
+            return Some(Waits::HeldDown);
+        }
+        if self.quarantined(&target.agent).is_some() {
+            return Some(Waits::Quarantine);
+        }
+        if target.failback_hours.is_always() {
+            return None;
+        }
+        match self.unix_ms(now) {
+            Some(unix_ms) if target.failback_hours.open(unix_ms) => None,
+            wall => Some(Waits::Hours { opens: wall.and_then(|unix_ms| target.failback_hours.next_opening(unix_ms)) }),
+        }
+    }
+
+    fn say_what_it_waits_for(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        waits: Waits,
+        actions: &mut Vec<Action>,
+    ) {
+        match waits {
+            // The one is short, the other was said.
+            Waits::Steadiness | Waits::Order => {}
+            Waits::HeldDown => {
                 let Budget { takeovers, within, .. } = target.budget;
+                let until = self.dbss(name).budgets.held_down(now, &target.budget).unwrap_or(now);
                 let text = format!(
                     "taken over {takeovers} times within {within:?}: it is healthy, but held down for {:?} \
                      (`kagectl failback {name}` ends that)",
@@ -210,10 +279,16 @@ impl Coordinator {
                 );
                 self.note(Some(name.clone()), Severity::Alert, "held-down", text, actions);
             }
+            Waits::Kept => {
+                // Nothing is wrong any more, and nobody need do anything.
+                self.alerts_over(Some(name));
+                actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
+                self.note(Some(name.clone()), Severity::Info, "kept", waits.detail(), actions);
+            }
+            Waits::Quarantine | Waits::Hours { .. } | Waits::Operator => {
+                self.note(Some(name.clone()), Severity::Info, "waits", waits.detail(), actions);
+            }
         }
-        let background = Background::Healthy { since, held: now_held };
-        self.dbss(name).mode = Mode::TargetServerRecovery { background };
-        self.wake_at(name, now);
     }
 
     /// Wake-on-LAN, from the backup's host and from one voter that is up (one of them shares its segment).

@@ -53,6 +53,8 @@ pub(crate) enum Look {
     AtVip,
     /// Ping and all services, at the target's own address.
     AtTarget,
+    /// The same at the VIP, pings as well: does the double still serve?
+    AtDouble,
     /// Ping only.
     Ping,
     /// One service, at the VIP.
@@ -90,7 +92,7 @@ impl Coordinator {
         let services = || (0..target.services.len()).map(TargetJob::Probe);
         let mut queue = VecDeque::new();
         match look {
-            Look::AtVip | Look::AtTarget => {
+            Look::AtVip | Look::AtTarget | Look::AtDouble => {
                 queue.push_back(TargetJob::Ping);
                 queue.extend(services());
             }
@@ -125,10 +127,10 @@ impl Coordinator {
     ) -> JobId {
         let detection = self.cluster.detection;
         let job = self.job(JobFor::Target(name.clone(), check.clone()));
+        let vip = target.vips.first().map(|vip| vip.address());
         match check {
             TargetJob::Probe(index) => {
-                let vip = target.vips.first().map(|vip| vip.address()).filter(|_| look != Look::AtTarget);
-                let address = vip.unwrap_or(target.address);
+                let address = vip.filter(|_| look != Look::AtTarget).unwrap_or(target.address);
                 if let Some(service) = target.services.get(*index) {
                     actions.push(Action::Probe {
                         job,
@@ -145,7 +147,8 @@ impl Coordinator {
             }
             TargetJob::Ping | TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::Unfence => {
                 let timeout = detection.ping_timeout;
-                actions.push(Action::Ping { job, address: target.address, count: detection.ping_count, timeout });
+                let address = vip.filter(|_| look == Look::AtDouble).unwrap_or(target.address);
+                actions.push(Action::Ping { job, address, count: detection.ping_count, timeout });
             }
         }
         job
@@ -202,7 +205,7 @@ impl Coordinator {
         match what {
             TargetJob::Probe(index) => {
                 let away = matches!(dbss.mode, Mode::TargetServerRecovery { .. } | Mode::Returning { .. });
-                let standby = away && dbss.held.contains(index) && seen.bad();
+                let standby = away && look != Look::AtDouble && dbss.held.contains(index) && seen.bad();
                 dbss.services.insert(*index, if standby { Seen::Good(now) } else { seen });
             }
             TargetJob::Ping => {

@@ -136,11 +136,65 @@ pub(crate) enum Background {
     /// Verdict up: ping, agent and services good since.
     Healthy {
         since: Time,
-        /// That its return is held down has been said.
-        held: bool,
+        #[serde(default)]
+        waits: Waits,
     },
     /// Moved by the operator: nothing is done to it, and it does not return by itself.
     Operator { healthy: bool },
+    /// The target is healthy, and the host of its double is silent: does the double still serve?
+    DoubleSilent {
+        /// What this is about to end: `Healthy` or `Operator`.
+        before: Box<Background>,
+        /// What came of it has been said.
+        told: bool,
+    },
+}
+
+/// What a healthy target waits for before it takes its place again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Waits {
+    /// Being healthy for long enough.
+    #[default]
+    Steadiness,
+    /// The end of an operator's order.
+    Order,
+    /// It was taken over too often.
+    HeldDown,
+    /// Its machine comes and goes.
+    Quarantine,
+    /// Its hours; when they next begin, milliseconds since 1970. None: the wall clock is not known yet.
+    Hours { opens: Option<u64> },
+    /// `failback = "manual"`.
+    Operator,
+    /// `failback = "keep"`.
+    Kept,
+}
+
+impl Waits {
+    /// For people.
+    pub fn detail(self) -> String {
+        match self {
+            Waits::Steadiness | Waits::Order => "it is healthy again".to_owned(),
+            Waits::HeldDown => {
+                "it is healthy again, held down after too many takeovers; `kagectl failback` ends that".to_owned()
+            }
+            Waits::Quarantine => "it is healthy again, but its machine is in quarantine".to_owned(),
+            Waits::Hours { opens: Some(at) } => {
+                format!("it is healthy again and waits for its hours ({})", crate::config::day_and_time(at))
+            }
+            Waits::Hours { opens: None } => "it is healthy again and waits for its hours".to_owned(),
+            Waits::Operator => {
+                "it is healthy again; `kagectl failback` moves it back (failback = \"manual\")".to_owned()
+            }
+            Waits::Kept => "its double keeps serving (failback = \"keep\"); it is healthy and stands by".to_owned(),
+        }
+    }
+
+    /// Is it another thing that is waited for? The time does not matter.
+    pub fn is_news(self, before: Waits) -> bool {
+        std::mem::discriminant(&self) != std::mem::discriminant(&before)
+    }
 }
 
 impl Mode {
@@ -166,6 +220,7 @@ impl Mode {
                     Background::Settling { .. } => "settling",
                     Background::Healthy { .. } => "healthy",
                     Background::Operator { .. } => "moved-by-operator",
+                    Background::DoubleSilent { .. } => "double-silent",
                 };
                 ("target-server-recovery", step)
             }
@@ -189,12 +244,12 @@ impl Mode {
                 Background::AwaitReboot { .. } => "waiting for it to come back".to_owned(),
                 Background::Waking { attempt, .. } => format!("woken {attempt} times, waiting for it"),
                 Background::Settling { .. } => "it came back; waiting for its services".to_owned(),
-                Background::Healthy { held: false, .. } => "it is healthy again".to_owned(),
-                Background::Healthy { held: true, .. } => {
-                    "it is healthy again, held down after too many takeovers; `kagectl failback` ends that".to_owned()
-                }
+                Background::Healthy { waits, .. } => waits.detail(),
                 Background::Operator { healthy: true } => "moved by the operator; it is healthy".to_owned(),
                 Background::Operator { healthy: false } => "moved by the operator; it is not healthy".to_owned(),
+                Background::DoubleSilent { .. } => {
+                    "it is healthy again; the host of its double is silent: does the double still serve?".to_owned()
+                }
             },
             Mode::Returning { unfencing: Some(_) } => "it gets its access to the storage back".into(),
             Mode::Returning { unfencing: None } => "its virtual IPs are on their way back".into(),

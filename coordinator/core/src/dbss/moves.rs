@@ -1,7 +1,7 @@
 //! The operator's moves, and the double's sleep.
 
 use super::*;
-use crate::config::Backup;
+use crate::{config::Backup, core::span};
 
 /// For a double to be resumed, or started.
 const RESUME: Duration = Duration::from_secs(10);
@@ -75,6 +75,15 @@ impl Coordinator {
         }
         if !self.connected(now, &to.agent) {
             return Err(format!("the agent of {} does not answer: bring it up first", to.agent));
+        }
+        if let Some((until, why)) = self.quarantined(&to.agent).filter(|_| !force) {
+            return Err(format!(
+                "{} is in quarantine for another {}: {why}; `kagectl quarantine off {}` ends that, --force moves all the \
+                 same",
+                to.agent,
+                span(until.since(now)),
+                to.agent
+            ));
         }
         let healthy = self.dbss(name).services_good(target.services.len());
         if back && !healthy && !force {

@@ -22,6 +22,7 @@ impl Coordinator {
         let (reason, planned) = (why.as_str(), why.planned());
         let text = format!("{} on {} takes over ({reason})", target.backup.domain, target.backup.agent);
         self.note(Some(name.clone()), Severity::Info, "backup-server", text, actions);
+        self.only_place(name, &target.backup.agent, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "backup".into(), detail: reason.into() });
         if why.is_failure() {
             self.dbss(name).budgets.count_takeover(now, &target.budget);
@@ -47,7 +48,10 @@ impl Coordinator {
                 | Mode::Returning { unfencing: None } => {
                     self.take_over(now, &name, &target, Why::GoingDown, actions);
                 }
-                Mode::TargetServerRecovery { background: Background::Healthy { .. } | Background::Settling { .. } }
+                Mode::TargetServerRecovery {
+                    background:
+                        Background::Healthy { .. } | Background::Settling { .. } | Background::DoubleSilent { .. },
+                }
                 | Mode::Returning { unfencing: Some(_) } => {
                     let until = now + target.reboot_wait;
                     let background = Background::AwaitReboot { job: Job::Return, until, left: false };
@@ -124,7 +128,9 @@ impl Coordinator {
             let healthy = matches!(
                 self.dbss(&name).mode,
                 Mode::TargetServerRecovery {
-                    background: Background::Healthy { .. } | Background::Operator { healthy: true }
+                    background: Background::Healthy { .. }
+                        | Background::Operator { healthy: true }
+                        | Background::DoubleSilent { .. }
                 }
             );
             if healthy {
@@ -177,7 +183,7 @@ impl Coordinator {
         }
         let text = format!("storage_unfence: {}: the target does not return; repair that command", describe(result));
         self.note(Some(name.clone()), Severity::Alert, "unfence-failed", text, actions);
-        let background = Background::Healthy { since: now, held: false };
+        let background = Background::Healthy { since: now, waits: Waits::Steadiness };
         self.enter(now, name, Mode::TargetServerRecovery { background });
     }
 

@@ -65,7 +65,7 @@ impl Coordinator {
             self.note(Some(name.clone()), Severity::Info, "network-normal", "Network_is_normal".into(), actions);
             return self.enter_regular(now, name);
         }
-        if let Some(text) = self.held_back(target).filter(|_| proof.is_none()) {
+        if let Some(text) = self.held_back(now, target).filter(|_| proof.is_none()) {
             if let Mode::NetworkExamination { told, .. } = &mut self.dbss(name).mode
                 && !std::mem::replace(told, true)
             {
@@ -91,7 +91,7 @@ impl Coordinator {
     }
 
     /// Why nothing is taken over without proof, if so.
-    fn held_back(&self, target: &Target) -> Option<String> {
+    fn held_back(&self, now: Time, target: &Target) -> Option<String> {
         if let Some((_, storm)) = self.brake.as_ref().filter(|_| !self.breaks(Sabotage::NoStormBrake)) {
             return Some(format!("held by the storm brake: {storm}"));
         }
@@ -103,7 +103,7 @@ impl Coordinator {
         if let Some(service) = target.writers().and_then(|writers| writers.unfenced) {
             return Some(unfenced(&service));
         }
-        None
+        self.double_away(now, &target.backup.agent)
     }
 
     fn look_again(&mut self, name: &TargetName, at: Time) {

@@ -52,6 +52,9 @@ fn state(core: &Coordinator, now: Time) -> String {
     for order in core.orders(now) {
         let _ = writeln!(text, "  order: {} by {} ({})", order.order.scope, order.order.who, order.order.reason);
     }
+    for view in core.quarantines(now) {
+        let _ = writeln!(text, "  quarantine: {}, another {:?}: {}", view.agent, whole_millis(view.left), view.why);
+    }
     for (name, target) in &core.cluster().targets {
         let Some(view) = core.target(name) else { continue };
         let step = if view.step.is_empty() { String::new() } else { format!("/{}", view.step) };

@@ -360,6 +360,8 @@ pub(super) fn before(moves: &mut [Following], core: &Coordinator, now: Time, eve
         | Event::PutOrder { .. }
         | Event::ClearOrder { .. }
         | Event::Adopt { .. }
+        | Event::EndQuarantine { .. }
+        | Event::WallClock { .. }
         | Event::Reload { .. }
         | Event::Tick => {}
     }

@@ -38,6 +38,14 @@ const RULES: &[(&str, &str)] = &[
         "Taken over too often: it does not return by itself before the window is over (docs/configuration.md).",
     ),
     (
+        "quarantine",
+        "A machine that comes and goes: nothing is brought to it while there is another place (docs/operations.md).",
+    ),
+    (
+        "hours",
+        "It returns by itself only in failback_hours, and with failback = \"manual\" or \"keep\" never (docs/operations.md).",
+    ),
+    (
         "one writer",
         "No double of a single writer runs before release, proof or its writer_fence (\"Never two writers\").",
     ),
@@ -62,6 +70,10 @@ pub(super) fn of_note(note: &Note, core: &Coordinator, target: &TargetName) -> O
         "confirmed" | "service-down" | "service-trouble" | "restarting" | "service-normal" | "rebooting" => "graded",
         "restarts-used-up" | "down" => "budget",
         "held-down" => "hold-down",
+        "quarantine" | "quarantine-over" | "only-place" => "quarantine",
+        "held" | "waits" if note.text.contains("in quarantine") => "quarantine",
+        "waits" | "kept" => "hours",
+        "double-lost" => "conviction",
         "held" => held(core, target),
         "storm-brake" | "storm-over" => "storm brake",
         "stalled" => "own stall",

@@ -451,7 +451,8 @@ impl World {
                 self.ends(300, job, JobResult::Unknown("no answer".into()));
             }
             Action::Ping { job, address, timeout, .. } => {
-                let server = self.at(address);
+                let holder = self.held.iter().find(|(vip, _)| vip.address() == address).map(|(_, (holder, _))| holder);
+                let server = holder.map_or_else(|| self.at(address), |holder| &self.servers[holder]);
                 if server.up && !server.cut && !server.mute {
                     self.ends(1, job, JobResult::Check(CheckOutcome::Ok));
                 } else {

@@ -9,6 +9,7 @@ use crate::sim::checks::PROMISES;
 use crate::sim::clock::{Ns, SEC, ns};
 use kage_coordinator_core::config::{
     Cluster, ConfigError, Fault,
+    keys::QUARANTINE,
     read::{Faults, Given, Table, nearest},
 };
 use kage_coordinator_core::probe::PRESETS;
@@ -23,7 +24,7 @@ const LONGEST: Ns = 24 * 3600 * SEC;
 const WORDS: &[(&str, &str)] = &[("thesis", "thesis"), ("normal", "normal"), ("fast", "fast")];
 const LOSSES: &[(&str, &str)] = &[("voters", "voters"), ("keep", "keep"), ("lapse", "lapse")];
 const ENDS: &[(&str, Ends)] = &[("serving", Ends::Serving), ("well", Ends::Well), ("any", Ends::Any)];
-const FAILBACKS: &[(&str, &str)] = &[("auto", "auto"), ("manual", "manual")];
+const FAILBACKS: &[(&str, &str)] = &[("auto", "auto"), ("manual", "manual"), ("keep", "keep")];
 const POWERS: &[(&str, u8)] = &[("none", 0), ("status", 1), ("control", 2)];
 const STATES: &[(&str, bool)] = &[("on", false), ("off", true)];
 
@@ -192,6 +193,9 @@ fn cluster(
         if root.has("server") {
             faults.value(&root.place, "cluster", path.span(), "servers are its own: leave [[server]] out");
         }
+        if root.has("quarantine") {
+            faults.value(&root.place, "cluster", path.span(), "its [quarantine] is what counts: leave it out here");
+        }
         let full = beside.unwrap_or(Path::new(".")).join(path.get_ref());
         let parsed = std::fs::read_to_string(&full)
             .map_err(|error| vec![error.to_string()])
@@ -218,6 +222,7 @@ fn cluster(
         let index = seat.as_ref().and_then(|seat| hosts.keys().position(|name| name == seat));
         index.map_or_else(|| other.to_owned(), |index| format!("10.77.0.{}", index + 11))
     };
+    text += &quarantine(faults, root);
     text += &format!("[coordinator]\nlisten = \"{}:7700\"\n", address(&seats[0], "10.77.0.3"));
     text += &format!("[sif]\nlisten = \"{}:7701\"\n", address(&seats[1], "10.77.0.3"));
     for (index, (name, host)) in hosts.iter().enumerate() {
@@ -246,6 +251,18 @@ fn cluster(
             None
         }
     }
+}
+
+/// `[quarantine]` as in cluster.toml.
+fn quarantine(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> String {
+    let Some(table) = root.table(faults, "quarantine", &QUARANTINE) else { return String::new() };
+    let lapses = table.integer(faults, "lapses", 0..1001).map(|lapses| format!("lapses = {}\n", lapses.get_ref()));
+    let times = ["within", "hold", "hold_limit"].map(|key| {
+        let time = table.duration(faults, key);
+        time.map(|time| format!("{key} = \"{}ms\"\n", time.get_ref().as_millis()))
+    });
+    let lines: Vec<String> = lapses.into_iter().chain(times.into_iter().flatten()).collect();
+    format!("[quarantine]\n{}", lines.concat())
 }
 
 fn known_host<'h>(
@@ -284,6 +301,7 @@ fn server(
     let vips: Option<Vec<Given<Vip>>> = table.list(faults, "vips", A_VIP);
     let services: Option<Vec<Given<String>>> = table.list(faults, "services", "");
     let failback = table.choice(faults, "failback", FAILBACKS);
+    let hours: Option<Vec<Given<String>>> = table.list(faults, "failback_hours", "");
     let waits = ["healthy_for", "reboot_wait", "start_wait"].map(|key| (key, table.duration(faults, key)));
     let budget = ["restarts", "reboots", "takeovers"].map(|key| {
         let least = u32::from(key == "takeovers");
@@ -303,6 +321,10 @@ fn server(
     );
     if let Some(failback) = failback {
         text += &format!("failback = \"{failback}\"\n");
+    }
+    if let Some(hours) = hours {
+        let hours: Vec<&String> = hours.iter().map(Given::get_ref).collect();
+        text += &format!("failback_hours = {hours:?}\n");
     }
     for (key, wait) in waits.iter().filter_map(|(key, wait)| Some((key, wait.as_ref()?))) {
         text += &format!("{key} = \"{}ms\"\n", wait.get_ref().as_millis());

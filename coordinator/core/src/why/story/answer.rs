@@ -315,7 +315,18 @@ fn ending(story: &Story, name: &TargetName) -> String {
     }
     match last_of(
         story,
-        &["held-down", "down", "withheld", "cannot-wake", "target-away", "target-up", "target-back", "waking"],
+        &[
+            "held-down",
+            "waits",
+            "kept",
+            "down",
+            "withheld",
+            "cannot-wake",
+            "target-away",
+            "target-up",
+            "target-back",
+            "waking",
+        ],
     ) {
         Some(line) => format!("it does not serve again yet: {}", line.text),
         None => "it does not serve again yet".to_owned(),

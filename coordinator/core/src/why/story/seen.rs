@@ -66,13 +66,20 @@ impl Teller {
                 self.command = Some(*command);
                 self.tell(now, Source::Operator, format!("kagectl adopt {target}, by {who}"));
             }
+            Event::EndQuarantine { agent, who, .. } if ours(agent) => {
+                self.tell(now, Source::Operator, format!("kagectl quarantine off {agent}, by {who}"));
+            }
             Event::Reload { .. } => self.tell(now, Source::Operator, "the configuration is read again".into()),
             Event::TroublesRead { down } => {
                 if let Some((_, why)) = down.iter().find(|(target, _)| target == name) {
                     self.tell(now, Source::Sif, format!("it was given up under an earlier term: {why}"));
                 }
             }
-            Event::Move { .. } | Event::Adopt { .. } | Event::OrdersRead { .. } => {}
+            Event::Move { .. }
+            | Event::Adopt { .. }
+            | Event::EndQuarantine { .. }
+            | Event::OrdersRead { .. }
+            | Event::WallClock { .. } => {}
             Event::Job { job, result } => {
                 if let Some(what) = core.jobs.get(job) {
                     self.answered(core, name, now, what, result);
@@ -152,9 +159,15 @@ impl Teller {
     /// What the core noted about the target, or about what concerns every target.
     pub(super) fn noted(&mut self, core: &Coordinator, name: &TargetName, now: Time, note: &Note) {
         const COMMON: [&str; 6] = ["storm-brake", "storm-over", "stalled", "term-lost", "sif-away", "order-given"];
+        let machines = core.cluster().targets.get(name).map(|target| [&target.agent, &target.backup.agent]);
+        let of_its_machine = |kind: &str| {
+            let machine = note.text.split(' ').next().unwrap_or_default();
+            kind.starts_with("quarantine")
+                && machines.is_some_and(|ours| ours.iter().any(|own| own.as_str() == machine))
+        };
         let concerns = match &note.target {
             Some(target) => target == name,
-            None => COMMON.contains(&note.kind.as_str()),
+            None => COMMON.contains(&note.kind.as_str()) || of_its_machine(&note.kind),
         };
         // Those are agents' words, and told as such.
         if !concerns || ["vip-open", "vip-closed", "service-held"].contains(&note.kind.as_str()) {
