@@ -94,6 +94,12 @@ pub enum How {
         /// The longest pause at its end; none: the hypervisor's.
         downtime: Option<Duration>,
     },
+    /// A host goes to sleep. Whoever does it first asks its hypervisor that nothing in service is left on it and arms its
+    /// wake path anew; if either fails, so does this, and nothing was done.
+    Sleep {
+        /// Its own clock (RTC) wakes it after this at the latest, should everything else be lost.
+        alarm: Duration,
+    },
     /// Done when the host's agent answers.
     Wake {
         /// Which magic packet, from 1.
@@ -175,6 +181,8 @@ pub enum Signal {
     },
     /// The transition is over and undone.
     RolledBack {
+        /// The groups' conditions now: one with something left is as if it had changed, until a later plan mends it.
+        conditions: BTreeMap<GroupName, Condition>,
         /// Steps, by index, that could not be undone or were left to who claimed them.
         left: BTreeSet<usize>,
         /// Why.

@@ -141,6 +141,8 @@ pub struct Policy {
     pub host_memory: Bytes,
     /// Of a base server's cores, by what runs on it after a plan.
     pub base_cpu: Percent,
+    /// A host that sleeps wakes by its own clock after this: a dead man's wake.
+    pub alarm: Duration,
     /// Any one host may be lost after every step (N+1).
     pub survive_host: bool,
     /// Hosts that sleep count in that only if they woke within this, when last tried.
@@ -190,6 +192,7 @@ impl Default for Policy {
             migration_downtime: None,
             host_memory: Bytes::gib(1),
             base_cpu: Percent::of(70),
+            alarm: s(12 * 3600),
             survive_host: true,
             wake_within: s(30),
             // A night of 8 h at 1 W is 8 Wh; moving a GiB keeps two machines busy for seconds. Below it, moves are noise.
@@ -279,6 +282,7 @@ impl Faults {
             ("fresh", policy.fresh),
             ("backoff", policy.backoff),
             ("patience", policy.patience),
+            ("alarm", policy.alarm),
             ("wake_within", policy.wake_within),
             ("limits.vip", vip),
             ("limits.migration", migration),

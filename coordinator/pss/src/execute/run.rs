@@ -123,9 +123,8 @@ impl Acting<'_> {
                 How::Migration { bandwidth: self.policy.migration_bandwidth, downtime: self.policy.migration_downtime }
             }
             Step::WakeHost { .. } => How::Wake { attempt },
-            Step::MoveVip { .. } | Step::SuspendVm { .. } | Step::ResumeVm { .. } | Step::SuspendHost { .. } => {
-                How::Plain
-            }
+            Step::SuspendHost { .. } => How::Sleep { alarm: self.policy.alarm },
+            Step::MoveVip { .. } | Step::SuspendVm { .. } | Step::ResumeVm { .. } => How::Plain,
         };
         let job = self.job(timeout);
         self.actions.push(Action::Do { job: job.id, step: step.clone(), how, timeout });

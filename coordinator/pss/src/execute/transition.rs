@@ -1,18 +1,18 @@
 //! A plan under way.
 
 mod claims;
+mod ending;
 
 use super::{
     Action, End, Event, Ids, JobResult, Kind, Note, Outcome, Recorded, Severity, Signal, SignalId,
     run::{Acting, Pending, Stage, WAKE_ATTEMPTS},
 };
 use crate::{
-    class::Condition,
     inventory::Claim,
     plan::{Direction, Plan, Step},
     policy::Policy,
 };
-use kage_types::{AgentId, GroupName, Revision, Time};
+use kage_types::{AgentId, Revision, Time};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -84,7 +84,7 @@ impl Transition {
             Direction::Fold => format!("saves {} (modelled), migrates {}", plan.watts, plan.migrated),
             Direction::Unfold => format!("migrates {}", plan.migrated),
         };
-        let text = format!("transition begun ({} steps): {}; {what}", plan.steps.len(), changes(&plan));
+        let text = format!("transition begun ({} steps): {}; {what}", plan.steps.len(), ending::changes(&plan));
         note(Severity::Info, Kind::Begun, text, actions);
         let steps = vec![State::Waiting; plan.steps.len()];
         Self::new(plan, usual, false, Phase::Announcing(pending), steps)
@@ -365,31 +365,7 @@ impl Transition {
         if self.steps.iter().any(|state| matches!(state, State::Run { .. })) {
             return;
         }
-        let (signal, outcome) = match &self.phase {
-            Phase::Announcing(_) | Phase::Closing { .. } => return,
-            Phase::Forward => self.committed(),
-            Phase::Backward { why, given_up } => {
-                let left = self.indices(|state| matches!(state, State::Stuck | State::Left));
-                let outcome = if *given_up { Outcome::GivenUp } else { Outcome::Failed };
-                (Signal::RolledBack { left, why: why.clone() }, outcome)
-            }
-        };
-        let (severity, kind, text) = match &signal {
-            Signal::RolledBack { left, why } if left.is_empty() => {
-                (Severity::Warning, Kind::RolledBack, format!("transition undone: {why}"))
-            }
-            Signal::RolledBack { left, why } => {
-                (Severity::Warning, Kind::RolledBack, format!("transition undone but for {}: {why}", self.names(left)))
-            }
-            Signal::Committed { missing, .. } if missing.is_empty() => {
-                (Severity::Info, Kind::Committed, format!("transition done: {}", changes(&self.plan)))
-            }
-            Signal::Committed { missing, .. } => {
-                (Severity::Warning, Kind::Committed, format!("transition done but for {}", self.names(missing)))
-            }
-            Signal::TransitionBegun { .. } | Signal::StepBegun { .. } | Signal::StepDone { .. } => return,
-        };
-        note(severity, kind, text, actions);
+        let Some((signal, outcome)) = self.over(actions) else { return };
         let pending = Pending::send(now, signal.clone(), ids, actions);
         self.phase = Phase::Closing { pending, signal: Box::new(signal), outcome };
     }
@@ -455,30 +431,6 @@ impl Transition {
         !migrates(index) || under_way < usize::try_from(policy.migrations).unwrap_or(usize::MAX)
     }
 
-    fn committed(&self) -> (Signal, Outcome) {
-        let missing = self.indices(|state| *state != State::Done);
-        let short: BTreeSet<&GroupName> = missing
-            .iter()
-            .filter_map(|index| self.plan.steps.get(*index))
-            .flat_map(|planned| &planned.groups)
-            .collect();
-        let conditions: BTreeMap<GroupName, Condition> = (self.plan.groups.iter())
-            .map(|(name, (before, after))| (name.clone(), if short.contains(name) { *before } else { *after }))
-            .collect();
-        let outcome = if missing.is_empty() { Outcome::Complete } else { Outcome::Partial };
-        (Signal::Committed { conditions, missing }, outcome)
-    }
-
-    fn indices(&self, is: impl Fn(&State) -> bool) -> BTreeSet<usize> {
-        self.steps.iter().enumerate().filter(|(_, state)| is(state)).map(|(index, _)| index).collect()
-    }
-
-    fn names(&self, indices: &BTreeSet<usize>) -> String {
-        let names: Vec<String> =
-            indices.iter().filter_map(|index| Some(self.plan.steps.get(*index)?.step.to_string())).collect();
-        names.join(", ")
-    }
-
     fn end(&self, outcome: Outcome, revision: Option<Revision>) -> End {
         End { direction: self.plan.direction, outcome, revision, no_wake: self.no_wake.clone() }
     }
@@ -497,10 +449,4 @@ fn waits_for(stage: &Stage, id: SignalId) -> bool {
         | Stage::Checking { .. }
         | Stage::Leaving(_) => false,
     }
-}
-
-fn changes(plan: &Plan) -> String {
-    let changes: Vec<String> =
-        plan.groups.iter().map(|(name, (before, after))| format!("{name} {before} -> {after}")).collect();
-    if changes.is_empty() { "no group changes its condition".into() } else { changes.join(", ") }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     class::Condition,
-    inventory::{Claim, Group, Host, HostState, Inventory, VmState, WakePath},
+    inventory::{Claim, Group, Host, HostState, Inventory, Vm, VmState, WakePath},
     load::{Load, Usage},
     policy::Policy,
     units::{Bytes, Watts},
@@ -20,6 +20,10 @@ use std::{
 
 /// Over which [`Policy::sleeps_a_day`] counts.
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Hosts that one plan lets sleep: each is weighed against the loss of any other, and thousands are better done in
+/// several plans, each with new judgements before it, than in one that takes long to undo.
+const MOST_ASLEEP: usize = 32;
 
 /// How a group would be served in Light condition.
 struct Gathered {
@@ -42,6 +46,10 @@ pub(super) fn fold(inventory: &Inventory, policy: &Policy, report: &mut Report) 
     planner.unsurvivable = planner.draft.unsurvivable().into_keys().collect();
     if !planner.light.is_empty() {
         for host in planner.candidates(report) {
+            if planner.asleep.len() >= MOST_ASLEEP {
+                report.add(Reason::HostStays(host, HostStays::NextTime(MOST_ASLEEP)));
+                break;
+            }
             if let Err(why) = planner.try_host(&host) {
                 report.add(Reason::HostStays(host, why));
             }
@@ -60,7 +68,7 @@ fn gather(inventory: &Inventory, policy: &Policy, report: &mut Report) -> BTreeM
     let mut light = BTreeMap::new();
     let mut choice = Choice::new(inventory, policy);
     for (name, group) in inventory.groups.iter().filter(|(_, group)| group.wanted == Condition::Light) {
-        match gather_one(inventory, policy, name, group, &mut choice) {
+        match gather_one(inventory, policy, name, group, &choice) {
             Ok(gathered) => {
                 choice.took(&gathered);
                 light.insert(name.clone(), gathered);
@@ -76,7 +84,7 @@ fn gather_one(
     policy: &Policy,
     name: &GroupName,
     group: &Group,
-    choice: &mut Choice<'_>,
+    choice: &Choice<'_>,
 ) -> Result<Gathered, GroupStays> {
     for member in &group.members {
         let Some(vm) = inventory.vms.get(member) else { return Err(GroupStays::NotRunning(member.clone())) };
@@ -133,55 +141,62 @@ fn bearable(
 /// Chooses base servers where none is configured: as few as possible, first hosts that can't sleep anyway.
 struct Choice<'a> {
     inventory: &'a Inventory,
-    draft: Draft<'a>,
-    policy: &'a Policy,
+    /// Those that can be one; the first are the better by name.
+    hosts: Vec<Candidate>,
     bases: BTreeSet<AgentId>,
-    promised: BTreeMap<AgentId, Bytes>,
+}
+
+struct Candidate {
+    name: AgentId,
+    /// It can't sleep anyway.
+    stays: bool,
+    /// Virtual servers in service on it.
+    serving: usize,
+    /// Memory left for what moves there.
+    room: Bytes,
 }
 
 impl<'a> Choice<'a> {
-    fn new(inventory: &'a Inventory, policy: &'a Policy) -> Self {
+    fn new(inventory: &'a Inventory, policy: &Policy) -> Self {
         let draft = Draft::new(inventory, policy);
-        Self { inventory, draft, policy, bases: BTreeSet::new(), promised: BTreeMap::new() }
+        let folds = |group: Option<&GroupName>| {
+            let group = group.and_then(|name| inventory.groups.get(name));
+            group.is_some_and(|group| group.wanted == Condition::Light)
+        };
+        let candidate = |(name, host): (&AgentId, &Host)| Candidate {
+            name: name.clone(),
+            stays: may_sleep(inventory, policy, name, host).is_err()
+                || draft.on(name).any(|(_, vm)| in_service(vm) && !folds(vm.group.as_ref())),
+            serving: draft.on(name).filter(|(_, vm)| in_service(vm)).count(),
+            room: draft.free(name),
+        };
+        let hosts = inventory.hosts.iter().filter(|(name, _)| inventory.usable(name)).map(candidate).collect();
+        Self { inventory, hosts, bases: BTreeSet::new() }
     }
 
     fn took(&mut self, gathered: &Gathered) {
         self.bases.insert(gathered.base.clone());
         if let Some(vm) = self.inventory.vms.get(&gathered.stays)
             && vm.host != gathered.base
+            && let Some(base) = self.hosts.iter_mut().find(|host| host.name == gathered.base)
         {
-            let promised = self.promised.entry(gathered.base.clone()).or_default();
-            *promised = promised.plus(vm.memory);
+            base.room = base.room.minus(vm.memory);
         }
     }
 
     /// The best for a group with these members in service: a base or a host that can't sleep, then little to migrate,
     /// then where most is that may fold, then by name.
-    fn base(&mut self, serving: &[DomainName]) -> Option<AgentId> {
-        let first = self.inventory.vms.get(serving.first()?)?;
-        let mut best = None;
-        for (name, host) in self.inventory.hosts.iter().filter(|(name, _)| self.inventory.usable(name)) {
-            let there = serving.iter().any(|vm| self.inventory.vms.get(vm).is_some_and(|vm| vm.host == *name));
-            let room = self.draft.free(name).minus(self.promised.get(name).copied().unwrap_or_default());
-            if !there && (!first.shared_storage || room < first.memory) {
-                continue;
-            }
+    fn base(&self, serving: &[DomainName]) -> Option<AgentId> {
+        let members: Vec<&Vm> = serving.iter().filter_map(|name| self.inventory.vms.get(name)).collect();
+        let first = members.first()?;
+        let best = self.hosts.iter().filter_map(|host| {
+            let there = members.iter().any(|vm| vm.host == host.name);
+            let fits = there || first.shared_storage && host.room >= first.memory;
             let bytes = if there { Bytes(0) } else { first.memory };
-            let stays = self.bases.contains(name)
-                || may_sleep(self.inventory, self.policy, name, host).is_err()
-                || self.draft.on(name).any(|(_, vm)| in_service(vm) && !self.folds(vm.group.as_ref()));
-            let many = self.draft.on(name).filter(|(_, vm)| in_service(vm)).count();
-            let key = (!stays, bytes, Reverse(many), name);
-            if best.as_ref().is_none_or(|(best, _)| key < *best) {
-                best = Some((key, name.clone()));
-            }
-        }
-        best.map(|(_, name)| name)
-    }
-
-    fn folds(&self, group: Option<&GroupName>) -> bool {
-        let group = group.and_then(|name| self.inventory.groups.get(name));
-        group.is_some_and(|group| group.wanted == Condition::Light)
+            let moves = !(host.stays || self.bases.contains(&host.name));
+            fits.then_some((moves, bytes, Reverse(host.serving), &host.name))
+        });
+        best.min().map(|(_, _, _, name)| name.clone())
     }
 }
 
@@ -226,8 +241,16 @@ impl Folder<'_> {
     /// Hosts that may sleep if nothing in service is left on them: first those with least to move, then the thirstiest.
     fn candidates(&self, report: &mut Report) -> Vec<AgentId> {
         let mut found = Vec::new();
+        let folds = |group: &Option<GroupName>| group.as_ref().is_some_and(|group| self.light.contains_key(group));
+        let vms = self.draft.inventory.vms.values().filter(|vm| folds(&vm.group));
+        let needed: BTreeSet<&AgentId> = vms.flat_map(|vm| [&vm.host, &vm.home]).collect();
         for (name, host) in &self.draft.inventory.hosts {
             if host.state != HostState::Awake || self.bases.contains(name) {
+                continue;
+            }
+            if !needed.contains(name) {
+                // Nobody would wake it when groups are back in Moderate condition.
+                report.add(Reason::HostStays(name.clone(), HostStays::Unused));
                 continue;
             }
             match may_sleep(&self.draft.inventory, self.policy, name, host).and_then(|()| self.empties(name)) {
@@ -247,7 +270,13 @@ impl Folder<'_> {
                 return Err(HostStays::Claimed);
             }
             match vm.state {
-                VmState::Suspended | VmState::Stopped => continue,
+                VmState::Suspended | VmState::Stopped => {
+                    let folds = vm.group.as_ref().is_none_or(|group| self.light.contains_key(group));
+                    if vm.home_vips.is_empty() || folds {
+                        continue;
+                    }
+                    return Err(HostStays::Awaits(name.clone()));
+                }
                 VmState::Running => {}
             }
             let gathered = vm.group.as_ref().and_then(|group| self.light.get(group));

@@ -25,6 +25,12 @@ pub enum HostStays {
     SleptEnough(u32),
     /// This runs there and is not part of a group that folds.
     Serves(DomainName),
+    /// This belongs there, should serve and does not.
+    Awaits(DomainName),
+    /// Nothing of a group that folds is or belongs there.
+    Unused,
+    /// A plan lets only so many sleep.
+    NextTime(usize),
     /// This would have to move and can't: its disks are not shared.
     NotShared(DomainName),
     /// This would have to move and there is so little room.
@@ -197,7 +203,7 @@ impl fmt::Display for Reason {
             Reason::GroupStays(group, why) => write!(f, "{group} {why}"),
             Reason::Instead { host, vm, to: Some(to) } => write!(f, "{host} does not wake: {vm} goes to {to} instead"),
             Reason::Instead { host, vm, to: None } => {
-                write!(f, "{host} does not wake and no other host has room: {vm} stays where it is")
+                write!(f, "{host} does not wake, and {vm} can go to no other host: it stays where it is")
             }
         }
     }
@@ -212,6 +218,9 @@ impl fmt::Display for HostStays {
             HostStays::JustWoken(left) => write!(f, "was woken lately: it stays awake for {} s more", left.as_secs()),
             HostStays::SleptEnough(times) => write!(f, "has gone to sleep {times} times in 24 h, no more"),
             HostStays::Serves(vm) => write!(f, "runs {vm}, which is in service"),
+            HostStays::Awaits(vm) => write!(f, "stays awake: {vm} belongs there and is to serve again"),
+            HostStays::Unused => write!(f, "stays awake: no virtual server of a group that folds belongs there"),
+            HostStays::NextTime(most) => write!(f, "and others wait for the next plan: {most} hosts at a time"),
             HostStays::NotShared(vm) => write!(f, "runs {vm}, whose disks are not on shared storage"),
             HostStays::NoMemory { vm, on, short } => write!(f, "runs {vm}, for which {on} is {short} short of memory"),
             HostStays::BaseBusy { on, cpu } => write!(f, "stays awake: {on} would be used to {cpu} of its cores"),

@@ -95,7 +95,7 @@ impl Unfolder<'_> {
             }
             self.parts.vips.push((*vip, holder.clone(), member.clone(), name.clone()));
         }
-        if vm.host == vm.home { Ok(()) } else { self.home(name, member, vm, report) }
+        if vm.host == vm.home { Ok(()) } else { self.home(name, group, member, vm, report) }
     }
 
     /// Can it be reckoned with? If it sleeps, it is to be woken.
@@ -115,8 +115,20 @@ impl Unfolder<'_> {
         }
     }
 
+    /// Two members on one host would be lost together (fig. 3.9).
+    fn free_of(&self, group: &Group, host: &AgentId) -> bool {
+        !self.draft.on(host).any(|(name, _)| group.members.contains(name))
+    }
+
     /// Live migration to where it belongs; if that host does not wake, to another.
-    fn home(&mut self, name: &GroupName, member: &DomainName, vm: &Vm, report: &mut Report) -> Result<(), Reason> {
+    fn home(
+        &mut self,
+        name: &GroupName,
+        group: &Group,
+        member: &DomainName,
+        vm: &Vm,
+        report: &mut Report,
+    ) -> Result<(), Reason> {
         let fits = |draft: &Draft<'_>, host: &AgentId| draft.free(host) >= vm.memory;
         let to = if fits(&self.draft, &vm.home) && self.wake(&vm.home, name) {
             vm.home.clone()
@@ -128,7 +140,8 @@ impl Unfolder<'_> {
                 .filter(|host| self.inventory.usable(host) || self.parts.wakes.contains_key(*host));
             let others: Vec<AgentId> = woken.chain(self.inventory.hosts.keys()).cloned().collect();
             let mut others = others.into_iter().filter(|host| *host != vm.host && *host != vm.home);
-            let found = others.find(|host| fits(&self.draft, host) && self.wake(host, name));
+            let found =
+                others.find(|host| self.free_of(group, host) && fits(&self.draft, host) && self.wake(host, name));
             let instead = Reason::Instead { host: vm.home.clone(), vm: member.clone(), to: found.clone() };
             let Some(found) = found else { return Err(instead) };
             report.add(instead);

@@ -1,0 +1,11 @@
+//! Tests of the power saving core: one program, as linking takes longer than running.
+
+mod execute;
+mod judge;
+mod load;
+mod planner;
+mod policy;
+mod power;
+mod properties;
+mod support;
+mod thesis;
