@@ -1,6 +1,7 @@
 //! Tests of the power saving core: one program, as linking takes longer than running.
 
 mod execute;
+mod independence;
 mod judge;
 mod load;
 mod planner;

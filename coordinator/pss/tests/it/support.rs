@@ -288,6 +288,7 @@ impl Lab {
                 self.event(Event::Recorded { id, revision: Revision(self.revision) });
             }
             Action::Do { job, step, .. } => {
+                assert!(possible(&self.truth, &step), "{step} can't be done now: {:?}", self.lines());
                 let wrong = self.wrong.iter().find(|(there, _)| *there == step).map(|(_, wrong)| *wrong);
                 let (done, result) = match wrong {
                     None => (true, Some(JobResult::Done)),
