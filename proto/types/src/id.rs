@@ -96,6 +96,10 @@ name!(
     /// A service of a server, as its agent's configuration names it.
     ServiceName
 );
+name!(
+    /// The redundant virtual servers that offer one service (thesis: service group).
+    GroupName
+);
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {

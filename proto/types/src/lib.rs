@@ -9,7 +9,7 @@ mod order;
 mod time;
 
 pub use grant::{AskVip, Grant, GrantItem, Verdict};
-pub use id::{AgentId, DomainName, Epoch, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip};
+pub use id::{AgentId, DomainName, Epoch, GroupName, IdError, Nonce, Revision, ServiceName, TargetName, Term, Vip};
 pub use lease::{LeaseTiming, LeaseTimingError, Profile};
 pub use order::{Order, OrderScope, OrderScopeError, REASON_LIMIT};
 pub use time::{Time, whole_millis};

@@ -1,0 +1,372 @@
+//! The whole of it: samples and what there is come in, judgements are made at intervals, plans begun and carried out.
+
+use crate::{
+    class::{Class, Condition},
+    execute::{Action, End, Event, Executor, Outcome},
+    inventory::{Claim, Group, HostState, Inventory, WakePath},
+    judge::{Judge, Judgement},
+    load::{Load, Meter, Sample, Usage},
+    plan::{self, Direction, GroupStays, Reason, Report},
+    policy::{Policy, Wall},
+    power::PowerMeter,
+    units::Watts,
+};
+use kage_types::{AgentId, DomainName, GroupName, Revision, Time};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// What comes in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// Time went by; and what the clock on the wall says.
+    Tick(Wall),
+    /// What there is, as the ledger and the agents have it. `now`, `wanted`, `usage`, `awake_since` and `sleeps` in it
+    /// are put in here; a claim in it stands as long as the ledger has it.
+    Inventory(Box<Inventory>),
+    /// Counters of a virtual server.
+    Sample {
+        /// Whose.
+        vm: DomainName,
+        /// They.
+        sample: Box<Sample>,
+    },
+    /// A measurement of what a host draws.
+    Power {
+        /// Which.
+        host: AgentId,
+        /// Drawn.
+        watts: Watts,
+    },
+    /// For the transition under way; and claims, at any time.
+    Execute(Event),
+}
+
+/// What is remembered of a host between two inventories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    state: HostState,
+    awake_since: Time,
+    sleeps: Vec<Time>,
+    /// It did not wake when told to.
+    no_wake: Option<Time>,
+}
+
+/// After plans that had to be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Backoff {
+    wait: Duration,
+    until: Time,
+}
+
+/// Power saving of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pss {
+    policy: Policy,
+    inventory: Option<Inventory>,
+    hosts: BTreeMap<AgentId, Seen>,
+    meters: BTreeMap<DomainName, Meter>,
+    judges: BTreeMap<GroupName, Judge>,
+    wanted: BTreeMap<GroupName, Condition>,
+    claims: BTreeSet<Claim>,
+    executor: Executor,
+    power: PowerMeter,
+    next_round: Time,
+    /// The ledger's revision that shows what was done last.
+    shown: Revision,
+    /// Something is left to do: plan as soon as the ledger shows what was done.
+    unfinished: bool,
+    backoff: Backoff,
+    judged: Report,
+    planned: Report,
+}
+
+impl Pss {
+    /// One with this policy, which has no [`Policy::faults`]. Its first judgement is due at once.
+    #[must_use]
+    pub fn new(now: Time, policy: Policy) -> Self {
+        Self {
+            policy,
+            inventory: None,
+            hosts: BTreeMap::new(),
+            meters: BTreeMap::new(),
+            judges: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            claims: BTreeSet::new(),
+            executor: Executor::default(),
+            power: PowerMeter::default(),
+            next_round: now,
+            shown: Revision::default(),
+            unfinished: false,
+            backoff: Backoff::default(),
+            judged: Report::default(),
+            planned: Report::default(),
+        }
+    }
+
+    /// Other figures from now on; a transition under way goes on.
+    pub fn configure(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Why nothing, or nothing more, was done at the last judgement.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut report = self.judged.clone();
+        for reason in &self.planned.reasons {
+            report.add(reason.clone());
+        }
+        report
+    }
+
+    /// What the hosts draw and have used.
+    #[must_use]
+    pub fn power(&self) -> &PowerMeter {
+        &self.power
+    }
+
+    /// The transition under way.
+    #[must_use]
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// When to send [`Input::Tick`] at the latest, and why.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Time, &'static str)> {
+        let round = (self.next_round, "next judgement");
+        Some(self.executor.deadline().filter(|(time, _)| *time < round.0).unwrap_or(round))
+    }
+
+    /// One input.
+    pub fn step(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Tick(wall) => {
+                self.execute(now, Event::Tick, actions);
+                if now >= self.next_round {
+                    self.next_round = now + self.policy.interval;
+                    self.judge(now, wall, actions);
+                    self.plan(now, actions);
+                }
+            }
+            Input::Inventory(inventory) => {
+                self.observe(now, *inventory, actions);
+                if self.unfinished {
+                    self.plan(now, actions);
+                }
+            }
+            Input::Sample { vm, sample } => {
+                let there = self.inventory.as_ref().and_then(|inventory| inventory.vms.get(&vm));
+                if let Some(group) = there.and_then(|vm| vm.group.as_ref()) {
+                    let rated = self.policy.group(group).rated;
+                    self.meters.entry(vm).or_default().take(now, *sample, self.policy.fresh, rated);
+                }
+            }
+            Input::Power { host, watts } => self.power.measured(now, &host, watts),
+            Input::Execute(event) => {
+                match &event {
+                    Event::Claimed(claim) => {
+                        self.claims.insert(claim.clone());
+                    }
+                    Event::Unclaimed(claim) => {
+                        self.claims.remove(claim);
+                    }
+                    Event::Tick
+                    | Event::Ended { .. }
+                    | Event::Recorded { .. }
+                    | Event::Refused { .. }
+                    | Event::Cancel(_) => {}
+                }
+                self.execute(now, event, actions);
+            }
+        }
+    }
+
+    fn execute(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        let groups: Vec<GroupName> =
+            self.executor.plan().into_iter().flat_map(|plan| plan.groups.keys().cloned()).collect();
+        if let Some(end) = self.executor.step(now, event, &self.policy, actions) {
+            self.ended(now, &end, &groups);
+        }
+    }
+
+    fn ended(&mut self, now: Time, end: &End, groups: &[GroupName]) {
+        self.shown = self.shown.max(end.revision.unwrap_or_default());
+        for host in &end.no_wake {
+            if let Some(seen) = self.hosts.get_mut(host) {
+                seen.no_wake = Some(now);
+            }
+        }
+        self.unfinished = match (end.direction, end.outcome) {
+            (Direction::Unfold, Outcome::Partial) => true,
+            (Direction::Fold | Direction::Unfold, Outcome::Complete | Outcome::Failed | Outcome::GivenUp)
+            | (Direction::Fold, Outcome::Partial) => false,
+        };
+        self.backoff = match (end.direction, end.outcome) {
+            (Direction::Fold, Outcome::Complete) => Backoff::default(),
+            (Direction::Fold, Outcome::Failed) => {
+                let wait = self.backoff.wait.saturating_mul(2).clamp(self.policy.backoff, self.policy.patience);
+                Backoff { wait, until: now + wait }
+            }
+            (Direction::Fold, Outcome::Partial | Outcome::GivenUp) | (Direction::Unfold, _) => self.backoff,
+        };
+        if !self.unfinished {
+            for group in groups {
+                if let Some(judge) = self.judges.get_mut(group) {
+                    judge.changed();
+                }
+                self.wanted.remove(group);
+            }
+        }
+    }
+
+    fn observe(&mut self, now: Time, inventory: Inventory, actions: &mut Vec<Action>) {
+        for (name, host) in &inventory.hosts {
+            let new = || Seen { state: host.state, awake_since: now, sleeps: Vec::new(), no_wake: None };
+            let seen = self.hosts.entry(name.clone()).or_insert_with(new);
+            match (seen.state, host.state) {
+                (HostState::Asleep | HostState::Lost, HostState::Awake) => {
+                    (seen.awake_since, seen.no_wake) = (now, None);
+                }
+                (HostState::Awake | HostState::Lost, HostState::Asleep) => seen.sleeps.push(now),
+                (HostState::Awake, HostState::Awake | HostState::Lost)
+                | (HostState::Asleep, HostState::Asleep | HostState::Lost)
+                | (HostState::Lost, HostState::Lost) => {}
+            }
+            seen.state = host.state;
+            seen.sleeps.retain(|at| now.since(*at) < plan::DAY);
+        }
+        self.hosts.retain(|name, _| inventory.hosts.contains_key(name));
+        self.meters.retain(|name, _| inventory.vms.contains_key(name));
+        self.judges.retain(|name, _| inventory.groups.contains_key(name));
+        self.wanted.retain(|name, _| inventory.groups.contains_key(name));
+        self.power.observe(now, &inventory.hosts);
+        // A claim may reach us through the ledger first.
+        let known = self.inventory.as_ref().map(|before| before.claims.clone()).unwrap_or_default();
+        let new: Vec<Claim> = inventory.claims.iter().filter(|claim| !known.contains(claim)).cloned().collect();
+        self.inventory = Some(inventory);
+        for claim in new.into_iter().filter(|claim| !self.claims.contains(claim)).collect::<Vec<_>>() {
+            self.execute(now, Event::Claimed(claim), actions);
+        }
+    }
+
+    /// One judgement of each group.
+    fn judge(&mut self, now: Time, wall: Wall, actions: &mut Vec<Action>) {
+        let Some(inventory) = self.inventory.take() else { return };
+        self.judged = Report::default();
+        for (name, group) in &inventory.groups {
+            let policy = self.policy.group(name);
+            let load = self.load(now, &inventory, name, group);
+            let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(group.condition));
+            let judgement = judge.round(group.condition, load.as_ref(), &policy.thresholds, &policy.repeats);
+            let mut wanted = match judgement {
+                Judgement::Unmeasured => None,
+                Judgement::Suits => Some(group.condition),
+                Judgement::Waiting { to, more } => {
+                    let class: Class = to;
+                    self.judged.add(Reason::Waiting { group: name.clone(), more, class });
+                    Some(group.condition)
+                }
+                Judgement::Due { to } => Some(to),
+            };
+            if self.policy.keeps_awake(name, wall) && wanted.unwrap_or(group.condition) == Condition::Light {
+                self.judged.add(Reason::Hours(name.clone()));
+                wanted = Some(Condition::Moderate);
+            }
+            self.fold_unwanted(now, name, wanted, actions);
+            match wanted {
+                Some(wanted) => self.wanted.insert(name.clone(), wanted),
+                None => self.wanted.remove(name),
+            };
+        }
+        self.inventory = Some(inventory);
+    }
+
+    /// Relief at once: capacity is not given up any further when it is wanted again.
+    fn fold_unwanted(&mut self, now: Time, name: &GroupName, wanted: Option<Condition>, actions: &mut Vec<Action>) {
+        let folds =
+            self.executor.plan().is_some_and(|plan| plan.groups.get(name).is_some_and(|to| to.1 == Condition::Light));
+        if let Some(wanted) = wanted.filter(|wanted| folds && *wanted > Condition::Light) {
+            self.execute(now, Event::Cancel(format!("{name} is wanted in {wanted} condition")), actions);
+        }
+    }
+
+    /// Of the members in service; none if one of them can't be measured.
+    fn load(&mut self, now: Time, inventory: &Inventory, name: &GroupName, group: &Group) -> Option<Load> {
+        let serving = inventory.serving(group);
+        if serving.is_empty() {
+            self.judged.add(Reason::GroupStays(name.clone(), GroupStays::NobodyServes));
+        }
+        let mut members = Vec::new();
+        for vm in serving {
+            match self.usage(now, &vm) {
+                Some(usage) => members.push(usage),
+                None => {
+                    self.judged.add(Reason::Unjudged(name.clone(), vm));
+                    return None;
+                }
+            }
+        }
+        Load::of(&members)
+    }
+
+    fn usage(&self, now: Time, vm: &DomainName) -> Option<Usage> {
+        self.meters.get(vm)?.usage(now, self.policy.fresh)
+    }
+
+    /// Begin what the last judgements want.
+    fn plan(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.planned = Report::default();
+        let Some(inventory) = self.inventory.as_ref().map(|inventory| self.complete(now, inventory)) else { return };
+        if let Some(plan) = self.executor.plan() {
+            let to = match plan.direction {
+                Direction::Fold => Condition::Light,
+                Direction::Unfold => Condition::Moderate,
+            };
+            self.planned.add(Reason::Busy(to));
+            return;
+        }
+        if inventory.generation < self.shown {
+            self.planned.add(Reason::Behind);
+            return;
+        }
+        self.unfinished = false;
+        let (plan, report) = plan::plan(&inventory, &self.policy);
+        self.planned = report;
+        if plan.is_empty() {
+            return;
+        }
+        if plan.direction == Direction::Fold && now < self.backoff.until {
+            self.planned.add(Reason::Backoff(self.backoff.until.since(now)));
+            return;
+        }
+        if let Err(why) = self.executor.begin(now, plan, &inventory, &self.policy, actions) {
+            self.planned.add(Reason::NotBegun(why));
+        }
+    }
+
+    /// With what only we know.
+    fn complete(&self, now: Time, inventory: &Inventory) -> Inventory {
+        let mut inventory = inventory.clone();
+        inventory.now = now;
+        inventory.claims.extend(self.claims.iter().cloned());
+        for (name, host) in &mut inventory.hosts {
+            let Some(seen) = self.hosts.get(name) else { continue };
+            host.awake_since = seen.awake_since;
+            host.sleeps = seen.sleeps.clone();
+            if seen.no_wake.is_some_and(|at| now.since(at) < self.policy.patience) {
+                host.wake = WakePath::Failed;
+            }
+        }
+        for (name, vm) in &mut inventory.vms {
+            vm.usage = self.usage(now, name);
+        }
+        for (name, group) in &mut inventory.groups {
+            group.wanted = self.wanted.get(name).copied().unwrap_or(group.condition);
+        }
+        inventory
+    }
+}

@@ -1,0 +1,224 @@
+//! What there is: hosts, virtual servers, service groups and who serves where, at one moment.
+
+use crate::{
+    class::Condition,
+    load::Usage,
+    plan::Step,
+    units::{Bytes, Watts},
+};
+use kage_types::{AgentId, DomainName, GroupName, Revision, Time, Vip};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+/// Something another controller has taken in hand to bring back a service: power saving lets go of it at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Claim {
+    /// A host.
+    Host(AgentId),
+    /// A virtual server.
+    Vm(DomainName),
+    /// A virtual IP.
+    Vip(Vip),
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Claim::Host(name) => write!(f, "host {name}"),
+            Claim::Vm(name) => write!(f, "virtual server {name}"),
+            Claim::Vip(vip) => write!(f, "virtual IP {vip}"),
+        }
+    }
+}
+
+/// A host's power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// Its agent answers.
+    Awake,
+    /// Suspended on purpose (thesis: Suspend file).
+    Asleep,
+    /// Neither: nothing is planned with it.
+    Lost,
+}
+
+/// Can it be woken?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WakePath {
+    /// It was woken from sleep, and took so long.
+    Verified(Duration),
+    /// There is a path (a MAC address, a BMC), never proved since it was set up.
+    Unproven,
+    /// It did not wake when it was last told to.
+    Failed,
+    /// None.
+    None,
+}
+
+/// What a host draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostWatts {
+    /// Awake.
+    pub awake: Watts,
+    /// Asleep.
+    pub asleep: Watts,
+}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its power.
+    pub state: HostState,
+    /// Since when it is awake, if it is.
+    pub awake_since: Time,
+    /// When it went to sleep, in the last 24 h.
+    pub sleeps: Vec<Time>,
+    /// All of it.
+    pub memory: Bytes,
+    /// All of them.
+    pub cores: u32,
+    /// Can it be woken?
+    pub wake: WakePath,
+    /// Drawn.
+    pub watts: HostWatts,
+    /// Why it may not sleep: maintenance, work that is not ours, a part of the system itself.
+    pub pinned: Option<String>,
+}
+
+/// What a virtual server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmState {
+    /// Its processors run.
+    Running,
+    /// Paused in its host's memory.
+    Suspended,
+    /// Takes no memory.
+    Stopped,
+}
+
+/// A virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vm {
+    /// Its service group; none: not ours to touch.
+    pub group: Option<GroupName>,
+    /// Where it is.
+    pub host: AgentId,
+    /// Where it belongs in Moderate condition (thesis: the original host of the Live migration file).
+    pub home: AgentId,
+    /// Its largest.
+    pub memory: Bytes,
+    /// What it does.
+    pub state: VmState,
+    /// Those it holds.
+    pub vips: BTreeSet<Vip>,
+    /// Those it holds in Moderate condition.
+    pub home_vips: BTreeSet<Vip>,
+    /// Its disks are where every host reaches them: it can be migrated.
+    pub shared_storage: bool,
+    /// Lately; none: it can't be measured.
+    pub usage: Option<Usage>,
+}
+
+/// A service group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// In the order in which they are preferred to stay.
+    pub members: Vec<DomainName>,
+    /// The arrangement it is in (thesis: State file).
+    pub condition: Condition,
+    /// The one it should be in, by its judgements and hours.
+    pub wanted: Condition,
+}
+
+/// All of it, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inventory {
+    /// Of the ledger it was read from: a plan made of it is good for this one only.
+    pub generation: Revision,
+    /// That moment.
+    pub now: Time,
+    /// Real servers.
+    pub hosts: BTreeMap<AgentId, Host>,
+    /// Virtual servers.
+    pub vms: BTreeMap<DomainName, Vm>,
+    /// Service groups.
+    pub groups: BTreeMap<GroupName, Group>,
+    /// Not ours for now.
+    pub claims: BTreeSet<Claim>,
+}
+
+impl Inventory {
+    /// May it be touched?
+    #[must_use]
+    pub fn claimed_vm(&self, name: &DomainName) -> bool {
+        self.claims.contains(&Claim::Vm(name.clone()))
+            || self.vms.get(name).is_some_and(|vm| vm.vips.iter().any(|vip| self.claims.contains(&Claim::Vip(*vip))))
+    }
+
+    /// May it be touched?
+    #[must_use]
+    pub fn claimed_host(&self, name: &AgentId) -> bool {
+        self.claims.contains(&Claim::Host(name.clone()))
+    }
+
+    /// Awake and not claimed.
+    #[must_use]
+    pub fn usable(&self, name: &AgentId) -> bool {
+        self.hosts.get(name).is_some_and(|host| host.state == HostState::Awake) && !self.claimed_host(name)
+    }
+
+    /// The members of a group that hold virtual IPs, in its order.
+    #[must_use]
+    pub fn serving(&self, group: &Group) -> Vec<DomainName> {
+        let serves = |vm: &Vm| vm.state == VmState::Running && !vm.vips.is_empty();
+        group.members.iter().filter(|name| self.vms.get(*name).is_some_and(serves)).cloned().collect()
+    }
+
+    /// How it will be after the step: what planners reckon with.
+    pub fn apply(&mut self, step: &Step) {
+        match step {
+            Step::MoveVip { vip, from, to } => {
+                if let Some(vm) = self.vms.get_mut(from) {
+                    vm.vips.remove(vip);
+                }
+                if let Some(vm) = self.vms.get_mut(to) {
+                    vm.vips.insert(*vip);
+                }
+            }
+            Step::Migrate { vm, to, .. } => {
+                if let Some(vm) = self.vms.get_mut(vm) {
+                    vm.host = to.clone();
+                }
+            }
+            Step::SuspendVm { vm, .. } => self.set_vm(vm, VmState::Suspended),
+            Step::ResumeVm { vm, .. } => self.set_vm(vm, VmState::Running),
+            Step::SuspendHost { host } => self.set_host(host, HostState::Asleep),
+            Step::WakeHost { host } => self.set_host(host, HostState::Awake),
+        }
+    }
+
+    fn set_vm(&mut self, name: &DomainName, state: VmState) {
+        if let Some(vm) = self.vms.get_mut(name) {
+            vm.state = state;
+        }
+    }
+
+    fn set_host(&mut self, name: &AgentId, state: HostState) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.state = state;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the power saving core: one program, as linking takes longer than running.
+
+mod execute;
+mod independence;
+mod judge;
+mod load;
+mod planner;
+mod policy;
+mod power;
+mod properties;
+mod support;
+mod thesis;
