@@ -23,10 +23,10 @@ const HALF_DARK: Duration = Duration::from_secs(20);
 const ALERT_MS: f64 = 2000.0;
 /// From the healing until clients are served.
 const BACK_MS: f64 = 1000.0;
-/// Clients beside the one whose samples are judged, and how often each asks.
+/// Clients beside the one whose samples are judged, and how often each asks: an emulated guest bears no more.
 const LOAD: u32 = 3;
-const LOAD_EVERY: Duration = Duration::from_millis(20);
-const ANSWER: Duration = Duration::from_millis(150);
+const LOAD_EVERY: Duration = Duration::from_millis(150);
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// Severs all of them, and joins them when it goes.
 struct Dark(Vec<&'static Spec>);
