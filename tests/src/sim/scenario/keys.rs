@@ -79,6 +79,12 @@ pub const SERVER: Section = Section {
         key("vips", "list of IP addresses", "one of its own", "what its clients use"),
         key("services", "list of strings", "[\"http\"]", "presets of docs/probes.md, each a service of that name"),
         key("failback", "auto, manual", "auto", "as in cluster.toml"),
+        key(
+            "writer_fence",
+            "none, power, storage",
+            "any number may write",
+            "its services are single writers, bound to its lease and fenced so, as in cluster.toml",
+        ),
         key("healthy_for", "duration", "10s", "as in cluster.toml"),
         key("reboot_wait", "duration", "60s", "as in cluster.toml"),
         key("start_wait", "duration", "90s", "as in cluster.toml"),
