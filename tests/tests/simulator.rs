@@ -3,9 +3,11 @@
 
 use kage_coordinator_core::replay::{Input, Place, Replayer, replay};
 use kage_tests::sim::{
+    campaign,
+    checks::Broken,
     exhaust,
     kernel::KernelSabotage,
-    run::{Options, journalled, traced},
+    run::{Options, Outcome, journalled, traced},
     sabotage,
     search::search,
     world::Sabotage,
@@ -13,7 +15,7 @@ use kage_tests::sim::{
 use std::convert::Infallible;
 
 /// Unoptimised cores are twenty times slower.
-const SEEDS: u64 = if cfg!(debug_assertions) { 30 } else { 400 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 8 } else { 52 };
 
 fn options() -> Options {
     Options { hours: 10.0, ..Options::default() }
@@ -58,14 +60,32 @@ fn every_coordinators_journal_is_replayed_to_identity() {
     assert!(processes > 10 && snapshots > 10, "{processes} processes, {snapshots} snapshots: too little happens");
 }
 
+/// Ten thousand host-hours with trouble every half hour, in every weather: never two owners, never two writers, no wrong
+/// takeover, and everything heals.
 #[test]
-fn never_two_owners_and_everything_heals() {
-    let (outcome, _) = search(1, SEEDS, &options(), 2, true);
-    if let Some((seed, failure)) = outcome.failure {
-        let (_, trace) = traced(seed, &options(), 60);
-        panic!("seed {seed}: {failure}\n{}\nreproduce: simulate lease --hours 10 --trace {seed}", trace.join("\n"));
+fn ten_thousand_host_hours_of_trouble() {
+    let options = Options { hours: 10.0, gap: 0.5, ..Options::default() };
+    let mut total = Outcome::default();
+    for (loss, weather, _) in campaign::WEATHERS {
+        let (outcome, _) = search(1, SEEDS, &Options { weather, ..options }, 2, true);
+        if let Some((seed, failure)) = outcome.failure {
+            let (_, trace) = traced(seed, &Options { weather, ..options }, 60);
+            panic!("seed {seed}, loss {loss}: {failure}\n{}", trace.join("\n"));
+        }
+        assert!(outcome.takeovers > outcome.episodes / 10, "the scenarios move too little: {outcome:?}");
+        println!(
+            "loss {loss}: {:.0} host-hours ({:.0} stepped through), {} episodes, {} takeovers, {} lapses",
+            outcome.host_hours, outcome.stepped_host_hours, outcome.episodes, outcome.takeovers, outcome.lapses
+        );
+        total.add(outcome);
     }
-    assert!(outcome.takeovers > outcome.episodes / 10, "the scenarios move too little: {outcome:?}");
+    if !cfg!(debug_assertions) {
+        assert!(total.host_hours >= 10_000.0, "{} host-hours", total.host_hours);
+    }
+    let looked = |broken| total.looks.get(&broken).copied().unwrap_or(0);
+    for broken in [Broken::TwoOwners, Broken::TwoWriters, Broken::WrongTakeover, Broken::NotRefreshed] {
+        assert!(looked(broken) > 100, "{broken:?} was looked at {} times", looked(broken));
+    }
 }
 
 #[test]
@@ -79,17 +99,22 @@ fn every_sabotage_is_caught() {
 fn never_two_owners_in_any_order_of_a_small_scope() {
     // Unoptimised it takes minutes; the sabotages below are found long before all is explored.
     if !cfg!(debug_assertions) {
-        for (scope, verdicts, _) in exhaust::both(true, None) {
+        for (scope, verdicts, took) in exhaust::all(&exhaust::scopes(true, None), 2) {
+            println!("{}: {} states, {} deep, {took:.1?}", scope.name, verdicts.states, verdicts.depth);
             assert!(verdicts.broken.is_none(), "{scope:?}: {:#?}", verdicts.broken);
-            assert!(verdicts.complete && verdicts.takeovers > 0, "{scope:?}: {} states", verdicts.states);
+            assert!(verdicts.takeovers > 0, "{scope:?}: {} states", verdicts.states);
+            // Some are too large for a test: a part of them.
+            assert!(verdicts.complete || scope.limit < 100_000, "{scope:?}: {} states", verdicts.states);
         }
     }
     for broken in [
         Sabotage::Agent(kage_agent_core::Sabotage::KeepWithoutMajority),
         Sabotage::Agent(kage_agent_core::Sabotage::GrantFromReceipt),
         Sabotage::Kernel(KernelSabotage::UnconditionalRenewal),
+        Sabotage::Coordinator(kage_coordinator_core::Sabotage::PatienceWithoutBars),
+        Sabotage::Coordinator(kage_coordinator_core::Sabotage::OpenBeforeDurable),
+        Sabotage::Coordinator(kage_coordinator_core::Sabotage::NoWaitAfterNewTerm),
     ] {
-        let found = exhaust::both(true, Some(broken)).iter().any(|(_, verdicts, _)| verdicts.broken.is_some());
-        assert!(found, "{broken:?} not found");
+        assert!(exhaust::shows(broken), "{broken:?} not found");
     }
 }

@@ -28,4 +28,6 @@ pub enum Sabotage {
     KeepWithoutMajority,
     /// A release is acknowledged before the term it was told under is durable (rule 7).
     ReleaseBeforeDurable,
+    /// Grants are asked for every five renewals: a short stall costs the lease.
+    AsksTooSeldom,
 }

@@ -467,6 +467,17 @@ impl Owner {
         false
     }
 
+    #[cfg(feature = "sabotage")]
+    fn asks_each(&self, renewal: Duration) -> Duration {
+        if self.sabotage == Some(crate::Sabotage::AsksTooSeldom) { 5 * renewal } else { renewal }
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    #[allow(clippy::unused_self)]
+    fn asks_each(&self, renewal: Duration) -> Duration {
+        renewal
+    }
+
     /// The highest term seen.
     #[must_use]
     pub fn highest_term(&self) -> Term {

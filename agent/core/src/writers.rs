@@ -157,6 +157,19 @@ impl Writers {
         })
     }
 
+    /// Does nothing that stands behind this VIP (or any) run here any more? Only then has its release been all of it: who
+    /// is told of one lets another instance write.
+    #[must_use]
+    pub fn quiet(&self, vip: Option<Vip>) -> bool {
+        let behind =
+            |writer: &Writer| vip.is_none_or(|vip| writer.config.vips.is_empty() || writer.config.vips.contains(&vip));
+        self.writers.iter().filter(|(_, writer)| behind(writer)).all(|(name, writer)| match writer.state {
+            State::Held | State::Absent => true,
+            State::Free => !self.memory.bound.contains(name),
+            State::Doubtful { .. } | State::Halting | State::Resuming | State::Failed { .. } => false,
+        })
+    }
+
     /// VIPs whose lease is being waited for.
     pub fn doubtful(&self) -> impl Iterator<Item = (Vip, Time)> + '_ {
         self.until.iter().map(|(vip, until)| (*vip, *until))

@@ -23,8 +23,9 @@ const LONG_LEASE: Duration = Duration::from_millis(1500);
 pub(super) const HANDOVER: Duration = Duration::from_millis(700);
 /// The driver answers at once.
 const ANSWER: Duration = Duration::from_millis(500);
-/// For all elements to be deleted before the machine goes down.
-pub(super) const RELEASE: Duration = Duration::from_millis(1500);
+/// For all elements to be deleted before the machine goes down, and for services to stop that must not run without
+/// them. With what follows less than logind waits (InhibitDelayMaxSec: 5 s).
+pub(super) const RELEASE: Duration = Duration::from_millis(3500);
 /// For what was said to reach the coordinator.
 pub(super) const FLUSH: Duration = Duration::from_secs(2);
 /// systemd answers at once, but a small machine on its way down can be busy for seconds. Leases are renewed meanwhile, so

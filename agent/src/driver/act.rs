@@ -141,7 +141,10 @@ impl Driver {
                     let _ = reply.send(Err(refused));
                 }
             },
-            Some(Reply::Plain(reply)) => {
+            Some(Reply::Released(vip, reply)) if result.is_ok() && !self.writers.quiet(vip) => {
+                self.releasing.push((vip, reply));
+            }
+            Some(Reply::Plain(reply) | Reply::Released(_, reply)) => {
                 let _ = reply.send(result);
             }
             None => {}

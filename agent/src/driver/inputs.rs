@@ -45,7 +45,12 @@ impl Driver {
                 self.step(OwnerEvent::Hold { command, term, ask, place });
             }
             Input::Command(what, reply) => {
-                let command = self.next_command(Reply::Plain(reply));
+                let reply = match &what {
+                    Command::Release(_, ask) => Reply::Released(Some(ask.vip), reply),
+                    Command::ReleaseAll => Reply::Released(None, reply),
+                    Command::ReleaseVm(_) | Command::PrepareStop => Reply::Plain(reply),
+                };
+                let command = self.next_command(reply);
                 self.command(command, what);
             }
             Input::Admit(term, reply) => {

@@ -75,6 +75,8 @@ pub struct Parts {
 pub(super) enum Reply {
     Hold(Vip, oneshot::Sender<Result<Opened, HoldRefused>>),
     Plain(oneshot::Sender<CommandResult>),
+    /// Waits for the writers behind this VIP too; none: for all of them.
+    Released(Option<Vip>, oneshot::Sender<CommandResult>),
 }
 
 /// A question to this voter that waits for its core, or for the coordinator.
@@ -120,6 +122,8 @@ pub struct Driver {
     /// The oldest request over the stream without an answer.
     pub(super) unanswered: Option<Time>,
     pub(super) replies: BTreeMap<CommandId, Reply>,
+    /// Released, but what stands behind the VIP still runs.
+    pub(super) releasing: Vec<(Option<Vip>, oneshot::Sender<CommandResult>)>,
     pub(super) last_command: CommandId,
     pub(super) questions: BTreeMap<u64, Question>,
     pub(super) last_question: u64,
@@ -159,6 +163,7 @@ impl Driver {
             session: false,
             unanswered: None,
             replies: BTreeMap::new(),
+            releasing: Vec::new(),
             last_command: CommandId(0),
             questions: BTreeMap::new(),
             last_question: 0,
@@ -211,6 +216,7 @@ impl Driver {
             }
         }
         self.writers_due();
+        self.acknowledge();
         let time = now();
         let over: Vec<_> =
             self.relays.iter().filter(|(_, relay)| relay.expires <= time).map(|(key, _)| key.clone()).collect();

@@ -42,6 +42,18 @@ impl Driver {
         }
     }
 
+    /// Releases are acknowledged once nothing writes behind them any more: the answer lets the double run.
+    pub(super) fn acknowledge(&mut self) {
+        let waiting = std::mem::take(&mut self.releasing);
+        for (vip, reply) in waiting {
+            if self.writers.quiet(vip) {
+                let _ = reply.send(Ok(()));
+            } else if !reply.is_closed() {
+                self.releasing.push((vip, reply));
+            }
+        }
+    }
+
     pub(super) fn step_writers(&mut self, event: WriterEvent) {
         let mut actions = Vec::new();
         self.writers.step(now(), event, &mut actions);

@@ -3,7 +3,7 @@
 use crate::{
     core::{Coordinator, JobFor},
     event::{Action, AgentCommand, JobId, JobResult, Severity},
-    placement::{Owner, describe},
+    placement::{Owner, VipState, describe},
 };
 use kage_types::{TargetName, Time};
 use std::time::Duration;
@@ -11,13 +11,20 @@ use std::time::Duration;
 /// Time-out of suspending a double.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+fn needs(state: &VipState, double: &Owner) -> bool {
+    state.row.as_ref().is_some_and(|row| row.owner == double.agent && row.domain == double.domain)
+        || state.moving.as_ref().is_some_and(|moving| moving.to == *double)
+}
+
 impl Coordinator {
     /// Does it own a virtual IP of any target, or is one on its way to it?
     pub(crate) fn wanted(&self, double: &Owner) -> bool {
-        self.vips.values().any(|state| {
-            state.row.as_ref().is_some_and(|row| row.owner == double.agent && row.domain == double.domain)
-                || state.moving.as_ref().is_some_and(|moving| moving.to == *double)
-        })
+        self.vips.values().any(|state| needs(state, double))
+    }
+
+    /// Does another target than this one need it?
+    pub(crate) fn wanted_elsewhere(&self, double: &Owner, target: &TargetName) -> bool {
+        self.vips.values().filter(|state| state.target != *target).any(|state| needs(state, double))
     }
 
     /// Suspend it. Who wants it meanwhile resumes it afterwards: the two commands never race.

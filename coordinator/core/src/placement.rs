@@ -354,12 +354,13 @@ impl Coordinator {
 
     /// Nothing under way: an owner that is up and does not hold what is its own is told again.
     fn place_settled(&mut self, now: Time, vip: Vip) {
+        let forgets = self.breaks(Sabotage::NotToldAgain);
         let Some(state) = self.vips.get_mut(&vip) else {
             return;
         };
         state.wake = Time::FAR;
         let Some(row) = state.row.clone() else { return };
-        let Some(since) = state.missing_since else {
+        let Some(since) = state.missing_since.filter(|_| !forgets) else {
             return;
         };
         if now < since + RETRY {
@@ -445,8 +446,9 @@ impl Coordinator {
         }
         let same_owner = moving.from.is_none() && moving.freed == Freed::Yes;
         let writers = self.cluster.targets.get(&state.target).and_then(crate::config::Target::writers);
-        let one_writer =
-            writers.as_ref().is_none_or(|writers| self.one_writer(now, vip, state, moving, writers, actions));
+        let unproven = self.breaks(Sabotage::WriterUnproven);
+        let one_writer = unproven
+            || writers.as_ref().is_none_or(|writers| self.one_writer(now, vip, state, moving, writers, actions));
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };

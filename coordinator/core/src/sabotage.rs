@@ -20,6 +20,10 @@ pub enum Sabotage {
     OpenBeforeDoubleRuns,
     /// Whoever answers for the VIP is not minded (rule 5).
     StrangerIgnored,
+    /// The double of a single writer runs before it is certain that nobody else writes.
+    WriterUnproven,
+    /// An owner that is up and does not hold what is its own is not told again.
+    NotToldAgain,
 }
 
 impl Coordinator {

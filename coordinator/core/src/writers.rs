@@ -89,7 +89,7 @@ impl Coordinator {
         };
         let domain = target.backup.domain.clone();
         let double = Owner { agent: target.backup.agent.clone(), domain: Some(domain.clone()) };
-        if self.wanted(&double) {
+        if self.wanted_elsewhere(&double, &state.target) {
             // It serves others too and can't be suspended: then its release is what counts. One that never had it has
             // nothing to release.
             return first || moving.freed == Freed::Yes;

@@ -61,6 +61,21 @@ fn released_by_its_owner_no_fence_is_needed_but_the_double_waits_for_it() {
     assert!(paused.is_some() && paused < hold, "{paused:?} {hold:?}");
 }
 
+/// Another virtual IP of the same target that has not left the double yet is no reason to let it run.
+#[test]
+fn with_two_addresses_the_double_is_suspended_before_the_target_holds_either() {
+    let mut config = head("normal") + &with_target("mail", 100, "mailb", KEYS, &[25]) + "single_writer = true\n";
+    config = config.replacen("[\"10.0.0.100\"]", "[\"10.0.0.100\", \"10.0.0.101\"]", 1);
+    let mut world = World::new(&config);
+    world.shut_down("mail", true);
+    world.until(5_000, "taken over", at_backup);
+    world.log.clear();
+    world.until(90_000, "back", |world| world.mode("mail") == "regular");
+    let paused = first(&world, |a| matches!(a, Action::Command { command: AgentCommand::PauseVm { .. }, .. }));
+    let hold = first(&world, |a| matches!(a, Action::Command { command: AgentCommand::Hold { .. }, .. }));
+    assert!(paused.is_some() && paused < hold, "{paused:?} {hold:?}");
+}
+
 #[test]
 fn power_is_switched_off_and_must_read_off() {
     let mut world = world("power");

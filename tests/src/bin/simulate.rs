@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use kage_tests::sim::{
-    checks, exhaust,
+    campaign, exhaust,
+    net::Weather,
     run::{Options, traced},
     sabotage, scenario,
     search::search,
@@ -24,6 +25,33 @@ enum Command {
     /// A scenario file (docs/simulation.md): JSON of what came of it on stdout; status 1 if a promise or an expectation
     /// was broken, 64 if the file has faults.
     Run(Run),
+    /// Many seeds in every weather, on and on: docs/measurements/sim.json and sim.md. Goes on where it was stopped.
+    Campaign(Campaign),
+}
+
+#[derive(clap::Args)]
+struct Campaign {
+    /// Until there are so many.
+    #[arg(long, default_value_t = 1e6)]
+    host_hours: f64,
+    /// Stop after so many seconds, to go on another time.
+    #[arg(long, default_value_t = f64::INFINITY)]
+    seconds: f64,
+    /// Hours of the cluster's life per seed.
+    #[arg(long, default_value_t = 20.0)]
+    hours: f64,
+    /// Mean hours between episodes of trouble.
+    #[arg(long, default_value_t = 1.0)]
+    gap: f64,
+    /// At most so many faults at once.
+    #[arg(long, default_value_t = 4)]
+    intensity: u32,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Only write the table anew.
+    #[arg(long)]
+    table: bool,
 }
 
 #[derive(clap::Args)]
@@ -62,6 +90,12 @@ struct Lease {
     /// Mean hours between episodes of trouble.
     #[arg(long, default_value_t = 1.0)]
     gap: f64,
+    /// Loss in percent, all the time from the first fault of an episode to its repair; instead of now and then.
+    #[arg(long)]
+    loss: Option<u32>,
+    /// Loss in percent that there may be now and then.
+    #[arg(long, default_value_t = 100)]
+    bursts: u32,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -74,9 +108,21 @@ struct Lease {
     /// Break each rule on purpose (`all`, or words of its name); at most so many seeds as --seeds has.
     #[arg(long)]
     sabotage: Option<String>,
+    /// With --sabotage all: write docs/measurements/sabotage.md.
+    #[arg(long)]
+    table: bool,
     /// Small scope (2 owners, 3 voters, 1 takeover), all orders of events.
     #[arg(long)]
     exhaust: bool,
+    /// With --exhaust: the scopes of the tests, which take a minute, instead of those that take several.
+    #[arg(long)]
+    small: bool,
+    /// With --exhaust: those scopes only that have these words in their name.
+    #[arg(long)]
+    scope: Option<String>,
+    /// With --exhaust: give up after so many states.
+    #[arg(long)]
+    limit: Option<usize>,
     /// Go on after a broken promise.
     #[arg(long)]
     all: bool,
@@ -86,6 +132,27 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Lease(lease) => search_leases(&lease),
         Command::Run(run) => run_scenario(&run),
+        Command::Campaign(campaign) => run_campaign(&campaign),
+    }
+}
+
+fn run_campaign(wanted: &Campaign) -> ExitCode {
+    let Campaign { host_hours, seconds, hours, gap, intensity, jobs, table } = *wanted;
+    let options = Options { hours, gap, intensity, ..Options::default() };
+    let ran = if table {
+        Ok(true)
+    } else {
+        campaign::campaign(host_hours, seconds, &options, jobs, &mut |line| eprintln!("{line}"))
+    };
+    match ran.and_then(|good| Ok((good, campaign::document()?))) {
+        Ok((good, document)) => {
+            println!("{}", document.display());
+            if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -107,8 +174,7 @@ fn run_scenario(run: &Run) -> ExitCode {
     };
     let broken = run.sabotage.as_ref().map(|words| sabotage::named(words));
     if broken == Some(None) {
-        let all = sabotage::ALL.iter().map(|(name, _)| *name);
-        let names: Vec<&str> = all.chain(sabotage::SCENARIOS.iter().map(|(name, ..)| *name)).collect();
+        let names: Vec<&str> = sabotage::names().collect();
         eprintln!("there is no such sabotage; there are: {}", names.join("; "));
         return ExitCode::from(FAULTY);
     }
@@ -157,9 +223,12 @@ fn range(text: &str) -> Option<(u64, u64)> {
 }
 
 fn search_leases(lease: &Lease) -> ExitCode {
-    let options = Options { hours: lease.hours, intensity: lease.intensity, gap: lease.gap, ..Options::default() };
+    let ppm = |percent: u32| percent.min(100) * 10_000;
+    let weather = lease.loss.map_or(Weather::Bursts(ppm(lease.bursts)), |percent| Weather::Steady(ppm(percent)));
+    let options =
+        Options { hours: lease.hours, intensity: lease.intensity, gap: lease.gap, weather, ..Options::default() };
     if lease.exhaust {
-        return exhausted();
+        return exhausted(lease);
     }
     if let Some(seed) = lease.trace {
         let (outcome, trace) = traced(seed, &options, lease.lines);
@@ -169,7 +238,7 @@ fn search_leases(lease: &Lease) -> ExitCode {
     }
     let (first, last) = range(&lease.seeds).unwrap_or((1, 1000));
     if let Some(words) = &lease.sabotage {
-        return sabotages(words, &options, last, lease.jobs);
+        return sabotages(words, &options, last, lease);
     }
     let began = Instant::now();
     let (outcome, seeds) = search(first, last, &options, lease.jobs, !lease.all);
@@ -190,66 +259,69 @@ fn search_leases(lease: &Lease) -> ExitCode {
         let (_, trace) = traced(seed, &options, lease.lines);
         trace.iter().for_each(|line| println!("{line}"));
         println!(
-            "reproduce: simulate lease --trace {seed} --hours {} --intensity {} --gap {}",
-            lease.hours, lease.intensity, lease.gap
+            "reproduce: simulate lease --trace {seed} --hours {} --intensity {} --gap {}{}",
+            lease.hours,
+            lease.intensity,
+            lease.gap,
+            lease.loss.map_or_else(|| format!(" --bursts {}", lease.bursts), |loss| format!(" --loss {loss}"))
         );
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
-fn sabotages(words: &str, options: &Options, seeds: u64, jobs: usize) -> ExitCode {
-    let mut all = true;
-    for (name, broken) in sabotage::ALL.into_iter().filter(|(name, _)| words == "all" || name.contains(words)) {
-        match sabotage::caught(broken, options, seeds, jobs) {
-            Some((seed, failure)) => {
-                println!("{:<15} {name:<56} seed {seed:>5}  {failure}", checks::promise(failure.broken));
+fn sabotages(words: &str, options: &Options, seeds: u64, lease: &Lease) -> ExitCode {
+    let mut rows = Vec::new();
+    for name in sabotage::names().filter(|name| words == "all" || name.contains(words)) {
+        match sabotage::row(name, options, seeds, lease.jobs) {
+            Ok(row) => {
+                println!("{row}");
+                rows.push(row);
             }
-            None => {
-                all = false;
-                println!("{:<15} {name:<56} NOT CAUGHT in {seeds} seeds", "");
-            }
-        }
-    }
-    for (name, broken, promise, file) in sabotage::SCENARIOS {
-        if words != "all" && !name.contains(words) {
-            continue;
-        }
-        let path = PathBuf::from("tests/scenarios").join(file);
-        let scenario = match scenario::load(&path) {
-            Ok(scenario) => scenario,
             Err(error) => {
                 eprintln!("{error}");
                 return ExitCode::FAILURE;
             }
-        };
-        match sabotage::noticed(&scenario, broken, promise, seeds.min(50)) {
-            Some((seed, how)) => {
-                println!("{:<15} {name:<56} seed {seed:>5}  {file} {how}", checks::promise(promise));
-            }
-            None => {
-                all = false;
-                println!("{:<15} {name:<56} NOT CAUGHT by {file}", checks::promise(promise));
-            }
         }
     }
-    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if lease.table && words == "all" {
+        let file = PathBuf::from(sabotage::DOCUMENT);
+        if let Err(error) = std::fs::write(&file, sabotage::table(&rows)) {
+            eprintln!("{}: {error}: call it in the project's folder", file.display());
+            return ExitCode::FAILURE;
+        }
+        println!("{}", file.display());
+    }
+    if rows.iter().all(sabotage::Row::caught) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn exhausted() -> ExitCode {
+fn exhausted(lease: &Lease) -> ExitCode {
     let mut good = true;
-    for (scope, verdicts, took) in exhaust::both(false, None) {
-        let what = if scope.voters { "voters" } else { "coordinator" };
+    let broken = lease.sabotage.as_ref().and_then(|words| sabotage::named(words));
+    if let Some(broken) = broken {
+        let Some((scope, states, way)) = exhaust::found(broken) else {
+            println!("not found in any small scope");
+            return ExitCode::FAILURE;
+        };
+        println!("{scope}: two owners, after {states} states; the shortest way has {} steps:", way.len());
+        way.iter().for_each(|step| println!("  {step}"));
+        return ExitCode::SUCCESS;
+    }
+    let mut scopes = exhaust::scopes(lease.small, None);
+    scopes.retain(|scope| lease.scope.as_ref().is_none_or(|words| scope.name.contains(words.as_str())));
+    scopes.iter_mut().for_each(|scope| scope.limit = lease.limit.unwrap_or(scope.limit));
+    let found = scopes.chunks(lease.jobs.max(1)).flat_map(|scopes| exhaust::all(scopes, lease.jobs));
+    for (scope, verdicts, took) in found {
         let verdict = match (&verdicts.broken, verdicts.complete) {
             (Some(_), _) => "TWO OWNERS",
             (None, true) => "never two owners, all explored",
             (None, false) => "never two owners so far; NOT ALL EXPLORED",
         };
         println!(
-            "{what}: {} states, {} steps, {} takeovers, {took:.1?}: {verdict}",
-            verdicts.states, verdicts.steps, verdicts.takeovers
+            "{}: {} states, {} steps, {} deep, {} takeovers, {took:.1?}: {verdict}",
+            scope.name, verdicts.states, verdicts.steps, verdicts.depth, verdicts.takeovers
         );
-        good &= verdicts.broken.is_none() && verdicts.complete;
+        good &= verdicts.broken.is_none() && (verdicts.complete || lease.small);
         verdicts.broken.iter().flatten().for_each(|step| println!("  {step}"));
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

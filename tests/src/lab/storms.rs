@@ -65,6 +65,15 @@ fn alerted_after(after: u64, kind: &str, begun_ns: u64) -> Result<f64> {
     Ok(ms((unix_ms * 1_000_000).saturating_sub(begun_ns)))
 }
 
+/// All events after `after`, in a line.
+fn told_since(after: u64) -> Result<String> {
+    let told = events_after(after)?.into_iter().map(|event| {
+        let word = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        format!("{} {} {}", event["unix_ms"], word("kind"), word("text"))
+    });
+    Ok(told.collect::<Vec<_>>().join("; "))
+}
+
 fn nothing_done(after: u64) -> Result<()> {
     for event in events_after(after)? {
         let kind = event["kind"].as_str().unwrap_or_default();
@@ -189,8 +198,8 @@ pub fn upgrade(target: &'static Spec, _: Say<'_>) -> Result<String> {
     settled(target)?;
     let (outage, speech) = watch.end()?;
     let answers = load.end()?;
-    ensure!(speech.changes == 0, "the address moved");
-    ensure!(outage <= HICCUP_MS, "clients missed it for {outage:.0} ms");
+    ensure!(speech.changes == 0, "the address moved: {}", told_since(after)?);
+    ensure!(outage <= HICCUP_MS, "clients missed it for {outage:.0} ms: {}", told_since(after)?);
     ensure!(!event_since(after, "vip-closed")?, "a lease lapsed");
     ensure!(answers > 0, "the load got no answer");
     Ok(format!("every part once, {answers} other answers meanwhile, longest outage {outage:.0} ms"))

@@ -4,9 +4,10 @@ use super::clock::{MS, Ns, SEC};
 use super::coordinator::Reply;
 use super::net::{Ask, Up};
 use super::world::{Ev, Sabotage, World};
+use super::writing::Released;
 use kage_agent_core::{
     Adopted, Assignment, CommandId, KernelOp, KernelOutcome, OnCoordinatorLoss, OpId, Owner, OwnerAction, OwnerEvent,
-    OwnerMemory, Place, Voter, VoterAction, VoterEvent, VoterStore,
+    OwnerMemory, Place, Voter, VoterAction, VoterEvent, VoterStore, WriterEvent, WriterMemory, Writers,
 };
 use kage_coordinator_core::{AgentCommand, AgentReport, JobResult, config};
 use kage_types::{AskVip, DomainName, Epoch, Grant, Nonce, Term, Time, Vip};
@@ -22,6 +23,8 @@ pub struct Disk {
     pub voter: VoterStore,
     /// The owner's.
     pub memory: OwnerMemory,
+    /// What the writers' core wants kept.
+    pub writers: WriterMemory,
     /// The last assignment, with its term.
     pub assignment: Option<(Term, Assignment)>,
     /// At which boot, what was held.
@@ -70,6 +73,10 @@ pub struct Agent {
     pub writes: VecDeque<(u64, Write)>,
     /// It is about to stop, sleep or go down: no new VIP.
     pub stopping: bool,
+    /// Core.
+    pub writers: Writers,
+    /// Releases whose answer waits for the writers.
+    pub releasing: Vec<Released>,
 }
 
 /// What must be on the disk before an answer.
@@ -79,6 +86,8 @@ pub enum Write {
     Voter(VoterStore),
     /// The owner's.
     Memory(OwnerMemory),
+    /// What is held back: nobody waits for it.
+    Writers(WriterMemory),
     /// The keeper's: nobody waits for it.
     Assignment(Term, Assignment),
 }
@@ -88,8 +97,8 @@ pub enum Write {
 pub enum Ending {
     /// Answer a coordinator.
     Reply(Reply),
-    /// The same, and it was a release under this term.
-    Released(Reply, Term),
+    /// The same, and it was a release of this VIP under this term.
+    Released(Reply, Term, Vip),
     /// The same, when this double is suspended too.
     Paused(Reply, DomainName),
     /// The process stops, for so long.
@@ -105,6 +114,8 @@ pub enum Ending {
 pub enum Input {
     /// For the core.
     Owner(OwnerEvent),
+    /// For the writers' core.
+    Writer(WriterEvent),
     /// First on a stream.
     Assigned(u64, Term),
     /// On a stream.
@@ -150,6 +161,7 @@ impl Disk {
         match write {
             Write::Voter(store) => self.voter = store,
             Write::Memory(memory) => self.memory = memory,
+            Write::Writers(memory) => self.writers = memory,
             Write::Assignment(term, assignment) => self.assignment = Some((term, assignment)),
         }
     }
@@ -195,9 +207,10 @@ impl World {
         let process = self.fresh();
         let now = self.now;
         let sabotage = self.sabotage;
+        let time = self.machines[machine].clock.at(now);
+        let writers = self.writers(machine, time, self.machines[machine].disk.writers.clone());
         let here = &mut self.machines[machine];
         let disk = here.disk.clone();
-        let time = here.clock.at(now);
         let mut memory = disk.memory.clone();
         memory.term = disk.term();
         let mut owner = Owner::new(memory);
@@ -238,6 +251,8 @@ impl World {
             last_command: 0,
             writes: VecDeque::new(),
             stopping: false,
+            writers,
+            releasing: Vec::new(),
         });
         self.say_of(machine, || format!("agent starts, adopts {adopted:?}"));
         if let Some((_, assignment)) = disk.assignment {
@@ -245,6 +260,13 @@ impl World {
         }
         if !adopted.is_empty() {
             self.step_owner(machine, OwnerEvent::Adopt(adopted));
+        }
+        let live = |agent: &Agent| -> Vec<Vip> {
+            let open = agent.owner.vips().filter(|view| view.state == "live" && view.place == Place::Host);
+            open.map(|view| view.vip).collect()
+        };
+        for vip in self.machines[machine].agent.as_ref().map(live).unwrap_or_default() {
+            self.lease_opened(machine, vip);
         }
         let delay = self.rng.range(MS, 200 * MS);
         self.after(delay, Ev::Connect(machine, process));
@@ -290,6 +312,7 @@ impl World {
             self.agent_leaves(machine, stream);
         }
         self.step_owner(machine, OwnerEvent::Tick);
+        self.timers(machine);
     }
 
     fn tick_at(&mut self, machine: usize, time: Ns) {
@@ -302,14 +325,34 @@ impl World {
         }
     }
 
+    /// As the driver's loop: what it was handed, then what is due.
     pub(super) fn handle(&mut self, machine: usize, input: Input) {
+        self.take(machine, input);
+        self.timers(machine);
+    }
+
+    pub(super) fn timers(&mut self, machine: usize) {
+        if !self.fences() {
+            return;
+        }
+        self.writers_due(machine);
+        let here = &self.machines[machine];
+        if let Some(deadline) = here.agent.as_ref().and_then(|agent| agent.writers.deadline()) {
+            let time = here.clock.when(deadline);
+            self.tick_at(machine, time.max(self.now + 1));
+        }
+    }
+
+    fn take(&mut self, machine: usize, input: Input) {
         let now = self.now;
         let (is_voter, time) = (self.cluster.agents[&self.names[machine]].voter, self.machines[machine].clock.at(now));
-        let assignment = self.assignment();
+        let assignment = if matches!(input, Input::Assigned(..)) { Some(self.assignment()) } else { None };
         let Some(agent) = &mut self.machines[machine].agent else { return };
         match input {
             Input::Owner(event) => self.step_owner(machine, event),
+            Input::Writer(event) => self.step_writers(machine, event),
             Input::Assigned(stream, term) => {
+                let Some(assignment) = assignment else { return };
                 agent.owner.saw_term(term);
                 let session = agent.stream == Some(stream) && !std::mem::replace(&mut agent.session, true);
                 // Written after the driver was told, as the keeper does.
@@ -435,6 +478,7 @@ impl World {
             Step::Owner(actions) => self.act(machine, actions),
             Step::Voter(actions) => self.act_voter(machine, actions),
         }
+        self.timers(machine);
     }
 
     pub(super) fn question_of(&mut self, machine: usize, id: u64) -> Option<Question> {

@@ -6,7 +6,7 @@ use super::clock::{MS, Ns, SEC};
 use super::coordinator::{Notice, Reply};
 use super::net::{Ask, Up};
 use super::world::{Ev, World};
-use kage_agent_core::{KernelOp, KernelOutcome, OwnerAction, OwnerEvent, VoterAction, VoterEvent, VoterStore};
+use kage_agent_core::{KernelOp, KernelOutcome, OwnerAction, OwnerEvent, Place, VoterAction, VoterEvent, VoterStore};
 use kage_coordinator_core::{AgentReport, Event, JobResult};
 use kage_types::{Epoch, Vip};
 use std::time::Duration;
@@ -61,8 +61,14 @@ impl World {
                         self.kernel_begins(machine);
                     }
                 }
-                OwnerAction::Opened { ask } => self.send_up(machine, Up::Report(AgentReport::Opened(ask))),
-                OwnerAction::Lost { ask, reason, .. } => {
+                OwnerAction::Opened { ask } => {
+                    self.lease_opened(machine, ask.vip);
+                    self.send_up(machine, Up::Report(AgentReport::Opened(ask)));
+                }
+                OwnerAction::Lost { ask, reason, place } => {
+                    if place == Place::Host {
+                        self.lease_lost(machine, ask.vip, &reason);
+                    }
                     self.checks.lost(self.now, self.names[machine].as_str(), ask.vip, &reason, self.calm);
                     let report = AgentReport::Lost { ask, reason: format!("{reason:?}") };
                     self.send_up(machine, Up::Report(report));
@@ -152,7 +158,7 @@ impl World {
         let step = match write {
             Write::Voter(_) => Some(true),
             Write::Memory(_) => Some(false),
-            Write::Assignment(..) => None,
+            Write::Assignment(..) | Write::Writers(_) => None,
         };
         if ok {
             self.machines[machine].disk.keep(write);
@@ -165,6 +171,7 @@ impl World {
             Some(false) => self.step_owner(machine, OwnerEvent::Remembered { version, ok }),
             None => {}
         }
+        self.timers(machine);
     }
 
     // ---- the kernel thread ----

@@ -5,12 +5,15 @@ use super::clock::{MS, Ns, SEC, ns};
 use super::coordinator::Reply;
 use super::machine::Errand;
 use super::world::{Ev, World};
+use super::writing::Released;
 use kage_agent_core::{CommandId, CommandResult, OwnerEvent, Place};
 use kage_coordinator_core::{AgentCommand, JobResult};
 use kage_types::{DomainName, Term};
 
 /// A machine that goes lets the coordinator hear that it has released (`agent/src/daemon/sleep.rs`).
 const HANDOVER: Ns = 700 * MS;
+/// And waits so long for services that must not run without a lease (`agent/src/daemon/stop.rs`).
+const RELEASE: Ns = 3500 * MS;
 
 impl World {
     pub(super) fn command(&mut self, machine: usize, reply: Reply, term: Term, command: AgentCommand) {
@@ -26,7 +29,7 @@ impl World {
                 self.step_owner(machine, OwnerEvent::Hold { command, term, ask, place });
             }
             AgentCommand::Release { ask } => {
-                let command = agent.command(Ending::Released(reply, term));
+                let command = agent.command(Ending::Released(reply, term, ask.vip));
                 self.step_owner(machine, OwnerEvent::Release { command, term, ask });
             }
             AgentCommand::PauseVm { domain } if term >= agent.owner.highest_term() => {
@@ -82,6 +85,11 @@ impl World {
         }
     }
 
+    /// What is being stopped is waited for.
+    fn handover(&self, machine: usize) -> Ns {
+        if self.quiet(machine, None) { HANDOVER } else { HANDOVER + RELEASE }
+    }
+
     fn tell_libvirt(&mut self, machine: usize, takes: Ns, domain: DomainName, runs: bool, reply: Reply) {
         let (at, boot) = (self.libvirt_call(machine, takes), self.machines[machine].boots);
         self.at(at, Ev::Errand(machine, boot, Errand::Vm(domain, runs), reply));
@@ -90,12 +98,18 @@ impl World {
     pub(super) fn command_done(&mut self, machine: usize, command: CommandId, result: &CommandResult) {
         let Some(agent) = &mut self.machines[machine].agent else { return };
         let Some(ending) = agent.commands.remove(&command) else { return };
-        if let (Ending::Released(_, term), Ok(())) = (&ending, result) {
+        if let (Ending::Released(_, term, _), Ok(())) = (&ending, result) {
             let known = self.machines[machine].disk.term();
             self.checks.acknowledged(self.now, self.names[machine].as_str(), *term, known);
         }
         match ending {
-            Ending::Reply(reply) | Ending::Released(reply, _) => {
+            // Answered when nobody here writes any more.
+            Ending::Released(reply, _, vip) if result.is_ok() && !self.quiet(machine, Some(vip)) => {
+                if let Some(agent) = &mut self.machines[machine].agent {
+                    agent.releasing.push(Released { vip, reply });
+                }
+            }
+            Ending::Reply(reply) | Ending::Released(reply, ..) => {
                 let result = match result {
                     Ok(()) => JobResult::Done,
                     Err(refused) => JobResult::Failed(refused.to_string()),
@@ -107,8 +121,8 @@ impl World {
                 Err(refused) => self.answer(machine, reply, JobResult::Failed(refused.to_string())),
             },
             Ending::Stop(length) => self.stop_agent(machine, length),
-            Ending::Sleep(length) => self.after(HANDOVER, Ev::Sleep(machine, length)),
-            Ending::Down(length) => self.after(HANDOVER, Ev::Down(machine, length)),
+            Ending::Sleep(length) => self.after(self.handover(machine), Ev::Sleep(machine, length)),
+            Ending::Down(length) => self.after(self.handover(machine), Ev::Down(machine, length)),
         }
     }
 }

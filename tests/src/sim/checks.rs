@@ -31,11 +31,14 @@ pub enum Broken {
     DoubleAsleep,
     /// Opened while a stranger answered.
     StrangerIgnored,
+    /// A single writer and its double both write.
+    TwoWriters,
 }
 
 /// All promises that a scenario is held to: a word, and what it means.
-pub const PROMISES: [(Broken, &str, &str); 11] = [
+pub const PROMISES: [(Broken, &str, &str); 12] = [
     (Broken::TwoOwners, "one-owner", "never two owners of a virtual IP"),
+    (Broken::TwoWriters, "one-writer", "a single writer and its double never both write"),
     (Broken::WrongTakeover, "right-takeover", "nobody opens while the lease of the owner before is valid"),
     (Broken::Monotone, "numbers-rise", "epochs and terms only rise"),
     (Broken::NotRefreshed, "renewed", "what an agent renews is renewed in its kernel"),
@@ -76,6 +79,8 @@ pub struct Checks {
     pub looks: BTreeMap<Broken, u64>,
     /// Only what endangers data counts: a rule was broken on purpose, and it must show there.
     pub safety_only: bool,
+    /// And this, which it is known to cost.
+    pub sought: Option<Broken>,
     /// Highest epoch ever opened, and where.
     opened: BTreeMap<Vip, (Epoch, usize)>,
     /// Who acts or acted under a term.
@@ -95,13 +100,14 @@ pub struct Checks {
 impl Checks {
     /// That nothing has happened yet.
     #[must_use]
-    pub fn new(safety_only: bool) -> Self {
-        Self { safety_only, ..Self::default() }
+    pub fn new(safety_only: bool, sought: Option<Broken>) -> Self {
+        Self { safety_only, sought, ..Self::default() }
     }
 
     /// It is broken.
     pub(super) fn fail(&mut self, broken: Broken, at: Ns, text: String) {
-        if !self.safety_only || !matches!(broken, Broken::NotHealed | Broken::Lapse) {
+        let convenience = matches!(broken, Broken::NotHealed | Broken::Lapse);
+        if !self.safety_only || !convenience || self.sought == Some(broken) {
             let failure = Failure { broken, at, text };
             self.failures.entry(broken).or_insert_with(|| failure.clone());
             self.failure.get_or_insert(failure);

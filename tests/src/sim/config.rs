@@ -79,13 +79,22 @@ pub fn cluster(rng: &mut Rng) -> Cluster {
         9 | 10 => &[("mail", vips, "mgmt", "mailb"), ("web", 1, "mgmt", "webb")],
         _ => &[("mail", vips, "mgmt", "mailb"), ("web", 1, "mgmt2", "webb")],
     };
+    // A double that serves two goes on when one goes home (docs/safety.md, never two writers).
+    let shared = targets.len() == 2 && targets[0].3 == targets[1].3;
+    let fence = match rng.range(0, 10) {
+        _ if shared => None,
+        0 => Some("none"),
+        1 => Some("power"),
+        2 => Some("storage"),
+        _ => None,
+    };
     // The voters are witnesses, or the double's host votes, or the owner itself does.
     let voters: &[&str] = match rng.range(0, 10) {
         0..=6 => &["v1", "v2", "v3"],
         7 | 8 => &["mgmt", "v1", "v2"],
         _ => &["mail", "mgmt", "v1"],
     };
-    let mut cluster = text(profile, voters, targets);
+    let mut cluster = text(profile, voters, targets, fence);
     let readable = rng.percent(30);
     for machine in cluster.agents.values_mut().filter(|_| readable) {
         machine.power_status = Some(vec!["power".to_owned()]);
@@ -93,14 +102,15 @@ pub fn cluster(rng: &mut Rng) -> Cluster {
     cluster
 }
 
-/// A cluster of this shape.
+/// A cluster of this shape; the first target's service must not write twice and is fenced so.
 ///
 /// # Panics
 /// Never: the text is a good one.
-fn text(profile: &str, voters: &[&str], targets: &[Written<'_>]) -> Cluster {
+fn text(profile: &str, voters: &[&str], targets: &[Written<'_>], fence: Option<&str>) -> Cluster {
+    let storage = if fence == Some("storage") { "storage_fence = [\"out\"]\nstorage_unfence = [\"in\"]\n" } else { "" };
     let mut text = format!(
         "[cluster]\nname = \"sim\"\nprofile = \"{profile}\"\n\
-         [coordinator]\nlisten = \"10.77.0.3:7700\"\n[sif]\nlisten = \"10.77.0.3:7701\"\n\
+         [coordinator]\nlisten = \"10.77.0.3:7700\"\n{storage}[sif]\nlisten = \"10.77.0.3:7701\"\n\
          [quarantine]\nhold = \"1s\"\nhold_limit = \"4s\"\n"
     );
     let mut machines: Vec<&str> = Vec::new();
@@ -118,18 +128,26 @@ fn text(profile: &str, voters: &[&str], targets: &[Written<'_>]) -> Cluster {
              voter = {voter}\nguard = \"{guard}\"\n",
             11 + index
         );
+        if fence == Some("power") && targets.first().is_some_and(|(target, ..)| target == name) {
+            text += "power_status = [\"power\"]\npower_off = [\"off\"]\n";
+        }
     }
     let mut vip = 100;
+    // Longer than a service takes to stop (docs/safety.md, "What this does not protect").
+    let healthy = if fence.is_some() { "8s" } else { "2s" };
     for (name, count, host, domain) in targets {
         let vips: Vec<String> = (vip..vip + count).map(|last| format!("\"10.77.0.{last}\"")).collect();
         vip += count;
         text += &format!(
             "[[target]]\nname = \"{name}\"\nagent = \"{name}\"\nvips = [{}]\n\
-             backup = {{ agent = \"{host}\", domain = \"{domain}\" }}\nhealthy_for = \"2s\"\nreboot_wait = \"5s\"\n\
+             backup = {{ agent = \"{host}\", domain = \"{domain}\" }}\nhealthy_for = \"{healthy}\"\nreboot_wait = \"5s\"\n\
              start_wait = \"10s\"\nbudget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\
              [[target.service]]\nname = \"http\"\nprobe = \"http\"\nport = 80\n",
             vips.join(", ")
         );
+        if let (Some(fence), "mail") = (fence, *name) {
+            text += &format!("single_writer = true\nwriter_fence = \"{fence}\"\n");
+        }
     }
     match Cluster::parse(&text) {
         Ok(cluster) => cluster,

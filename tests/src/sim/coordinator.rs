@@ -380,10 +380,7 @@ impl World {
                     }
                     self.job_ends(slot, (50 * MS).min(ns(timeout)), job, JobResult::Done);
                 }
-                // No simulated storage can be fenced.
-                Action::FenceStorage { job, .. } => {
-                    self.job_ends(slot, MS, job, JobResult::Failed("no such command".into()));
-                }
+                Action::FenceStorage { job, address, revoke, .. } => self.fence(slot, job, address, revoke),
                 Action::PutOrder { job, order } => {
                     self.ask_sif(slot, Purpose::Job(job), Request::PutOrder { term, order });
                     self.job_ends(slot, 2 * SEC, job, unknown());

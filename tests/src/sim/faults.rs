@@ -286,8 +286,17 @@ pub fn episode(rng: &mut Rng, shape: &Shape, now: Ns, tolerance: Ns, intensity: 
 
 impl World {
     /// Have these faults begin and end in their time. The time by which all have ended.
-    pub fn arrange(&mut self, faults: Vec<Planned>) -> Ns {
+    pub fn arrange(&mut self, mut faults: Vec<Planned>) -> Ns {
+        if self.fences() {
+            // Whose VIP was is not known then, and by docs/operations.md the operator's to look at (a restored ledger).
+            for planned in &mut faults {
+                if let Fault::CrashSif(_, lost) = &mut planned.fault {
+                    *lost = false;
+                }
+            }
+        }
         let mut end = self.now;
+        self.net.loss_ppm = self.weather.loss(None);
         for (index, planned) in faults.iter().enumerate() {
             self.at(planned.begins, Ev::Fault(index, true));
             self.at(planned.ends, Ev::Fault(index, false));
@@ -309,7 +318,7 @@ impl World {
                     self.net.block(to, from, begins);
                 }
             }
-            Fault::Loss(ppm) => self.net.loss_ppm = if begins { ppm } else { 0 },
+            Fault::Loss(ppm) => self.net.loss_ppm = self.weather.loss(begins.then_some(ppm)),
             Fault::Slow(slow) => self.net.slow = if begins { slow } else { 0 },
             Fault::Late(ppm) => self.net.late_ppm = if begins { ppm } else { 0 },
             Fault::SecondCoordinator(new_remains) if !begins => {
@@ -382,6 +391,8 @@ impl World {
         self.repaired = true;
         self.sif.crash_at_write = None;
         self.sif.slow_write = 0;
+        // Whoever was switched off is switched on again, by whoever can.
+        (0..self.machines.len()).for_each(|machine| self.power_on(machine));
         for here in &mut self.machines {
             here.stalled_until = self.now;
             here.kernel_stalled_until = self.now;

@@ -6,6 +6,7 @@ use super::coordinator::Reply;
 use super::kernel::Kernel;
 use super::net::Up;
 use super::world::{Ev, World};
+use super::writing::Writing;
 use kage_agent_core::OwnerEvent;
 use kage_coordinator_core::{AgentReport, JobResult};
 use kage_types::{DomainName, ServiceName};
@@ -116,6 +117,8 @@ pub struct Machine {
     pub services: BTreeMap<ServiceName, Health>,
     /// Neighbours do not hear what it announces.
     pub unheard: bool,
+    /// Its services that must not write twice.
+    pub writing: BTreeMap<ServiceName, Writing>,
 }
 
 impl Machine {
@@ -144,6 +147,7 @@ impl Machine {
             libvirt: Libvirt::default(),
             services: BTreeMap::new(),
             unheard: false,
+            writing: BTreeMap::new(),
         }
     }
 
@@ -259,6 +263,7 @@ impl World {
                 }
             };
         }
+        self.writers_boot(machine);
         self.say_of(machine, || "boots".into());
         self.seats_back(machine);
         self.start_agent(machine);

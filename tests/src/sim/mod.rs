@@ -4,6 +4,7 @@
 pub mod agent;
 mod agent_act;
 mod agent_command;
+pub mod campaign;
 pub mod checks;
 pub mod clock;
 pub mod config;
@@ -25,3 +26,4 @@ pub mod search;
 pub mod sif;
 mod streams;
 pub mod world;
+pub mod writing;

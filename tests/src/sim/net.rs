@@ -9,6 +9,26 @@ use std::collections::VecDeque;
 /// A set of nodes, one bit each.
 pub type Nodes = u64;
 
+/// How much is lost while there is trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// By a fault, for a while: at most so much of a million.
+    Bursts(u32),
+    /// So much of a million, all the time from the first fault of an episode to its repair.
+    Steady(u32),
+}
+
+impl Weather {
+    /// What is lost: with a fault of that kind, or without.
+    #[must_use]
+    pub fn loss(self, fault: Option<u32>) -> u32 {
+        match self {
+            Self::Bursts(most) => fault.map_or(0, |ppm| ppm.min(most)),
+            Self::Steady(ppm) => ppm,
+        }
+    }
+}
+
 /// The network. Its nodes: the agents' machines by their index, SIF, two coordinators, the clients. SIF and the first
 /// coordinator may share a machine with an agent.
 #[derive(Clone, Debug, Default)]

@@ -1,9 +1,11 @@
 //! One seed: episodes of trouble, each followed by healing and a quiet time that need not be stepped through.
 
-use super::checks::Failure;
+use super::checks::{Broken, Failure};
 use super::clock::{MS, Ns, SEC, ns};
 use super::faults::episode;
+use super::net::Weather;
 use super::world::{Sabotage, World};
+use std::collections::BTreeMap;
 
 /// How much, how hard.
 #[derive(Clone, Copy, Debug)]
@@ -14,13 +16,15 @@ pub struct Options {
     pub intensity: u32,
     /// Mean time between episodes in hours.
     pub gap: f64,
+    /// How much is lost while there is trouble.
+    pub weather: Weather,
     /// A rule broken on purpose.
     pub sabotage: Option<Sabotage>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hours: 20.0, intensity: 4, gap: 1.0, sabotage: None }
+        Self { hours: 20.0, intensity: 4, gap: 1.0, weather: Weather::Bursts(1_000_000), sabotage: None }
     }
 }
 
@@ -45,6 +49,20 @@ pub struct Outcome {
     pub wanted: Ns,
     /// First broken promise.
     pub failure: Option<(u64, Failure)>,
+    /// Every seed's first broken promise.
+    pub failures: Vec<(u64, Failure)>,
+    /// How often each promise was looked at.
+    pub looks: BTreeMap<Broken, u64>,
+    /// Times that everything was repaired and healed.
+    pub heals: u64,
+    /// The slowest of them.
+    pub slowest_heal: Ns,
+    /// All of them together.
+    pub healing: Ns,
+    /// Times that only the operator's fail-back healed a single writer.
+    pub helped: u64,
+    /// Of the host-hours, in clusters with a single writer.
+    pub writer_host_hours: f64,
 }
 
 impl Outcome {
@@ -58,6 +76,15 @@ impl Outcome {
         self.lapses += other.lapses;
         self.served += other.served;
         self.wanted += other.wanted;
+        self.failures.extend(other.failures);
+        for (broken, looks) in other.looks {
+            *self.looks.entry(broken).or_default() += looks;
+        }
+        self.heals += other.heals;
+        self.slowest_heal = self.slowest_heal.max(other.slowest_heal);
+        self.healing += other.healing;
+        self.helped += other.helped;
+        self.writer_host_hours += other.writer_host_hours;
         let earlier = |failure: &(u64, Failure)| self.failure.as_ref().is_none_or(|(seed, _)| failure.0 < *seed);
         if let Some(failure) = other.failure.filter(earlier) {
             self.failure = Some(failure);
@@ -67,7 +94,10 @@ impl Outcome {
 
 /// Everything is well again within this, or something does not heal: a long lease (30 s), a lost term (10 s), a wait
 /// after a new one (7 s), a machine that is woken (10 s) may come one after another.
-const HEALS_WITHIN: Ns = 150 * SEC;
+pub const HEALS_WITHIN: Ns = 150 * SEC;
+/// A single writer whose coordinator died while it moved, or whose machine a fence has switched off, may wait for its
+/// operator, who comes so late.
+const HELPED_AFTER: Ns = 40 * SEC;
 /// It must stay well for so long.
 const STAYS_WELL: Ns = 1500 * MS;
 /// Looked at so often.
@@ -101,7 +131,8 @@ pub fn journalled(seed: u64, options: &Options) -> (Outcome, World) {
 fn history(world: &mut World, seed: u64, options: &Options) -> Outcome {
     let hour = 3600.0;
     let mut quiet = 0.0;
-    let mut episodes = 0;
+    let (mut episodes, mut heals) = (0, Vec::new());
+    world.weather = options.weather;
     world.calm = false;
     heal(world);
     let tolerance = ns(world.cluster.timing.stall_tolerance()).saturating_sub(2 * MS);
@@ -114,11 +145,11 @@ fn history(world: &mut World, seed: u64, options: &Options) -> Outcome {
         world.run(world.now + phase);
         let (faults, harmless) = episode(&mut world.rng, &world.shape, world.now, tolerance, options.intensity);
         episodes += 1;
-        world.calm = harmless;
+        world.calm = harmless && options.weather.loss(None) == 0;
         let end = world.arrange(faults);
         world.run(end);
         world.repair();
-        heal(world);
+        heals.extend(heal(world));
     }
     #[allow(clippy::cast_precision_loss)]
     let stepped = world.now as f64 / 1e9;
@@ -126,6 +157,7 @@ fn history(world: &mut World, seed: u64, options: &Options) -> Outcome {
     let hosts = world.machines.len() as f64 / hour;
     Outcome {
         host_hours: (quiet + stepped) * hosts,
+        writer_host_hours: if world.fences() { (quiet + stepped) * hosts } else { 0.0 },
         stepped_host_hours: stepped * hosts,
         events: world.events,
         episodes,
@@ -134,11 +166,20 @@ fn history(world: &mut World, seed: u64, options: &Options) -> Outcome {
         served: world.checks.served,
         wanted: world.now * world.vips.len() as u64,
         failure: world.checks.failure.clone().map(|failure| (seed, failure)),
+        failures: world.checks.failure.iter().map(|failure| (seed, failure.clone())).collect(),
+        looks: world.checks.looks.clone(),
+        heals: heals.len() as u64,
+        slowest_heal: heals.iter().copied().max().unwrap_or(0),
+        healing: heals.iter().sum(),
+        helped: world.helped,
     }
 }
 
-fn heal(world: &mut World) {
-    let end = world.now + HEALS_WITHIN;
+/// Until all is well: how long that took, if it came to that.
+fn heal(world: &mut World) -> Option<Ns> {
+    let began = world.now;
+    let end = began + HEALS_WITHIN;
+    let mut helps = began + HELPED_AFTER;
     let mut well_since = None;
     while world.checks.failure.is_none() {
         let next = world.now + LOOK;
@@ -147,18 +188,24 @@ fn heal(world: &mut World) {
             None => {
                 let since = *well_since.get_or_insert(world.now);
                 if world.now - since >= STAYS_WELL {
-                    return;
+                    return Some(since - began);
                 }
             }
             Some(why) => {
                 well_since = None;
+                if world.fences() && world.now > helps {
+                    helps += HELPED_AFTER;
+                    world.helped += 1;
+                    world.operator_moves_back();
+                }
                 if world.now > end {
                     world.checks.not_healed(world.now, why);
-                    return;
+                    return None;
                 }
             }
         }
     }
+    None
 }
 
 /// Why the world is not as it should be.
@@ -207,6 +254,9 @@ pub(super) fn ill(world: &World) -> Option<String> {
         if world.machines.iter().filter(|machine| views(machine)).count() != 1 {
             return Some(format!("{vip}: more than its owner believe in it"));
         }
+    }
+    if let Some(why) = world.writes_without_lease() {
+        return Some(why);
     }
     for name in world.cluster.targets.keys() {
         let Some(target) = coordinator.core.target(name) else { continue };

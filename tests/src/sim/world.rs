@@ -1,20 +1,20 @@
 //! The world: machines, SIF, one or two coordinators, a network, one queue of events in order of (time, number).
 
 use super::agent::{Input, Step as AgentStep};
-use super::checks::Checks;
+use super::checks::{Broken, Checks};
 use super::clock::{Clock, MS, Ns, SEC};
 use super::config::Shape;
 use super::coordinator::{Notice, Process, Reply, Step as CoordinatorStep};
 use super::journal::Journal;
 use super::kernel::KernelSabotage;
 use super::machine::{Errand, Machine};
-use super::net::{Net, Nodes, Stream};
+use super::net::{Net, Nodes, Stream, Weather};
 use super::record::Record;
 use super::rng::Rng;
 use super::sif::{Call, Sif};
 use kage_coordinator_core::config::Cluster;
 use kage_sif_core::Request;
-use kage_types::{AgentId, Vip};
+use kage_types::{AgentId, ServiceName, TargetName, Vip};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
@@ -35,6 +35,20 @@ pub enum Sabotage {
     Sif(kage_sif_core::Sabotage),
     /// In the kernel.
     Kernel(KernelSabotage),
+    /// In the agent's shell: a release is acknowledged though what stands behind the VIP still runs.
+    ReleaseBeforeQuiet,
+}
+
+impl Sabotage {
+    /// What it must show as, if that is no danger for data: else such things don't count.
+    #[must_use]
+    pub fn costs(self) -> Option<Broken> {
+        match self {
+            Self::Agent(kage_agent_core::Sabotage::AsksTooSeldom) => Some(Broken::Lapse),
+            Self::Coordinator(kage_coordinator_core::Sabotage::NotToldAgain) => Some(Broken::NotHealed),
+            Self::Agent(_) | Self::Coordinator(_) | Self::Sif(_) | Self::Kernel(_) | Self::ReleaseBeforeQuiet => None,
+        }
+    }
 }
 
 /// What is to happen.
@@ -88,6 +102,10 @@ pub enum Ev {
     Errand(usize, u64, Errand, Reply),
     /// Neighbours hear that a VIP is here.
     Announced(usize, Vip),
+    /// A machine's services were stopped, frozen, or let run: by which process, which service, to run?
+    Halted(usize, u64, ServiceName, bool),
+    /// The storage's command took effect: who asked, of which target, revoked?
+    Fenced(Reply, TargetName, bool),
     /// The next line of a scenario begins or ends.
     Line(usize, bool),
 }
@@ -99,6 +117,8 @@ pub struct Chances {
     pub libvirt_fails: u32,
     /// A write to an agent's disk fails.
     pub disk_fails: u32,
+    /// The storage does not do what it is told.
+    pub storage_fails: u32,
     /// What an agent holds is stored in time.
     pub keeps: u32,
 }
@@ -157,6 +177,8 @@ pub struct World {
     last_id: u64,
     /// What must hold.
     pub checks: Checks,
+    /// Times that an operator had to help.
+    pub helped: u64,
     /// Broken on purpose.
     pub sabotage: Option<Sabotage>,
     /// Does the RFC 5227 probe see anything? It is one more look, not the proof: usually off.
@@ -165,6 +187,14 @@ pub struct World {
     pub strangers: BTreeSet<Vip>,
     /// Small mishaps.
     pub chances: Chances,
+    /// Loss.
+    pub weather: Weather,
+    /// Services that must not write twice, by their target.
+    pub single: BTreeMap<TargetName, ServiceName>,
+    /// They are frozen without a lease, not stopped.
+    pub freezes: bool,
+    /// Targets whose storage does not let them write.
+    pub revoked: BTreeSet<TargetName>,
     /// The lines of a scenario.
     pub lines: Vec<super::scenario::Line>,
     /// Cuts of a scenario that have no end of their own: of which nodes.
@@ -209,6 +239,7 @@ impl World {
         let net = Net::new(machines.len());
         let coordinator_clocks = [clock(), clock()];
         let probe_sees = rng.percent(20);
+        let freezes = rng.percent(30);
         let mut world = Self {
             now: 0,
             queue: BinaryHeap::new(),
@@ -226,11 +257,16 @@ impl World {
             net,
             streams: BTreeMap::new(),
             last_id: 0,
-            checks: Checks::new(sabotage.is_some()),
+            checks: Checks::new(sabotage.is_some(), sabotage.and_then(Sabotage::costs)),
             sabotage,
             probe_sees,
             strangers: BTreeSet::new(),
-            chances: Chances { libvirt_fails: 5, disk_fails: 1, keeps: 95 },
+            chances: Chances { libvirt_fails: 5, disk_fails: 1, storage_fails: 10, keeps: 95 },
+            weather: Weather::Bursts(1_000_000),
+            single: BTreeMap::new(),
+            freezes,
+            helped: 0,
+            revoked: BTreeSet::new(),
             lines: Vec::new(),
             open_cuts: Vec::new(),
             record: None,
@@ -242,6 +278,8 @@ impl World {
             trace_limit: 0,
             journals: None,
         };
+        world.single = Self::single_writers(&world.cluster);
+        (0..world.machines.len()).for_each(|machine| world.writers_boot(machine));
         if let Some(Sabotage::Kernel(kernel)) = sabotage {
             for machine in &mut world.machines {
                 machine.kernel.sabotage = Some(kernel);
@@ -358,6 +396,7 @@ impl World {
         self.now = at;
         self.events += 1;
         self.happen(event);
+        self.check_writers();
         true
     }
 
@@ -392,6 +431,8 @@ impl World {
             Ev::Fault(index, begins) => self.fault(index, begins),
             Ev::Errand(machine, boot, errand, reply) => self.errand(machine, boot, errand, reply),
             Ev::Announced(machine, vip) => self.announced(machine, vip),
+            Ev::Halted(machine, process, service, runs) => self.halted(machine, process, service, runs),
+            Ev::Fenced(reply, target, revoked) => self.fenced(reply, target, revoked),
             Ev::Line(index, begins) => self.line(index, begins),
         }
     }

@@ -47,7 +47,7 @@ impl Owner {
         let timing = assignment.timing;
         let policy = assignment.on_coordinator_loss;
         let voters = !assignment.voters.is_empty();
-        self.next_ask = now + timing.renewal;
+        self.next_ask = now + self.asks_each(timing.renewal);
         // What was armed long ago would run out before the answer: arm again, and ask when that is done.
         let stale: Vec<Vip> = self
             .held

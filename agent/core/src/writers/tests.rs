@@ -101,3 +101,23 @@ fn a_failed_stop_is_tried_again_and_a_lease_ends_the_trying() {
     assert_eq!(step(&mut writers, 1_800, WriterEvent::Opened(vip())), [WriterAction::Resume(mail(), Halt::Stop)]);
     assert_eq!(writers.deadline(), None);
 }
+
+#[test]
+fn a_release_is_complete_when_nothing_behind_the_vip_runs_any_more() {
+    let other: Vip = "10.0.0.101".parse().expect("vip");
+    let mut writers = writers(WriterMemory::default());
+    assert!(writers.quiet(Some(vip())), "left alone before its first lease");
+    step(&mut writers, 10, WriterEvent::Opened(vip()));
+    step(&mut writers, 10, WriterEvent::Opened(other));
+    assert!(!writers.quiet(Some(vip())));
+    step(&mut writers, 1_000, WriterEvent::Lost { vip: vip(), until: at(1_000) });
+    assert!(!writers.quiet(Some(vip())), "it runs for the other VIP");
+    let actions = step(&mut writers, 1_001, WriterEvent::Lost { vip: other, until: at(1_001) });
+    assert_eq!(actions, [WriterAction::Halt(mail(), Halt::Stop)]);
+    assert!(!writers.quiet(Some(vip())) && !writers.quiet(Some(other)), "it is being stopped");
+    step(&mut writers, 1_500, ended(HaltOutcome::Failed("busy".into())));
+    assert!(!writers.quiet(Some(vip())));
+    assert_eq!(step(&mut writers, 2_500, WriterEvent::Tick), [WriterAction::Halt(mail(), Halt::Stop)]);
+    step(&mut writers, 2_600, ended(HaltOutcome::Done));
+    assert!(writers.quiet(Some(vip())) && writers.quiet(Some(other)) && writers.quiet(None));
+}

@@ -1,6 +1,6 @@
 //! One state of the small world, and the steps out of it.
 
-use super::{ELEMENT, LEASE, RENEWAL, Scope};
+use super::{ELEMENT, LEASE, Model, RENEWAL, Scope};
 use crate::sim::clock::{Clock, Ns, SEC};
 use crate::sim::kernel::Kernel;
 use crate::sim::world::Sabotage;
@@ -28,7 +28,7 @@ pub(super) enum Message {
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    pub(super) tick: u64,
+    tick: u64,
     owners: [Owner; 2],
     kernels: [Kernel; 2],
     /// Waiting operations; the head may have been checked.
@@ -44,7 +44,7 @@ pub(super) struct State {
     granted_until: u64,
     barred: BTreeMap<usize, u64>,
     told: bool,
-    pub(super) opened: bool,
+    opened: bool,
     /// Consents that reached the old owner.
     heard: BTreeMap<Nonce, u8>,
     /// Of the owners and voters as they are: hashed when they change, not with every state.
@@ -208,99 +208,6 @@ impl State {
             && self.parts[2 + one] == self.parts[2 + other]
     }
 
-    pub(super) fn moves(&self, scope: &Scope) -> Vec<Move> {
-        if let Some(step) = self.eager(scope) {
-            return vec![step];
-        }
-        let mut moves = Vec::new();
-        let due = self.owners[0].deadline().is_some_and(|(time, _)| time <= self.time());
-        if due && !self.fired[0] && self.asks < scope.asks {
-            moves.push(Move::Fire(0));
-        }
-        match self.queues[0].first() {
-            Some((.., false)) => moves.push(Move::Check(0)),
-            Some((.., true)) => moves.push(Move::Effect(0)),
-            None => {}
-        }
-        let twins: Vec<bool> = (0..3).map(|one| (0..one).any(|other| self.alike(one, other))).collect();
-        for (message, sent) in &self.messages {
-            let twin = match message {
-                Message::Vote { to, .. } | Message::Bar { to } => twins[*to],
-                Message::Consent { from, .. } => twins[*from],
-                Message::Ask { .. } | Message::Grant { .. } | Message::Barred { .. } | Message::Hold => false,
-            };
-            if !twin {
-                moves.push(Move::Deliver(message.clone(), *sent));
-            }
-        }
-        if !self.begun && self.tick <= scope.begun_by {
-            moves.push(Move::Begin);
-        }
-        // Once the new owner has opened, the old one must not: what it needs for that is there by then.
-        if self.tick < scope.horizon {
-            moves.push(Move::Tick);
-        }
-        moves
-    }
-
-    pub(super) fn make(&mut self, step: &Move, scope: &Scope) {
-        match step {
-            Move::Tick => {
-                self.tick += 1;
-                self.fired = [false; 2];
-                // An answer later than that changes nothing: each grant counts from when it was asked for. That questions
-                // get lost sooner is a bound of the scope.
-                let tick = self.tick;
-                self.messages.retain(|(message, sent)| {
-                    let limit = match message {
-                        Message::Vote { .. } | Message::Bar { .. } => scope.question_late,
-                        Message::Consent { .. } | Message::Ask { .. } | Message::Grant { .. } => LEASE,
-                        Message::Barred { .. } | Message::Hold => LEASE,
-                    };
-                    tick - sent <= limit
-                });
-            }
-            Move::Fire(who) => {
-                self.fired[*who] = true;
-                self.owner(*who, OwnerEvent::Tick, scope);
-            }
-            Move::Check(who) => {
-                let time = self.time();
-                let Some((op, change, checked)) = self.queues[*who].first_mut() else { return };
-                let late = match change {
-                    KernelOp::Open { not_after, .. } | KernelOp::Renew { not_after, .. } => time > *not_after,
-                    KernelOp::Arm { .. } | KernelOp::Close { .. } => false,
-                };
-                *checked = true;
-                if late {
-                    let op = *op;
-                    self.queues[*who].remove(0);
-                    self.owner(*who, OwnerEvent::Kernel { op, outcome: KernelOutcome::TooLate, at: time }, scope);
-                }
-            }
-            Move::Effect(who) => {
-                let (op, change, _) = self.queues[*who].remove(0);
-                let (now, time) = (self.now(), self.time());
-                let outcome = self.kernels[*who].apply(now, &Clock::new(0, 0, 0), &change, Duration::ZERO);
-                self.owner(*who, OwnerEvent::Kernel { op, outcome, at: time }, scope);
-            }
-            Move::Deliver(message, sent) => {
-                self.messages.remove(&(message.clone(), *sent));
-                self.deliver(message, scope);
-            }
-            Move::Begin => {
-                self.begun = true;
-                if scope.voters {
-                    (0..3).for_each(|to| self.send(Message::Bar { to }));
-                }
-            }
-            Move::Tell => {
-                self.told = true;
-                self.send(Message::Hold);
-            }
-        }
-    }
-
     fn deliver(&mut self, message: &Message, scope: &Scope) {
         match message {
             Message::Vote { to, nonce, vips } => {
@@ -363,18 +270,6 @@ impl State {
             OwnerEvent::Hold { command: CommandId(epoch.0), term: Term(1), ask, place: Place::Host },
             scope,
         );
-    }
-
-    pub(super) fn two_owners(&self) -> bool {
-        self.kernels.iter().all(|kernel| kernel.live_until(self.now(), vip()).is_some())
-    }
-
-    /// Everything that decides what can follow.
-    pub(super) fn fingerprint(&self) -> u64 {
-        let kernels = self.kernels.each_ref().map(|kernel| &kernel.elements);
-        let clocks = (self.tick, self.fired, self.asks, self.consented, &self.heard);
-        let coordinator = (self.begun, self.granted_until, &self.barred, self.told, self.opened);
-        hash(&(&self.parts, kernels, &self.queues, clocks, &self.messages, coordinator))
     }
 
     /// The first owner serves on a grant that was asked for and decided at tick 0.
@@ -442,5 +337,122 @@ impl State {
         }
         state.asks = 0;
         state
+    }
+}
+
+impl Model for State {
+    type Move = Move;
+
+    fn moves(&self, scope: &Scope) -> Vec<Move> {
+        if let Some(step) = self.eager(scope) {
+            return vec![step];
+        }
+        let mut moves = Vec::new();
+        let due = self.owners[0].deadline().is_some_and(|(time, _)| time <= self.time());
+        if due && !self.fired[0] && self.asks < scope.asks {
+            moves.push(Move::Fire(0));
+        }
+        match self.queues[0].first() {
+            Some((.., false)) => moves.push(Move::Check(0)),
+            Some((.., true)) => moves.push(Move::Effect(0)),
+            None => {}
+        }
+        let twins: Vec<bool> = (0..3).map(|one| (0..one).any(|other| self.alike(one, other))).collect();
+        for (message, sent) in &self.messages {
+            let twin = match message {
+                Message::Vote { to, .. } | Message::Bar { to } => twins[*to],
+                Message::Consent { from, .. } => twins[*from],
+                Message::Ask { .. } | Message::Grant { .. } | Message::Barred { .. } | Message::Hold => false,
+            };
+            if !twin {
+                moves.push(Move::Deliver(message.clone(), *sent));
+            }
+        }
+        if !self.begun && self.tick <= scope.begun_by {
+            moves.push(Move::Begin);
+        }
+        // Once the new owner has opened, the old one must not: what it needs for that is there by then.
+        if self.tick < scope.horizon {
+            moves.push(Move::Tick);
+        }
+        moves
+    }
+
+    fn make(&mut self, step: &Move, scope: &Scope) {
+        match step {
+            Move::Tick => {
+                self.tick += 1;
+                self.fired = [false; 2];
+                // An answer later than that changes nothing: each grant counts from when it was asked for. That questions
+                // get lost sooner is a bound of the scope.
+                let tick = self.tick;
+                self.messages.retain(|(message, sent)| {
+                    let limit = match message {
+                        Message::Vote { .. } | Message::Bar { .. } => scope.question_late,
+                        Message::Consent { .. } | Message::Ask { .. } | Message::Grant { .. } => LEASE,
+                        Message::Barred { .. } | Message::Hold => LEASE,
+                    };
+                    tick - sent <= limit
+                });
+            }
+            Move::Fire(who) => {
+                self.fired[*who] = true;
+                self.owner(*who, OwnerEvent::Tick, scope);
+            }
+            Move::Check(who) => {
+                let time = self.time();
+                let Some((op, change, checked)) = self.queues[*who].first_mut() else { return };
+                let late = match change {
+                    KernelOp::Open { not_after, .. } | KernelOp::Renew { not_after, .. } => time > *not_after,
+                    KernelOp::Arm { .. } | KernelOp::Close { .. } => false,
+                };
+                *checked = true;
+                if late {
+                    let op = *op;
+                    self.queues[*who].remove(0);
+                    self.owner(*who, OwnerEvent::Kernel { op, outcome: KernelOutcome::TooLate, at: time }, scope);
+                }
+            }
+            Move::Effect(who) => {
+                let (op, change, _) = self.queues[*who].remove(0);
+                let (now, time) = (self.now(), self.time());
+                let outcome = self.kernels[*who].apply(now, &Clock::new(0, 0, 0), &change, Duration::ZERO);
+                self.owner(*who, OwnerEvent::Kernel { op, outcome, at: time }, scope);
+            }
+            Move::Deliver(message, sent) => {
+                self.messages.remove(&(message.clone(), *sent));
+                self.deliver(message, scope);
+            }
+            Move::Begin => {
+                self.begun = true;
+                if scope.voters {
+                    (0..3).for_each(|to| self.send(Message::Bar { to }));
+                }
+            }
+            Move::Tell => {
+                self.told = true;
+                self.send(Message::Hold);
+            }
+        }
+    }
+
+    fn two_owners(&self) -> bool {
+        self.kernels.iter().all(|kernel| kernel.live_until(self.now(), vip()).is_some())
+    }
+
+    /// Everything that decides what can follow.
+    fn fingerprint(&self) -> u64 {
+        let kernels = self.kernels.each_ref().map(|kernel| &kernel.elements);
+        let clocks = (self.tick, self.fired, self.asks, self.consented, &self.heard);
+        let coordinator = (self.begun, self.granted_until, &self.barred, self.told, self.opened);
+        hash(&(&self.parts, kernels, &self.queues, clocks, &self.messages, coordinator))
+    }
+
+    fn taken_over(&self) -> bool {
+        self.opened
+    }
+
+    fn when(&self) -> String {
+        self.tick.to_string()
     }
 }

@@ -86,6 +86,12 @@ pub const SERVER: Section = Section {
             "always",
             "as in cluster.toml; the scenarios' time begins on a Friday, about 08:00 UTC",
         ),
+        key(
+            "writer_fence",
+            "none, power, storage",
+            "any number may write",
+            "its services are single writers, bound to its lease and fenced so, as in cluster.toml",
+        ),
         key("healthy_for", "duration", "10s", "as in cluster.toml"),
         key("reboot_wait", "duration", "60s", "as in cluster.toml"),
         key("start_wait", "duration", "90s", "as in cluster.toml"),

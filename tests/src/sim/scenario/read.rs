@@ -24,6 +24,7 @@ const LONGEST: Ns = 24 * 3600 * SEC;
 const WORDS: &[(&str, &str)] = &[("thesis", "thesis"), ("normal", "normal"), ("fast", "fast")];
 const LOSSES: &[(&str, &str)] = &[("voters", "voters"), ("keep", "keep"), ("lapse", "lapse")];
 const ENDS: &[(&str, Ends)] = &[("serving", Ends::Serving), ("well", Ends::Well), ("any", Ends::Any)];
+const FENCES: &[(&str, &str)] = &[("none", "none"), ("power", "power"), ("storage", "storage")];
 const FAILBACKS: &[(&str, &str)] = &[("auto", "auto"), ("manual", "manual"), ("keep", "keep")];
 const POWERS: &[(&str, u8)] = &[("none", 0), ("status", 1), ("control", 2)];
 const STATES: &[(&str, bool)] = &[("on", false), ("off", true)];
@@ -224,6 +225,9 @@ fn cluster(
     };
     text += &quarantine(faults, root);
     text += &format!("[coordinator]\nlisten = \"{}:7700\"\n", address(&seats[0], "10.77.0.3"));
+    if servers.contains("writer_fence = \"storage\"") {
+        text += "storage_fence = [\"out\"]\nstorage_unfence = [\"in\"]\n";
+    }
     text += &format!("[sif]\nlisten = \"{}:7701\"\n", address(&seats[1], "10.77.0.3"));
     for (index, (name, host)) in hosts.iter().enumerate() {
         let guard = if hypervisors.contains(name) { "tap" } else { "host" };
@@ -302,6 +306,7 @@ fn server(
     let services: Option<Vec<Given<String>>> = table.list(faults, "services", "");
     let failback = table.choice(faults, "failback", FAILBACKS);
     let hours: Option<Vec<Given<String>>> = table.list(faults, "failback_hours", "");
+    let fence = table.choice(faults, "writer_fence", FENCES);
     let waits = ["healthy_for", "reboot_wait", "start_wait"].map(|key| (key, table.duration(faults, key)));
     let budget = ["restarts", "reboots", "takeovers"].map(|key| {
         let least = u32::from(key == "takeovers");
@@ -342,6 +347,9 @@ fn server(
             continue;
         };
         text += &format!("[[target.service]]\nname = \"{0}\"\nprobe = \"{0}\"\n", preset.name);
+        if let Some(fence) = fence {
+            text += &format!("single_writer = true\nwriter_fence = \"{fence}\"\n");
+        }
     }
     text
 }

@@ -60,7 +60,7 @@ fn world(scenario: &Scenario, seed: u64, sabotage: Option<Sabotage>) -> World {
     let mut world = World::of(scenario.cluster.clone(), Rng::new(seed), sabotage);
     let names: Vec<String> = world.names.iter().map(ToString::to_string).collect();
     world.net = places::seated(&names, &scenario.seats);
-    world.chances = Chances { libvirt_fails: 0, disk_fails: 0, keeps: 100 };
+    world.chances = Chances { libvirt_fails: 0, disk_fails: 0, storage_fails: 0, keeps: 100 };
     world.probe_sees = true;
     world.checks.safety_only = false;
     world.lines = scenario.lines.clone();
