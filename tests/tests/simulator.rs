@@ -111,7 +111,6 @@ fn never_two_owners_in_any_order_of_a_small_scope() {
         Sabotage::Agent(kage_agent_core::Sabotage::KeepWithoutMajority),
         Sabotage::Agent(kage_agent_core::Sabotage::GrantFromReceipt),
         Sabotage::Kernel(KernelSabotage::UnconditionalRenewal),
-        Sabotage::Coordinator(kage_coordinator_core::Sabotage::PatienceWithoutBars),
         Sabotage::Coordinator(kage_coordinator_core::Sabotage::OpenBeforeDurable),
         Sabotage::Coordinator(kage_coordinator_core::Sabotage::NoWaitAfterNewTerm),
     ] {

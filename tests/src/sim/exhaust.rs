@@ -273,10 +273,10 @@ fn broken_scopes(sabotage: Sabotage) -> impl Iterator<Item = Scope> {
     fitting(sabotage).iter().filter_map(move |name| scopes.iter().find(|scope| scope.name == *name).map(bounded))
 }
 
-/// Does it show anywhere? Depth first, which is sooner.
+/// Does it show anywhere? Depth first, which is sooner for what lies deep; else breadth first.
 #[must_use]
 pub fn shows(sabotage: Sabotage) -> bool {
-    broken_scopes(sabotage).any(|scope| explore(&scope).broken.is_some())
+    broken_scopes(sabotage).any(|scope| explore(&scope).broken.is_some() || shortest(&scope).broken.is_some())
 }
 
 /// The first scope in which this sabotage shows: its name, the states met until then, the shortest way; or some way, if
