@@ -27,6 +27,13 @@ struct Night {
     log: Vec<String>,
     sleeps: usize,
     no_wake: bool,
+    /// rs3 does not go to sleep.
+    no_sleep: bool,
+    /// Live migrations do not end until they are let.
+    slow: bool,
+    held: Vec<Input>,
+    /// The ledger's changes are not pushed.
+    lag: bool,
 }
 
 impl Night {
@@ -44,6 +51,10 @@ impl Night {
             log: Vec::new(),
             sleeps: 0,
             no_wake: false,
+            no_sleep: false,
+            slow: false,
+            held: Vec::new(),
+            lag: false,
         };
         night.input(Input::Inventory(Box::new(truth)));
         night
@@ -73,7 +84,7 @@ impl Night {
 
     fn ledger(&mut self) -> Vec<Input> {
         self.truth.generation = self.truth.generation.next();
-        vec![Input::Inventory(Box::new(self.truth.clone()))]
+        if self.lag { Vec::new() } else { vec![Input::Inventory(Box::new(self.truth.clone()))] }
     }
 
     fn answer(&mut self, action: Action) -> Vec<Input> {
@@ -95,6 +106,16 @@ impl Night {
                     for vm in self.truth.vms.values().filter(|vm| vm.host == *host) {
                         assert!(vm.vips.is_empty(), "a host sleeps with something in service");
                     }
+                }
+                if self.slow && matches!(step, Step::Migrate { .. }) {
+                    let ended = Input::Execute(Event::Ended { job, result: JobResult::Done });
+                    self.truth.apply(&step);
+                    self.held.push(ended);
+                    return Vec::new();
+                }
+                if self.no_sleep && step == (Step::SuspendHost { host: host("rs3") }) {
+                    let result = JobResult::Failed("the kernel refused".into());
+                    return vec![Input::Execute(Event::Ended { job, result })];
                 }
                 let result = if self.no_wake && step == (Step::WakeHost { host: host("rs2") }) {
                     JobResult::Failed("no packet came through".into())
@@ -303,4 +324,54 @@ fn a_day_of_load_does_not_flap() {
     assert!(overloaded <= 60, "{overloaded} s");
     let used = night.pss.power().used(night.now);
     assert!(used.saved.watt_hours() > 200, "{} saved, {} used", used.saved, used.energy);
+}
+
+fn begun(night: &Night) -> usize {
+    night.log.iter().filter(|line| line.contains("Info Begun")).count()
+}
+
+#[test]
+fn load_that_rises_during_a_fold_undoes_it() {
+    let mut night = Night::new(chapter_4());
+    night.all(10);
+    night.slow = true;
+    night.seconds(70);
+    assert_eq!((begun(&night), night.held.len()), (1, 1), "ftp1 is on its way");
+    night.all(45);
+    night.seconds(10);
+    night.slow = false;
+    for ended in std::mem::take(&mut night.held) {
+        night.input(ended);
+    }
+    assert_eq!(night.truth.vms, thesis().vms, "{:?}", night.log);
+    assert_eq!((night.conditions(), night.sleeps), (vec![Condition::Moderate; 3], 0));
+    assert!(night.log.last().is_some_and(|line| line.contains("is wanted in Moderate condition")), "{:?}", night.log);
+}
+
+#[test]
+fn what_had_to_be_undone_is_tried_again_later_and_later() {
+    let mut night = Night::new(chapter_4());
+    night.all(10);
+    night.no_sleep = true;
+    night.seconds(250);
+    assert_eq!(begun(&night), 1);
+    assert!(night.report().contains("the last plan had to be undone: next try in"), "{}", night.report());
+    assert_eq!(night.truth.vms, thesis().vms);
+    night.seconds(150);
+    assert_eq!(begun(&night), 2, "after five minutes");
+    night.seconds(550);
+    assert_eq!(begun(&night), 2);
+    night.no_sleep = false;
+    night.seconds(100);
+    assert_eq!((begun(&night), night.conditions()), (3, vec![Condition::Light; 3]), "after ten more");
+}
+
+#[test]
+fn nothing_is_planned_of_what_the_ledger_has_not_shown_yet() {
+    let mut night = Night::new(chapter_4());
+    night.all(10);
+    night.lag = true;
+    night.seconds(300);
+    assert_eq!(begun(&night), 1);
+    assert!(night.report().contains("waiting for the ledger to show"), "{}", night.report());
 }
