@@ -121,6 +121,8 @@ pub enum Input {
     Command(Command, oneshot::Sender<CommandResult>),
     /// Is this term's authority valid here? Err: the highest seen.
     Admit(Term, oneshot::Sender<Result<(), Term>>),
+    /// Is this order to a domain younger than all before it?
+    Ordered(DomainName, Term, u64, oneshot::Sender<bool>),
     /// This domain's VIPs are at this port from now on; false: it has VIPs at another.
     BindTap(DomainName, TapPort, oneshot::Sender<bool>),
     /// This VIP is about to come to this place.
@@ -254,6 +256,18 @@ impl Handle {
         self.ask(|reply| Input::Admit(term, reply)).await?.map_err(|seen| {
             Status::failed_precondition(format!("term {term} is over: this agent has seen term {seen}"))
         })
+    }
+
+    /// May this order to a domain be obeyed? One that is not counted (0) may.
+    ///
+    /// # Errors
+    /// ABORTED: a later one came first.
+    pub async fn order(&self, domain: DomainName, term: Term, order: u64) -> Result<(), Status> {
+        let named = domain.clone();
+        if order == 0 || self.ask(|reply| Input::Ordered(domain, term, order, reply)).await? {
+            return Ok(());
+        }
+        Err(Status::aborted(format!("a later order for {named} came first: this one is overtaken")))
     }
 
     /// The domain's VIPs are at this port; if it has VIPs at another, they are released first.

@@ -375,6 +375,8 @@ pub struct VipView {
 pub struct Owner {
     assignment: Option<Assignment>,
     highest_term: Term,
+    /// The last order to each domain.
+    orders: BTreeMap<DomainName, (Term, u64)>,
     held: BTreeMap<Vip, Held>,
     /// Epochs below this are over here.
     floors: BTreeMap<Vip, Epoch>,
@@ -421,6 +423,7 @@ impl Owner {
         Self {
             assignment: None,
             highest_term: memory.term,
+            orders: BTreeMap::new(),
             held: BTreeMap::new(),
             durable: Durable::new(&memory),
             floors: memory.floors,
@@ -487,6 +490,17 @@ impl Owner {
     /// Raise the highest term seen (a voter's bar or a command may show one first).
     pub fn saw_term(&mut self, term: Term) {
         self.highest_term = self.highest_term.max(term);
+    }
+
+    /// Is an order to this domain, counted within its term, younger than all before it? One that was long on its way must
+    /// not start a VM that a later one has suspended. In memory only: no connection survives this process.
+    pub fn takes(&mut self, domain: &DomainName, term: Term, order: u64) -> bool {
+        let last = self.orders.entry(domain.clone()).or_default();
+        let young = (term, order) > *last;
+        if young {
+            *last = (term, order);
+        }
+        young
     }
 
     /// The assignment in force.

@@ -58,6 +58,9 @@ impl Driver {
                 let _ = reply.send(if term < seen { Err(seen) } else { Ok(()) });
                 self.owner.saw_term(term);
             }
+            Input::Ordered(domain, term, order, reply) => {
+                let _ = reply.send(self.owner.takes(&domain, term, order));
+            }
             Input::BindTap(domain, port, reply) => {
                 let held = self.owner.vips().any(|view| view.place == Place::Vm(domain.clone()));
                 let free = !held || self.taps.get(&domain) == Some(&port);

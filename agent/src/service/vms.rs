@@ -21,7 +21,7 @@ use crate::{
     wire,
 };
 use kage_proto::agent::v1::{self, VmLifecycle, agent_event::Event};
-use kage_types::{DomainName, Time};
+use kage_types::{DomainName, Term, Time};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -350,7 +350,11 @@ impl Shared {
         change: Change,
     ) -> Result<v1::VmReply, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
-        let v1::VmRequest { domain, timeout_ms, .. } = request.into_inner();
+        let v1::VmRequest { authority, domain, timeout_ms, order } = request.into_inner();
+        // A domain whose name is none of ours is no coordinator's.
+        if let Ok(name) = DomainName::new(&domain) {
+            self.handle.order(name, Term(authority.map_or(0, |authority| authority.term)), order).await?;
+        }
         let begun = now();
         let vm = self.vms.vm()?;
         match change {

@@ -22,6 +22,11 @@ impl World {
         if agent.stopping && !matches!(command, AgentCommand::Release { .. }) {
             return self.answer(machine, reply, failed("stopping"));
         }
+        if let AgentCommand::PauseVm { domain } | AgentCommand::ResumeVm { domain } = &command
+            && !agent.owner.takes(domain, term, reply.job.0)
+        {
+            return self.answer(machine, reply, failed("overtaken"));
+        }
         match command {
             AgentCommand::Hold { ask, domain } => {
                 let command = agent.command(Ending::Reply(reply));

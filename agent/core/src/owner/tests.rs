@@ -339,3 +339,13 @@ fn a_machine_on_its_way_down_takes_nothing_until_it_stays_or_is_back() {
     assert!(refused(&bench.step(601_000, hold(9)), 9));
     assert!(!refused(&bench.step(601_101, hold(10)), 10));
 }
+
+#[test]
+fn an_order_that_was_overtaken_on_its_way_is_not_taken() {
+    let mut owner = Owner::new(OwnerMemory::default());
+    let (one, other) = (DomainName::new("mailb").expect("name"), DomainName::new("webb").expect("name"));
+    assert!(owner.takes(&one, Term(2), 7) && owner.takes(&one, Term(2), 9));
+    assert!(!owner.takes(&one, Term(2), 8) && !owner.takes(&one, Term(2), 9));
+    assert!(owner.takes(&other, Term(2), 8), "each domain has its own");
+    assert!(owner.takes(&one, Term(3), 1) && !owner.takes(&one, Term(2), 10), "a later term counts anew");
+}
