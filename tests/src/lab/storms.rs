@@ -146,9 +146,11 @@ struct Load(Vec<Poller>);
 
 impl Load {
     fn start(target: &'static Spec) -> Result<Self> {
+        let folder = dirs::lab().join("results");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let pollers = (0..LOAD).map(|number| {
             let name = format!("load-{number}");
-            let file = dirs::lab().join("results").join(format!("{name}.jsonl"));
+            let file = folder.join(format!("{name}.jsonl"));
             Poller::start_as(target, &name, &file, LOAD_EVERY, ANSWER)
         });
         Ok(Self(pollers.collect::<Result<_>>()?))
