@@ -28,8 +28,9 @@ use tonic::{Request, Status};
 const CHECK: Duration = Duration::from_secs(5);
 /// A restart, if the caller does not say.
 const RESTART: Duration = Duration::from_secs(60);
-/// Elements are deleted in milliseconds.
-const RELEASE: Duration = Duration::from_secs(5);
+/// Elements are deleted in milliseconds; services that must not run without them take longer. Less than a coordinator waits
+/// for the answer (5 s).
+const RELEASE: Duration = Duration::from_millis(3500);
 /// For the reply to leave before the machine goes down.
 const GRACE: Duration = Duration::from_millis(200);
 /// For the system's own command to begin it.
@@ -224,6 +225,11 @@ impl Shared {
             Ok(Err(status)) if !force => {
                 self.handle.tell(Input::Stays).await?;
                 return Err(status);
+            }
+            // What is being stopped ends with the machine: a service that can't be stopped must not keep it from the reboot
+            // that cures it. Asleep it would go on where it was.
+            Err(_) if !force && how != Down::Suspend && self.handle.leases().await?.vips.is_empty() => {
+                tracing::warn!("services bound to a lease are still being stopped; going down, as no VIP is held");
             }
             Err(_) if !force => {
                 self.handle.tell(Input::Stays).await?;
