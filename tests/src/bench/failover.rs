@@ -159,7 +159,6 @@ fn beside(cells: &[Cell], folder: &Path, keep: Keep<'_>, say: &mut dyn FnMut(&st
     if lanes.is_empty() {
         return Ok(());
     }
-    lifecycle::down()?;
     let permits = Permits::default();
     let (done, results) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -180,7 +179,8 @@ fn beside(cells: &[Cell], folder: &Path, keep: Keep<'_>, say: &mut dyn FnMut(&st
 
 fn lane(variant: Variant, cells: &[Cell], folder: &Path, permits: &Permits, done: &mpsc::Sender<Result<Run>>) {
     let site = Site::new(variant);
-    let result = site.up().map(|()| {
+    // What a run that was stopped has left. The lab itself is in nobody's way.
+    let result = site.down().and_then(|()| site.up()).map(|()| {
         for cell in cells {
             let run = one(&site, *cell, folder, permits)
                 .unwrap_or_else(|error| Run::failed(variant, cell.trouble, cell.number, &error));
