@@ -10,7 +10,7 @@ use super::daemons::{self, Part};
 use super::nodes::{Spec, double, find};
 use super::run::{read, text};
 use super::spawn::{Daemon, run_in};
-use super::suite::{HICCUP_MS, Say, Watch, restart_coordinator, settled};
+use super::suite::{HICCUP_MS, Say, Watch, event_since, last_event, restart_coordinator, settled};
 use super::{config, dirs, hypervisor};
 
 /// All of them, one after the other.
@@ -27,6 +27,7 @@ pub fn all(target: &'static Spec, say: Say<'_>) -> Result<String> {
     say(&format!("        {}", absent?));
     say(&format!("        {}", libvirtd_killed(target).context("libvirtd killed")?));
     say(&format!("        {}", full_disk(target).context("the journal's disk is full")?));
+    say(&format!("        {}", clock_set(target).context("the target's clock is set")?));
     Ok("each said, none missed by a client".to_owned())
 }
 
@@ -106,4 +107,22 @@ fn full_disk(target: &'static Spec) -> Result<String> {
     daemons::start(Part::Coordinator)?;
     settled(target)?;
     Ok(format!("full disk: supervision went on, outage {:.0} ms", found?))
+}
+
+/// The target's wall clock is set back by a day, and forward again: leases are counted by another clock.
+fn clock_set(target: &'static Spec) -> Result<String> {
+    let watch = Watch::start(target, "clock-set")?;
+    let after = last_event()?;
+    let seconds = super::console::exec_ok(target, "date +%s", Duration::from_secs(5))?;
+    let now: u64 = seconds.trim().parse().with_context(|| format!("the guest's clock reads {seconds}"))?;
+    let set = |to: u64| super::console::exec_ok(target, &format!("date -s @{to}"), Duration::from_secs(5));
+    set(now.saturating_sub(86_400))?;
+    std::thread::sleep(Duration::from_secs(5));
+    set(now.saturating_add(7 * 86_400))?;
+    std::thread::sleep(Duration::from_secs(5));
+    set(now.saturating_add(10))?;
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(!event_since(after, "vip-closed")?, "the lease lapsed");
+    let outage = unharmed(watch, "clock set")?;
+    Ok(format!("clock set back by a day, then on by a week: outage {outage:.0} ms, no lapse"))
 }
