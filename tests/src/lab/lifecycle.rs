@@ -37,12 +37,13 @@ pub fn memory() -> Result<Memory> {
     serde_json::from_str(&text).context("the lab's memory is damaged; run `tests/lab down`, then `up`")
 }
 
-/// This program, to be started again as a daemon.
+/// This program, to be started again as a daemon. The newer one in its place, if it was built anew meanwhile.
 ///
 /// # Errors
 /// /proc is not mounted.
 pub fn this_program() -> Result<String> {
-    Ok(text(&std::env::current_exe().context("cannot find this program's own path")?))
+    let path = text(&std::env::current_exe().context("cannot find this program's own path")?);
+    Ok(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
 }
 
 /// Brings the lab up. Parts of the product that are not built are left out, and named.

@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::campaign::{commit, conditions, file, known, stale};
 use super::config::Profile;
-use super::nodes::{Layout, machine as machine_node};
+use super::nodes::{Layout, Spec, double, machine as machine_node};
 use super::report::spread;
-use super::run::write;
+use super::run::{now_ns, write};
 use super::suite::{kagectl_json, prepare};
 use super::trouble::{self, TargetRun, Trouble, TroubleRun};
 use super::{daemons, lifecycle};
@@ -166,7 +166,8 @@ pub fn measure(runs: u32, profiles: &[Profile], say: &mut dyn FnMut(&str)) -> Re
     Ok(())
 }
 
-/// Both doubles asleep for `minutes`, then both machines are shut down at once: the first good answers.
+/// Both doubles asleep for at least `minutes`, counted from when they were suspended last, then both machines are shut
+/// down at once: the first good answers.
 ///
 /// # Errors
 /// The lab does not come up, a double wakes meanwhile, or the file can't be written.
@@ -176,15 +177,36 @@ pub fn asleep(minutes: u64, profile: Profile, say: &mut dyn FnMut(&str)) -> Resu
     let targets = [machine_node("mail")?, machine_node("web")?];
     trouble::all_regular(&targets, Duration::from_secs(180))?;
     say(&format!("the doubles of mail and web sleep for {minutes} minutes"));
-    for minute in 0..minutes {
-        std::thread::sleep(Duration::from_secs(60));
-        trouble::all_regular(&targets, Duration::ZERO).with_context(|| format!("after {} minutes", minute + 1))?;
+    let mut slept = asleep_for(&targets)?;
+    while slept < Duration::from_secs(60 * minutes) {
+        std::thread::sleep(Duration::from_secs(30));
+        slept = asleep_for(&targets)?;
+        trouble::all_regular(&targets, Duration::ZERO).with_context(|| format!("after {slept:.0?}"))?;
     }
+    let minutes = slept.as_secs() / 60;
     let number = u32::try_from(measurement.asleep.len()).unwrap_or(u32::MAX).saturating_add(1);
     let run = trouble::run(profile, &[Trouble::Nt2, Trouble::Nt2], &targets, number)?;
     say(&run.line(number));
     measurement.asleep.push(Asleep { minutes, run });
     write(&path, serde_json::to_string_pretty(&measurement)? + "\n")
+}
+
+/// How long all doubles of these have slept: the last that was heard of each is that it was suspended.
+fn asleep_for(targets: &[&'static Spec]) -> Result<Duration> {
+    let text = daemons::kagectl(&["--json", "events"])?;
+    let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let mut shortest = Duration::MAX;
+    for target in targets {
+        let double = double(target.name).with_context(|| format!("{} has a double", target.name))?;
+        let told = format!("VM {} ", double.name);
+        let last = events.iter().rev().find(|event| event["text"].as_str().is_some_and(|text| text.contains(&told)));
+        let last = last.with_context(|| format!("no event tells of {}", double.name))?;
+        let said = last["text"].as_str().unwrap_or_default();
+        ensure!(said.contains("suspended"), "{} does not sleep: {said}", double.name);
+        let since = last["unix_ms"].as_u64().context("an event without its time")?;
+        shortest = shortest.min(Duration::from_millis((now_ns() / 1_000_000).saturating_sub(since)));
+    }
+    Ok(shortest)
 }
 
 /// The product measures its own characteristics, then predicts.
