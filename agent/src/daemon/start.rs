@@ -5,7 +5,7 @@ use crate::{
     config::Config,
     driver::{self, Driver, Parts, TapPort},
     events::Events,
-    guard::{self, Guard, IfName, Link, LiveElement, MacAddr, RenewalThread, address, now},
+    guard::{self, Guard, IfName, Link, LiveElement, MacAddr, RenewalThread, address, now, port},
     hands::{Hands, LiveVips},
     host::power::Power,
     keeper::{self, Keeper},
@@ -377,6 +377,12 @@ pub fn uninstall(config: &Config) -> anyhow::Result<()> {
         let link = Link::find(kind.interface())?;
         for vip in &vips {
             address::release(&link, *vip)?;
+        }
+    }
+    // Of guests that sleep: nobody would open them any more.
+    if let guard::GuardKind::Tap { bridge, .. } = kind {
+        for name in port::ports_of(bridge).into_iter().filter(|name| !port::is_open(*name)) {
+            port::set_open(name, true)?;
         }
     }
     Guard::install(kind, vips)?.uninstall()?;

@@ -18,6 +18,7 @@ mod install;
 mod link;
 mod monitor;
 mod netlink;
+pub mod port;
 mod realtime;
 pub mod removals;
 mod renewal;

@@ -2,6 +2,7 @@
 
 #[cfg(not(feature = "libvirt"))]
 mod absent;
+mod ports;
 
 #[cfg(feature = "libvirt")]
 pub use crate::vm::Vm;
@@ -48,15 +49,17 @@ const BACKLOG: usize = 16;
 
 /// libvirt's machines, or why there are none.
 #[derive(Clone)]
-pub struct Vms(Result<Vm, &'static str>, Arc<Mutex<BTreeMap<String, Sleep>>>);
+pub struct Vms(Result<Vm, &'static str>, Arc<Mutex<BTreeMap<String, Sleep>>>, ports::Turn);
 
 /// What was seen of a domain's sleep, since this agent started.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sleep {
     /// It stands still since; None: it runs, or nothing is known.
     since: Option<Time>,
     /// When it last went on.
     resumed: Option<Time>,
+    /// Its ports of a bridge that are shut meanwhile.
+    shut: Vec<IfName>,
 }
 
 /// What a command does to a domain.
@@ -77,12 +80,16 @@ impl Vms {
     /// No thread to be had.
     pub fn start(config: Option<&LibvirtConfig>) -> std::io::Result<Self> {
         let Some(config) = config else {
-            return Ok(Self(Err("no libvirt here: add [libvirt] to this agent's configuration"), Arc::default()));
+            return Ok(Self(
+                Err("no libvirt here: add [libvirt] to this agent's configuration"),
+                Arc::default(),
+                ports::Turn::default(),
+            ));
         };
         #[cfg(feature = "libvirt")]
         {
             let config = crate::vm::VmConfig { uri: config.uri.clone(), ..Default::default() };
-            Ok(Self(Ok(Vm::start(&config)?), Arc::default()))
+            Ok(Self(Ok(Vm::start(&config)?), Arc::default(), ports::Turn::default()))
         }
         #[cfg(not(feature = "libvirt"))]
         {
@@ -90,7 +97,11 @@ impl Vms {
                 uri = config.uri,
                 "[libvirt] is ignored: this kage-agent was built without the feature libvirt"
             );
-            Ok(Self(Err("this kage-agent was built without the feature libvirt"), Arc::default()))
+            Ok(Self(
+                Err("this kage-agent was built without the feature libvirt"),
+                Arc::default(),
+                ports::Turn::default(),
+            ))
         }
     }
 
@@ -168,8 +179,12 @@ impl Vms {
                         vms.slept(&event);
                         events.publish(Event::Vm(lifecycle(&event)));
                         vms.after(&event, &handle).await;
+                        vms.set_ports(&event.domain).await;
                     }
-                    Ok(VmEvent::Connected { .. }) => tracing::info!("connected to libvirt"),
+                    Ok(VmEvent::Connected { .. }) => {
+                        tracing::info!("connected to libvirt");
+                        vms.set_all_ports().await;
+                    }
                     Ok(VmEvent::Disconnected { reason, .. }) => tracing::warn!(reason, "libvirt is not connected"),
                     Err(broadcast::error::RecvError::Lagged(missed)) => events.publish(Event::Missed(missed)),
                     Err(broadcast::error::RecvError::Closed) => return,
@@ -188,7 +203,8 @@ impl Vms {
         match event.kind {
             DomainEventKind::Suspended => sleeps.entry(event.domain.clone()).or_default().since = Some(event.at),
             DomainEventKind::Resumed => {
-                sleeps.insert(event.domain.clone(), Sleep { since: None, resumed: Some(event.at) });
+                let sleep = sleeps.entry(event.domain.clone()).or_default();
+                (sleep.since, sleep.resumed) = (None, Some(event.at));
             }
             DomainEventKind::Undefined => {
                 sleeps.remove(&event.domain);
@@ -215,7 +231,9 @@ impl Vms {
     /// (safety §4). One that slept for weeks would refuse certificates and expire queues.
     async fn resume(&self, vm: &Vm, domain: &str) -> Result<Option<String>, VmError> {
         let since = self.sleeps().get(domain).and_then(|sleep| sleep.since);
-        if vm.resume(domain).await? == Outcome::Already || since.is_some_and(|at| now().since(at) < NAP) {
+        if self.resume_with_ports(vm, domain).await? == Outcome::Already
+            || since.is_some_and(|at| now().since(at) < NAP)
+        {
             return Ok(None);
         }
         let begun = now();
@@ -467,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_listing_tells_when_a_domain_last_went_on() {
-        let vms = Vms(Err("none"), Arc::default());
+        let vms = Vms(Err("none"), Arc::default(), ports::Turn::default());
         let event = |kind, at| DomainEvent {
             domain: "d1".to_owned(),
             uuid: String::new(),
@@ -479,7 +497,7 @@ mod tests {
         vms.slept(&event(DomainEventKind::Suspended, at));
         assert_eq!(vms.sleeps()["d1"].since, Some(at));
         vms.slept(&event(DomainEventKind::Resumed, at));
-        let sleep = vms.sleeps()["d1"];
+        let sleep = vms.sleeps()["d1"].clone();
         assert_eq!((sleep.since, sleep.resumed), (None, Some(at)));
     }
 }

@@ -1,0 +1,76 @@
+//! Ports of guests that sleep are shut, and opened before they go on ([`crate::guard::port`]).
+
+use super::{Vm, Vms};
+use crate::{
+    guard::{IfName, port},
+    vm::{DomainInfo, DomainState, Outcome, VmError},
+};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// One at a time looks whether a domain sleeps and does what follows from it: else its port could be shut just after it
+/// was resumed.
+pub(super) type Turn = Arc<Mutex<()>>;
+
+impl Vms {
+    /// Lets a domain go on, with its ports open.
+    pub(super) async fn resume_with_ports(&self, vm: &Vm, domain: &str) -> Result<Outcome, VmError> {
+        let _turn = self.2.lock().await;
+        let shut = self.sleeps().get_mut(domain).map(|sleep| std::mem::take(&mut sleep.shut)).unwrap_or_default();
+        set(domain, &shut, true);
+        let result = vm.resume(domain).await;
+        if result.is_err() && !shut.is_empty() {
+            // It sleeps on, or is gone.
+            set(domain, &shut, false);
+            self.sleeps().entry(domain.to_owned()).or_default().shut = shut;
+        }
+        result
+    }
+
+    /// Shuts the ports of a domain that sleeps, opens those of one that runs again.
+    pub(super) async fn set_ports(&self, domain: &str) {
+        let _turn = self.2.lock().await;
+        if let Ok(info) = self.find(domain).await {
+            self.set_ports_of(&info);
+        }
+    }
+
+    /// Of all domains: libvirt is connected anew, and what happened meanwhile is not known.
+    pub(super) async fn set_all_ports(&self) {
+        let _turn = self.2.lock().await;
+        for info in self.list().await.unwrap_or_default() {
+            self.set_ports_of(&info);
+        }
+    }
+
+    fn set_ports_of(&self, info: &DomainInfo) {
+        let open = match info.state {
+            DomainState::Running => true,
+            DomainState::Paused => false,
+            DomainState::ShuttingDown
+            | DomainState::ShutOff
+            | DomainState::Crashed
+            | DomainState::PmSuspended
+            | DomainState::Unknown => return,
+        };
+        let taps = info.nics.iter().filter_map(|nic| IfName::new(nic.tap.as_deref()?).ok());
+        let ports: Vec<IfName> = taps.filter(|tap| port::bridge_of(*tap).is_some()).collect();
+        let wrong: Vec<IfName> = ports.iter().copied().filter(|tap| port::is_open(*tap) != open).collect();
+        set(&info.name, &wrong, open);
+        self.sleeps().entry(info.name.clone()).or_default().shut = if open { Vec::new() } else { ports };
+    }
+}
+
+/// A port that can't be shut costs its guest seconds after a long sleep; one that can't be opened is told of.
+fn set(domain: &str, ports: &[IfName], open: bool) {
+    for name in ports {
+        match port::set_open(*name, open) {
+            Ok(()) => tracing::debug!(domain, port = %name, open, "a guest's port"),
+            Err(error) if open => tracing::error!(
+                domain, port = %name, %error,
+                "the port of a guest that goes on can't be opened: `ip link set {name} up`"
+            ),
+            Err(error) => tracing::warn!(domain, port = %name, %error, "the port of a sleeping guest can't be shut"),
+        }
+    }
+}
