@@ -80,11 +80,8 @@ fn closes(actions: &[OwnerAction]) -> bool {
 }
 
 fn told(actions: &[OwnerAction]) -> bool {
-    let lost = OwnerAction::Lost {
-        ask: ask(5),
-        reason: LossReason::SwitchedOver("rs2".to_owned()),
-        place: Place::Vm(vm()),
-    };
+    let lost =
+        OwnerAction::Lost { ask: ask(5), reason: LossReason::SwitchedOver("rs2".to_owned()), place: Place::Vm(vm()) };
     assert!(!actions.iter().any(|action| matches!(action, OwnerAction::Lost { .. }) && *action != lost));
     actions.contains(&lost)
 }
