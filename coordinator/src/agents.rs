@@ -209,11 +209,13 @@ impl Agents {
                     client.release_vip(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::ResumeVm { domain } => {
-                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
+                    let request =
+                        VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
                     client.resume_vm(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::PauseVm { domain } => {
-                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
+                    let request =
+                        VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
                     let name = request.domain.clone();
                     if let Err(refused) = client.pause_vm(with_deadline(request, deadline)).await {
                         off_anyway(&mut client, &name, refused, deadline).await?;
