@@ -220,6 +220,77 @@ impl proto::sif_server::Sif for Service {
         let revision = self.written("ClearOrder", ask).await?;
         Ok(Response::new(proto::ClearOrderReply { revision }))
     }
+
+    async fn get_tables(&self, _: Request<proto::GetTablesRequest>) -> Result<Response<proto::Tables>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn put_arrangement(
+        &self,
+        _: Request<proto::PutArrangementRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn ask_target(&self, _: Request<proto::AskTargetRequest>) -> Result<Response<proto::AskTargetReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn function_restored(
+        &self,
+        _: Request<proto::FunctionRestoredRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn target_verdict(
+        &self,
+        _: Request<proto::TargetVerdictRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn put_claims(&self, _: Request<proto::PutClaimsRequest>) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn moved_to(&self, _: Request<proto::MovedToRequest>) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn begin_transition(
+        &self,
+        _: Request<proto::BeginTransitionRequest>,
+    ) -> Result<Response<proto::TransitionReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn take_transition(
+        &self,
+        _: Request<proto::TakeTransitionRequest>,
+    ) -> Result<Response<proto::TransitionReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn put_step(&self, _: Request<proto::PutStepRequest>) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    async fn end_transition(
+        &self,
+        _: Request<proto::EndTransitionRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
+
+    type WatchTablesStream = Pin<Box<dyn Stream<Item = Result<proto::Tables, Status>> + Send>>;
+
+    async fn watch_tables(
+        &self,
+        _: Request<proto::WatchTablesRequest>,
+    ) -> Result<Response<Self::WatchTablesStream>, Status> {
+        Err(Status::unimplemented("tables"))
+    }
 }
 
 /// Bytes of a copy in one message, far below the limit of any client.

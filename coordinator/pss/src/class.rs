@@ -1,40 +1,8 @@
 //! Load class with thresholds and dead bands: thesis fig. 3.5 (four thresholds) and fig. 4.5 (two).
 
 use crate::{load::Load, units::Percent};
+pub use kage_types::{Class, Condition};
 use serde::{Deserialize, Serialize};
-
-/// Load class, and the condition (arrangement) a service group is in for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// One member is enough.
-    Light,
-    /// The redundant arrangement the system starts in.
-    Moderate,
-    /// More members are wanted (chapter 3 only).
-    Heavy,
-}
-
-/// The arrangement a service group is in. One word with [`Class`]: a condition is named after the class it is for.
-pub type Condition = Class;
-
-impl Class {
-    /// The thesis's word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Class::Light => "Light",
-            Class::Moderate => "Moderate",
-            Class::Heavy => "Heavy",
-        }
-    }
-}
-
-impl std::fmt::Display for Class {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Regions of a load between the thresholds (fig. 3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

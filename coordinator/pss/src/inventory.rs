@@ -6,35 +6,13 @@ use crate::{
     plan::Step,
     units::{Bytes, Watts},
 };
+pub use kage_types::Claim;
 use kage_types::{AgentId, DomainName, GroupName, Revision, Time, Vip};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     time::Duration,
 };
-
-/// Something another controller has taken in hand to bring back a service: power saving lets go of it at once.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Claim {
-    /// A host.
-    Host(AgentId),
-    /// A virtual server.
-    Vm(DomainName),
-    /// A virtual IP.
-    Vip(Vip),
-}
-
-impl fmt::Display for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Claim::Host(name) => write!(f, "host {name}"),
-            Claim::Vm(name) => write!(f, "virtual server {name}"),
-            Claim::Vip(vip) => write!(f, "virtual IP {vip}"),
-        }
-    }
-}
 
 /// A host's power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use super::{Vm, Vms};
 use crate::{
     guard::{IfName, port},
-    vm::{DomainInfo, DomainState, Outcome, VmError},
+    vm::{DomainEvent, DomainEventDetail, DomainEventKind, DomainInfo, DomainState, Outcome, VmError},
 };
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -15,7 +15,7 @@ pub(super) type Turn = Arc<Mutex<()>>;
 impl Vms {
     /// Lets a domain go on, with its ports open.
     pub(super) async fn resume_with_ports(&self, vm: &Vm, domain: &str) -> Result<Outcome, VmError> {
-        let _turn = self.2.lock().await;
+        let _turn = self.ports.lock().await;
         let shut = self.sleeps().get_mut(domain).map(|sleep| std::mem::take(&mut sleep.shut)).unwrap_or_default();
         set(domain, &shut, true);
         let result = vm.resume(domain).await;
@@ -27,9 +27,15 @@ impl Vms {
         result
     }
 
-    /// Shuts the ports of a domain that sleeps, opens those of one that runs again.
-    pub(super) async fn set_ports(&self, domain: &str) {
-        let _turn = self.2.lock().await;
+    /// Shuts the ports of a domain that sleeps, opens those of one that runs again. One that arrives by migration stands
+    /// still too, and is left alone: it goes on at any moment.
+    pub(super) async fn follow_sleep(&self, event: &DomainEvent) {
+        let woke = event.kind == DomainEventKind::Resumed;
+        if !woke && (event.kind != DomainEventKind::Suspended || event.detail == DomainEventDetail::Migrated) {
+            return;
+        }
+        let domain = &event.domain;
+        let _turn = self.ports.lock().await;
         if let Ok(info) = self.find(domain).await {
             self.set_ports_of(&info);
         }
@@ -37,7 +43,7 @@ impl Vms {
 
     /// Of all domains: libvirt is connected anew, and what happened meanwhile is not known.
     pub(super) async fn set_all_ports(&self) {
-        let _turn = self.2.lock().await;
+        let _turn = self.ports.lock().await;
         for info in self.list().await.unwrap_or_default() {
             self.set_ports_of(&info);
         }
