@@ -5,6 +5,7 @@ pub mod keys;
 mod parse;
 pub mod read;
 pub mod reload;
+pub mod saving;
 mod service;
 
 pub(crate) use hours::day_and_time;
@@ -12,7 +13,7 @@ pub use hours::{Hours, Window};
 pub(crate) use read::nearest;
 
 use crate::probe::Probe;
-use kage_types::{AgentId, DomainName, LeaseTiming, Profile, ServiceName, TargetName, Vip};
+use kage_types::{AgentId, DomainName, GroupName, LeaseTiming, Profile, ServiceName, TargetName, Vip};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,6 +116,22 @@ pub struct Cluster {
     pub agents: BTreeMap<AgentId, Machine>,
     /// All supervised servers.
     pub targets: BTreeMap<TargetName, Target>,
+    /// Real servers of power saving. Absent in journals of before it was there, as are the next three.
+    #[serde(default)]
+    pub hosts: BTreeMap<AgentId, saving::Host>,
+    /// Service groups of power saving; none: there is none.
+    #[serde(default)]
+    pub groups: BTreeMap<GroupName, saving::Group>,
+    /// Figures of power saving.
+    #[serde(default)]
+    pub saving: saving::Saving,
+    /// Is DBSS among the controllers of this process? No key of the file: `kage-coordinator --controllers`.
+    #[serde(default = "supervised")]
+    pub supervise: bool,
+}
+
+fn supervised() -> bool {
+    true
 }
 
 /// Figures of detection, by profile.

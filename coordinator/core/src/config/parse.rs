@@ -4,6 +4,7 @@ use super::{
     Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Hours, Machine, OnCoordinatorLoss, Quarantine,
     Target, is_mac, keys,
     read::{Faults, Given, Table},
+    saving::{Others, saving},
     service::services,
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
@@ -98,6 +99,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
             faults.missing(0..0, format!("[[target]] {name}: writer_fence = \"storage\" {needs}"));
         }
     }
+    let (hosts, groups, saving) = saving(faults, root, &Others { agents: &agents, targets: &targets });
     let voters = agents.values().filter(|machine| machine.voter).count();
     let on_coordinator_loss = loss.unwrap_or_default();
     // A section or word that can't be read was complained about.
@@ -126,6 +128,10 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
         quarantine,
         agents,
         targets,
+        hosts,
+        groups,
+        saving,
+        supervise: true,
     })
 }
 
@@ -286,19 +292,27 @@ fn targets(
 
 fn hours(faults: &mut Faults<'_>, target: &Table<'_, '_>, failback: Failback) -> Hours {
     const KEY: &str = "failback_hours";
-    let windows: Option<Vec<Given<String>>> = target.list(faults, KEY, "");
-    let Some(given) = windows else { return Hours::default() };
+    let before = faults.count();
+    let hours = windows(faults, target, KEY);
+    if target.has(KEY) && faults.count() == before && failback != Failback::Auto {
+        faults.value(&target.place, KEY, target.span_of(KEY), "only failback = \"auto\" has hours: leave it out");
+    }
+    hours
+}
+
+/// Hours of the week.
+pub(super) fn windows(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Hours {
+    let given: Option<Vec<Given<String>>> = table.list(faults, key, "");
+    let Some(given) = given else { return Hours::default() };
     let mut windows = Vec::new();
     for text in &given {
         match text.get_ref().parse() {
             Ok(window) => windows.push(window),
-            Err(reason) => faults.value(&target.place, KEY, text.span(), reason),
+            Err(reason) => faults.value(&table.place, key, text.span(), reason),
         }
     }
     if given.is_empty() {
-        faults.value(&target.place, KEY, target.span_of(KEY), "leave it out to allow all hours, or give one window");
-    } else if failback != Failback::Auto {
-        faults.value(&target.place, KEY, target.span_of(KEY), "only failback = \"auto\" has hours: leave it out");
+        faults.value(&table.place, key, table.span_of(key), "leave it out, or give one window");
     }
     Hours::new(windows)
 }
@@ -316,7 +330,7 @@ fn budget(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Budget {
 }
 
 /// Program and arguments.
-fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<Vec<String>> {
+pub(super) fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<Vec<String>> {
     let words: Vec<Given<String>> = table.list(faults, key, "")?;
     if words.is_empty() {
         faults.value(&table.place, key, table.span_of(key), "give program and arguments, or leave it out");
