@@ -165,7 +165,7 @@ impl Coordinator {
             && moving.from.as_ref().is_some_and(|(from, epoch)| from.agent == *agent && *epoch == ask.epoch)
         {
             // A takeover, or its arrangement, is under way already.
-            moving.proof = Some(now);
+            moving.switched(now);
             state.wake = now;
         }
         let row = state.row.as_ref().filter(|row| row.owner == *agent && row.epoch == ask.epoch);
