@@ -9,10 +9,9 @@ use kage_coordinator_core::{
 use kage_proto::{
     agent::v1::{
         Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, ListVmsRequest,
-        MigrateVmRequest, StartVmRequest,
-        PingRequest, ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest,
-        VmRequest, VoterState, WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request,
-        voter_client::VoterClient,
+        MigrateVmRequest, PingRequest, ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest,
+        RestartServiceRequest, StartVmRequest, VmRequest, VoterState, WakeRequest, agent_client::AgentClient,
+        probe_reply::Outcome, probe_request, voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},
@@ -205,10 +204,8 @@ impl Agents {
         timeout: Duration,
         cluster: &Cluster,
     ) {
-        let migration = match &command {
-            AgentCommand::MigrateVm { to, .. } => Some(migration(cluster, to)),
-            _ => None,
-        };
+        let migration =
+            if let AgentCommand::MigrateVm { to, .. } = &command { Some(migration(cluster, to)) } else { None };
         let client = self.agent(agent);
         let authority = Some(Authority { term: term.0 });
         let deadline = timeout + WAY;
@@ -274,7 +271,8 @@ impl Agents {
                     client.start_vm(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::MigrateVm { domain, .. } => {
-                    let request = MigrateVmRequest { authority, domain: domain.into(), ..migration.unwrap_or_default() };
+                    let request =
+                        MigrateVmRequest { authority, domain: domain.into(), ..migration.unwrap_or_default() };
                     let mut progress = client.migrate_vm(with_deadline(request, deadline)).await?.into_inner();
                     let mut done = false;
                     while let Some(now) = progress.message().await? {

@@ -50,12 +50,8 @@ impl Sif {
 
     /// A4.
     pub fn function_restored(&self, job: JobId, term: Term, place: DomainName, backup: DomainName, host: AgentId) {
-        let request = FunctionRestoredRequest {
-            term: term.0,
-            target: place.into(),
-            backup: backup.into(),
-            host: host.into(),
-        };
+        let request =
+            FunctionRestoredRequest { term: term.0, target: place.into(), backup: backup.into(), host: host.into() };
         self.signal(job, |mut client| async move { client.function_restored(with_deadline(request)).await });
     }
 

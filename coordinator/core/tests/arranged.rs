@@ -61,25 +61,23 @@ impl Bench {
     fn new() -> Self {
         let cluster = cluster();
         let operation: BTreeMap<DomainName, OperationRow> = Arrangement::of(&cluster).operation;
-        let real_servers = ["rs1", "rs2"].map(|name| {
-            (agent(name), RealServerRow { asleep_since_unix_ms: None, wake_took_ms: Some(4000) })
-        });
+        let real_servers = ["rs1", "rs2"]
+            .map(|name| (agent(name), RealServerRow { asleep_since_unix_ms: None, wake_took_ms: Some(4000) }));
         let tables = Tables {
             revision: Revision(1),
             operation,
             real_servers: real_servers.into_iter().collect(),
             ..Tables::default()
         };
-        let rows = [(111, "rs1", "mail1"), (112, "rs1", "mail1"), (113, "rs2", "mail2")].map(|(last, owner, domain)| {
-            VipRow {
+        let rows =
+            [(111, "rs1", "mail1"), (112, "rs1", "mail1"), (113, "rs2", "mail2")].map(|(last, owner, domain)| VipRow {
                 vip: vip(last),
                 epoch: Epoch(1),
                 owner: agent(owner),
                 domain: Some(vm(domain)),
                 cause: Cause::First,
                 long_lease: false,
-            }
-        });
+            });
         let core = Coordinator::new(Time::ZERO, cluster);
         let mut bench = Self { core, tables, now: 1, nonce: 0, jobs: Vec::new() };
         bench.read_tables(|_| {});
@@ -126,6 +124,12 @@ impl Bench {
 
     fn bar(&mut self) -> Vec<String> {
         self.end(|action| matches!(action, Action::Bar { .. }), JobResult::Barred(Duration::from_secs(600)))
+    }
+
+    /// A majority of them.
+    fn bars(&mut self) {
+        self.bar();
+        self.bar();
     }
 
     fn epoch(&mut self, epoch: u64) -> Vec<String> {
@@ -224,7 +228,9 @@ fn word(action: &Action) -> Option<String> {
             other => format!("{agent}: {other:?}"),
         },
         Action::PutArrangement { arrangement, .. } => format!("arrangement of {}", arrangement.operation.len()),
-        Action::Note(note) if note.severity == kage_coordinator_core::Severity::Alert => format!("alert: {}", note.text),
+        Action::Note(note) if note.severity == kage_coordinator_core::Severity::Alert => {
+            format!("alert: {}", note.text)
+        }
         _ => return None,
     })
 }
@@ -338,7 +344,7 @@ fn at_the_switch_over_nothing_is_waited_for_but_the_epoch_and_a_majority_of_bars
     let words = bench.switched_over(112, "rs1", 1);
     assert_eq!(words[3], "rs2 prepares 10.0.0.112");
     bench.jobs.retain(|(_, action)| !matches!(action, Action::Bar { vip: of, .. } if *of == vip(111)));
-    (bench.bar(), bench.bar());
+    bench.bars();
     let words = bench.end(advancing(112), JobResult::Epoch(Epoch(2)));
     assert_eq!(words, ["rs2 holds 10.0.0.112 at 2"]);
     bench.end(holding, JobResult::Done);
@@ -356,7 +362,7 @@ fn a_grant_after_the_report_of_a_switch_over_has_the_release_waited_for() {
     bench.now += 1;
     let told_again = vec![AskVip { vip: vip(111), epoch: Epoch(1) }];
     assert_eq!(bench.ask_for("rs1", told_again), [(vip(111), Verdict::Granted)]);
-    (bench.bar(), bench.bar());
+    bench.bars();
     assert_eq!(bench.end(advancing(111), JobResult::Epoch(Epoch(2))), ["rs1 releases 10.0.0.111 at 1"]);
     let releasing = |command: &AgentCommand| matches!(command, AgentCommand::Release { .. });
     assert_eq!(bench.commanded(releasing, JobResult::Done), ["rs2 holds 10.0.0.111 at 2"]);
@@ -377,7 +383,7 @@ fn a_report_of_a_lost_lease_for_another_reason_or_an_old_epoch_frees_nothing() {
 #[test]
 fn a_migration_that_failed_after_the_switch_over_has_its_virtual_ips_back_at_the_source() {
     let (mut bench, _) = switching();
-    (bench.bar(), bench.bar());
+    bench.bars();
     bench.end(advancing(111), JobResult::Epoch(Epoch(2)));
     bench.end(holding, JobResult::Failed("no domain mail1 here".into()));
     // It is looked at before it is taken back: until that is over it is where it switched over to.
@@ -397,7 +403,7 @@ fn a_migration_that_failed_after_the_switch_over_has_its_virtual_ips_back_at_the
 #[test]
 fn a_migration_that_is_taken_back_switches_over_the_other_way() {
     let (mut bench, _) = switching();
-    (bench.bar(), bench.bar());
+    bench.bars();
     bench.end(advancing(111), JobResult::Epoch(Epoch(2)));
     bench.end(holding, JobResult::Done);
     assert!(bench.read_tables(|tables| migrating(tables, "rs1", "rs2", StepState::UndoBegun)).is_empty());
@@ -410,7 +416,7 @@ fn a_takeover_takes_along_what_the_lost_server_held_for_others_and_arrangements_
     let mut bench = Bench::new();
     bench.read_tables(|tables| drop(tables.placement.insert(vip(113), vm("mail1"))));
     bench.epoch(2);
-    (bench.bar(), bench.bar());
+    bench.bars();
     bench.commanded(|command| matches!(command, AgentCommand::Prepare { .. }), JobResult::Done);
     bench.commanded(|command| matches!(command, AgentCommand::Release { .. }), JobResult::Done);
     bench.end(holding, JobResult::Done);

@@ -283,7 +283,9 @@ fn the_example_has_every_key_and_is_good() {
             let written = text.lines().map(|line| line.trim_start_matches(['#', ' '])).any(|line| {
                 line.starts_with(&format!("{} = ", key.name))
                     || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key.name)
-                    || (["vm", "backup", "budget", "… } ]", "watts", "thresholds", "network", "repeats"].iter().any(|inline| section.heading.ends_with(inline))
+                    || (["vm", "backup", "budget", "… } ]", "watts", "thresholds", "network", "repeats"]
+                        .iter()
+                        .any(|inline| section.heading.ends_with(inline))
                         && line.contains(&format!("{} = ", key.name)))
             });
             assert!(written, "deploy/cluster.toml says nothing of {} {}", section.heading, key.name);

@@ -2,12 +2,7 @@
 //! one a virtual IP belongs to, what sleeps on purpose. Virtual IPs follow them by planned moves.
 
 use super::*;
-use crate::{
-    arrangement::Arrangement,
-    config::Target,
-    event::Cause,
-    placement::Owner,
-};
+use crate::{arrangement::Arrangement, config::Target, event::Cause, placement::Owner};
 use kage_types::{DomainName, Tables};
 
 /// What an agent says of a VIP whose virtual server has left it by live migration begins like this.
@@ -31,7 +26,8 @@ impl Coordinator {
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
         let Some(tables) = &self.tables else { return false };
-        let asleep = |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
+        let asleep =
+            |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
         let guest = |target: &Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
         asleep(agent) || self.cluster.targets.values().any(|target| guest(target) && self.is_suspended(target))
     }
@@ -53,9 +49,15 @@ impl Coordinator {
     }
 
     /// The real server that this target is on; of one that is no virtual server its machine.
-    pub(crate) fn host_of(&self, target: &Target) -> AgentId {
+    #[must_use]
+    pub fn host_of(&self, target: &Target) -> AgentId {
         let host = target.domain().and_then(|domain| self.where_is(domain));
         host.unwrap_or_else(|| target.agent.clone())
+    }
+
+    /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?
+    pub(crate) fn concerns(&self, target: &Target, agent: &AgentId) -> bool {
+        self.host_of(target) == *agent || target.inner_agent() == Some(agent) || target.backup.agent == *agent
     }
 
     /// Who owns this target's virtual IPs while it serves itself.
@@ -151,7 +153,9 @@ impl Coordinator {
 
     /// After a new term, and a change of the configuration.
     pub(super) fn tell_arrangement(&mut self) {
-        let known = |tables: &Tables| !(tables.operation.is_empty() && tables.suspend.is_empty() && tables.real_servers.is_empty());
+        let known = |tables: &Tables| {
+            !(tables.operation.is_empty() && tables.suspend.is_empty() && tables.real_servers.is_empty())
+        };
         if !Arrangement::of(&self.cluster).is_empty() || self.tables.as_ref().is_some_and(known) {
             self.signal(Signal::Arrangement);
         }
@@ -195,7 +199,8 @@ impl Coordinator {
             return false;
         }
         let about = |(name, target): &(&TargetName, &Target)| {
-            let concerned = target.domain().is_some() && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
+            let concerned = target.domain().is_some()
+                && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
             **name == state.target || concerned || backs(target)
         };
         let mut concerned = self.cluster.targets.iter().filter(about);
