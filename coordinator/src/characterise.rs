@@ -119,6 +119,12 @@ impl Characterise {
         }
         let name = self.target.clone();
         let subject = self.handle.query(move |core, _| subject(core, &name)).await??;
+        if subject.target.vm.is_some() && self.machine_runs > 0 {
+            return Err(Status::failed_precondition(format!(
+                "{} is a virtual server: its machine is not rebooted and switched off to measure it, as others run there",
+                self.target
+            )));
+        }
         let conditions =
             |what: &str| format!("{what}; from agent {}, profile {}", subject.observer, subject.profile.as_str());
         let mut figures = Figures::default();
@@ -256,7 +262,7 @@ fn quiet(core: &Coordinator, name: &TargetName) -> Result<(), Status> {
     let home = target.vips.iter().all(|vip| {
         core.vip(*vip).is_some_and(|vip| {
             let row = vip.row.as_ref();
-            vip.moving.is_none() && row.is_some_and(|row| row.owner == target.agent && row.domain.is_none())
+            vip.moving.is_none() && row.is_some_and(|row| target.is_served_by(row))
         })
     });
     if view.mode != "regular" || !home {

@@ -16,6 +16,7 @@ mod orders;
 mod reload;
 mod replay;
 mod sif;
+mod tables;
 mod why;
 
 use anyhow::Context as _;

@@ -5,14 +5,17 @@ pub mod keys;
 mod parse;
 pub mod read;
 pub mod reload;
+pub mod saving;
 mod service;
+mod vm;
 
 pub(crate) use hours::day_and_time;
 pub use hours::{Hours, Window};
 pub(crate) use read::nearest;
+pub use vm::VirtualServer;
 
 use crate::probe::Probe;
-use kage_types::{AgentId, DomainName, LeaseTiming, Profile, ServiceName, TargetName, Vip};
+use kage_types::{AgentId, DomainName, GroupName, LeaseTiming, Profile, ServiceName, TargetName, Vip};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,6 +118,22 @@ pub struct Cluster {
     pub agents: BTreeMap<AgentId, Machine>,
     /// All supervised servers.
     pub targets: BTreeMap<TargetName, Target>,
+    /// Real servers of power saving. Absent in journals of before it was there, as are the next three.
+    #[serde(default)]
+    pub hosts: BTreeMap<AgentId, saving::Host>,
+    /// Service groups of power saving; none: there is none.
+    #[serde(default)]
+    pub groups: BTreeMap<GroupName, saving::Group>,
+    /// Figures of power saving.
+    #[serde(default)]
+    pub saving: saving::Saving,
+    /// Is DBSS among the controllers of this process? No key of the file: `kage-coordinator --controllers`.
+    #[serde(default = "supervised")]
+    pub supervise: bool,
+}
+
+fn supervised() -> bool {
+    true
 }
 
 /// Figures of detection, by profile.
@@ -204,8 +223,11 @@ pub struct Machine {
 /// One supervised server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// Its machine.
+    /// Its machine; of a virtual server the real server that it belongs on, which need not be where it is.
     pub agent: AgentId,
+    /// It is a virtual server. Absent in journals of before it was there.
+    #[serde(default)]
+    pub vm: Option<VirtualServer>,
     /// Pinged; the agent's address unless given.
     pub address: IpAddr,
     /// What its clients use.

@@ -36,6 +36,13 @@ fn day_and_minute(unix_ms: u64) -> (u64, u16) {
 }
 
 impl Window {
+    /// Days on which it begins (a bit each, Monday first); minutes of the day at which it begins and is over, 0 to 1440,
+    /// not after its beginning: on the next day.
+    #[must_use]
+    pub fn parts(self) -> (u8, u16, u16) {
+        (self.days, self.from, self.to)
+    }
+
     fn over_midnight(self) -> bool {
         self.to <= self.from
     }
@@ -56,6 +63,12 @@ impl Hours {
     #[must_use]
     pub fn new(windows: Vec<Window>) -> Self {
         Self(windows)
+    }
+
+    /// They.
+    #[must_use]
+    pub fn windows(&self) -> &[Window] {
+        &self.0
     }
 
     /// Is there no limit?

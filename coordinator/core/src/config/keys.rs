@@ -40,6 +40,9 @@ pub const ROOT: Section = Section {
         key("quarantine", "table", "as below", "when a machine that comes and goes is left alone"),
         key("agent", "list of tables", "none", "a machine with an agent, each"),
         key("target", "list of tables", "none", "a supervised server, each"),
+        key("host", "list of tables", "none", "a real server of power saving, each"),
+        key("group", "list of tables", "none: no power saving", "a service group of power saving, each"),
+        key("pss", "table", "as below", "figures of power saving"),
     ],
 };
 
@@ -179,7 +182,8 @@ pub const TARGET: Section = Section {
     keys: &[
         key("name", "name", "", "for people and commands"),
         key("agent", "name of an agent", "", "the machine that it is"),
-        key("address", "IP address", "its agent's", "pinged and probed there"),
+        key("vm", "table", "none: a machine", "it is a virtual server on a real server"),
+        key("address", "IP address", "its agent's", "pinged and probed there; required with `vm` and no agent"),
         key("vips", "list of IP addresses", "", "the virtual IPs that its clients use"),
         key("backup", "table", "", "the suspended VM that stands in"),
         key("service", "list of tables", "none: only machine and lease are watched", "what it offers"),
@@ -211,6 +215,19 @@ pub const TARGET: Section = Section {
             "how long a woken target is waited for before it is woken again, and the services of one that came back",
         ),
         key("budget", "table", "as below", "how often each means may be used before the next one is"),
+    ],
+};
+
+/// `vm = { … }` of a target.
+pub const VM: Section = Section {
+    heading: "[[target]] vm",
+    about: "A target that is a virtual server: a libvirt domain on a real server, whose agent has guard = \"tap\". All \
+            virtual IPs of its service group, and those of its backup server, are configured inside it: the bridge keeps \
+            them silent where the lease is not. `agent` is then the one inside it (guard = \
+            \"none\"), which restarts its services and reports them; it may be left out: then they are only probed.",
+    keys: &[
+        key("domain", "name", "", "the libvirt domain; no other target and no backup server has that name"),
+        key("host", "name of an agent", "", "the real server that it belongs on"),
     ],
 };
 
@@ -281,9 +298,165 @@ pub const STEP: Section = Section {
     ],
 };
 
+/// `[[host]]`
+pub const HOST: Section = Section {
+    heading: "[[host]]",
+    about: "A real server of power saving (docs/power-saving.md). Its agent has guard = \"tap\" and is no voter.",
+    keys: &[
+        key("agent", "name of an agent", "", "its agent"),
+        key("watts", "table", "none: nothing is said of kWh", "what it draws, for the sums of `kagectl pss`"),
+        key("pinned", "string", "none: it may sleep", "why it never sleeps"),
+        key(
+            "wake",
+            "list of strings",
+            "none: magic packets to its agent's mac",
+            "program and arguments, run by kage-coordinator, that wake it (a BMC); status 0: it was told",
+        ),
+        key(
+            "wakes_in",
+            "duration",
+            "none: not before power saving woke it once",
+            "you suspended and woke it, and its agent answered after this time: the proof without which no host sleeps",
+        ),
+    ],
+};
+
+/// `watts = { … }` of a host.
+pub const WATTS: Section = Section {
+    heading: "[[host]] watts",
+    about: "What a host draws, in watts.",
+    keys: &[key("awake", "0 to 100000", "", "awake, as it usually is"), key("asleep", "0 to 100000", "", "suspended")],
+};
+
+/// `[[group]]`
+pub const GROUP: Section = Section {
+    heading: "[[group]]",
+    about: "A service group of power saving: targets, all of them virtual servers, that offer the same service.",
+    keys: &[
+        key("name", "name", "", "for people"),
+        key(
+            "members",
+            "list of names of targets",
+            "",
+            "in the order in which they are preferred to stay in Light condition",
+        ),
+        key("base", "name of a host", "that of [pss], else chosen", "where it is gathered in Light condition"),
+        key("thresholds", "table", "as below", "of its load, for its class"),
+        key("repeats", "table", "as below", "equal judgements running that change its condition"),
+        key(
+            "awake",
+            "list of windows",
+            "none",
+            "hours, as of failback_hours (UTC), in which it stays in Moderate condition",
+        ),
+        key("rated", "1 to 10000000", "the fastest NIC of the member's host", "Mbit/s of each member's NIC"),
+        key("shared_storage", "boolean", "true", "its disks are where every host reaches them: it can be migrated"),
+    ],
+};
+
+/// `thresholds = { … }` of a group.
+pub const THRESHOLDS: Section = Section {
+    heading: "[[group]] thresholds",
+    about: "A table for each kind of load: the thesis's (4.1), (4.2) and (4.3).",
+    keys: &[
+        key("memory", "table", "60, 75, 85, 95", "thresholds of memory"),
+        key("cpu", "table", "20, 50, 70, 85", "thresholds of CPU"),
+        key("network", "table", "20, 50, 70, 85", "thresholds of network"),
+    ],
+};
+
+/// `memory = { … }` of thresholds.
+pub const LOAD: Section = Section {
+    heading: "[[group]] thresholds memory, cpu, network",
+    about: "Percent, rising. Between two of them the class stays as it was.",
+    keys: &[
+        key("light", "1 to 100", "of the kind", "below it: Light"),
+        key("moderate1", "1 to 100", "of the kind", "from it: Moderate, on the way up"),
+        key("moderate2", "1 to 100", "of the kind", "below it: Moderate, on the way down"),
+        key("heavy", "1 to 100", "of the kind", "from it: Heavy, which is only reported"),
+    ],
+};
+
+/// `repeats = { … }` of a group.
+pub const REPEATS: Section = Section {
+    heading: "[[group]] repeats",
+    about: "So many equal judgements running change the condition.",
+    keys: &[
+        key("light", "1 to 100000", "6", "to Light; not fewer than to Moderate"),
+        key("moderate", "1 to 100000", "3", "to Moderate"),
+        key("heavy", "1 to 100000", "3", "to Heavy"),
+    ],
+};
+
+/// `[pss]`
+pub const PSS: Section = Section {
+    heading: "[pss]",
+    about: "Figures of power saving, for all groups. Without any [[group]] there is none.",
+    keys: &[
+        key("interval", "duration", "10s", "between judgements (Tim)"),
+        key("fresh", "duration", "30s, or three intervals", "an older measurement says nothing"),
+        key("base", "name of a host", "chosen", "base server of every group that names none"),
+        key("awake_hosts", "1 to 100000", "1", "so many hosts are awake at least"),
+        key("awake_for", "duration", "15m", "a woken host stays awake for so long"),
+        key("sleeps_a_day", "1 to 1000", "6", "a host goes to sleep at most so often in 24 h"),
+        key("migrations", "1 to 1000", "2", "live migrations at the same time"),
+        key("migration_bandwidth", "1 to 1000000", "the hypervisor's", "MiB/s of one live migration"),
+        key("migration_downtime", "duration", "the hypervisor's", "the longest pause at the end of a live migration"),
+        key(
+            "migration_uri",
+            "string",
+            "qemu+tcp://{address}/system",
+            "libvirt's URI of a host, as other hosts reach it; {address}: of its agent, without port",
+        ),
+        key("host_memory", "0 to 100000000", "1024", "MiB of each host that no virtual server gets"),
+        key("base_cpu", "1 to 100", "70", "percent of a base server's cores that may be used after a plan"),
+        key("alarm", "duration", "12h", "a host that sleeps is woken by its own clock after this, whatever happened"),
+        key("survive_host", "boolean", "true", "any one host may be lost after every step (N+1)"),
+        key("wake_within", "duration", "30s", "hosts that sleep count in that only if they wake within this"),
+        key(
+            "watts_per_gib",
+            "0 to 100000",
+            "1",
+            "W that a host that sleeps must save for each GiB migrated to empty it",
+        ),
+        key("awake", "list of windows", "none", "hours, as of failback_hours (UTC), in which nothing sleeps"),
+        key("backoff", "duration", "5m", "after a plan that had to be undone; twice as long each time"),
+        key("patience", "duration", "1h", "but never longer; and so long a host that did not wake is not counted on"),
+        key("vip_limit", "duration", "30s", "the longest move of a virtual IP"),
+        key("migration_limit", "duration", "5m", "the longest live migration"),
+        key("vm_limit", "duration", "15s", "the longest suspension of a virtual server, or its end"),
+        key("suspend_limit", "duration", "30s", "the longest suspension of a host, until it no longer answers"),
+        key(
+            "wake_limit",
+            "duration",
+            "10s",
+            "the usual time of waking a host that was never measured; it gets twice that",
+        ),
+    ],
+};
+
 /// All of them, in the order of the reference.
-pub const SECTIONS: &[&Section] =
-    &[&ROOT, &CLUSTER, &COORDINATOR, &SIF, &LEASE, &QUARANTINE, &AGENT, &TARGET, &BACKUP, &BUDGET, &SERVICE, &STEP];
+pub const SECTIONS: &[&Section] = &[
+    &ROOT,
+    &CLUSTER,
+    &COORDINATOR,
+    &SIF,
+    &LEASE,
+    &QUARANTINE,
+    &AGENT,
+    &TARGET,
+    &BACKUP,
+    &BUDGET,
+    &SERVICE,
+    &STEP,
+    &HOST,
+    &WATTS,
+    &GROUP,
+    &THRESHOLDS,
+    &LOAD,
+    &REPEATS,
+    &PSS,
+];
 
 /// The reference as Markdown, section by section (docs/configuration.md).
 #[must_use]

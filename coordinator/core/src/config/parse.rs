@@ -2,9 +2,11 @@
 
 use super::{
     Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Hours, Machine, OnCoordinatorLoss, Quarantine,
-    Target, is_mac, keys,
+    Target, VirtualServer, is_mac, keys,
     read::{Faults, Given, Table},
+    saving::{Others, saving},
     service::services,
+    vm::{self, Taken},
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
 use std::{
@@ -87,7 +89,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
     let targets = targets(faults, root, profile, &agents, &places);
     for (name, target) in &targets {
         let Some(writers) = target.writers() else { continue };
-        let machine = agents.get(&target.agent);
+        let machine = agents.get(&target.agent).filter(|_| target.vm.is_none());
         if writers.power && machine.is_some_and(|machine| machine.power_status.is_none()) {
             let agent = &target.agent;
             let text = format!("[[target]] {name}: writer_fence = \"power\" needs power_status of [[agent]] {agent}");
@@ -98,6 +100,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
             faults.missing(0..0, format!("[[target]] {name}: writer_fence = \"storage\" {needs}"));
         }
     }
+    let (hosts, groups, saving) = saving(faults, root, &Others { agents: &agents, targets: &targets });
     let voters = agents.values().filter(|machine| machine.voter).count();
     let on_coordinator_loss = loss.unwrap_or_default();
     // A section or word that can't be read was complained about.
@@ -126,6 +129,10 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
         quarantine,
         agents,
         targets,
+        hosts,
+        groups,
+        saving,
+        supervise: true,
     })
 }
 
@@ -176,7 +183,7 @@ fn quarantine(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Quarantine {
 
 /// What is named where, good or not: what a fault hides elsewhere is not a fault here.
 #[derive(Default)]
-struct Places {
+pub(super) struct Places {
     agents: BTreeMap<AgentId, Range<usize>>,
     addresses: BTreeMap<SocketAddr, AgentId>,
     /// Of those with `guard` given.
@@ -236,14 +243,26 @@ fn targets(
     let mut targets = BTreeMap::new();
     let mut seen: BTreeMap<TargetName, Range<usize>> = BTreeMap::new();
     let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
+    let mut domains = Taken::new();
     for table in root.tables(faults, "target", &keys::TARGET) {
         let name: Option<Given<TargetName>> = table.parsed(faults, "name", A_NAME);
         let name = table.required(faults, "name", name);
-        let agent: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
-        let agent = table.required(faults, "agent", agent);
-        known(faults, &table, agent.as_ref(), places);
-        let backup = backup(faults, &table, agent.as_ref(), agents, places);
+        let vm = vm::vm(faults, &table, name.as_ref().map(Given::get_ref), agents, places, &mut domains);
+        let inner: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
+        let inner = if table.has("vm") { inner } else { table.required(faults, "agent", inner) };
+        known(faults, &table, "agent", inner.as_ref(), places);
+        let backup = backup(faults, &table, vm.as_ref().map(|vm| &vm.host).or(inner.as_ref()), agents, places);
         let address: Option<Given<IpAddr>> = table.parsed(faults, "address", AN_IP);
+        if table.has("vm") {
+            vm::guest(faults, &table, inner.as_ref(), agents);
+        }
+        if table.has("vm") && !table.has("agent") && !table.has("address") {
+            let text = format!(
+                "{}: address is missing: a virtual server without an agent of its own is pinged there",
+                table.place
+            );
+            faults.missing(table.span.clone(), text);
+        }
         let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);
         let host = vips.first().map(|vip| crate::probe::host(vip.address())).unwrap_or_default();
         let services = services(faults, &table, &host);
@@ -262,12 +281,20 @@ fn targets(
             faults.twice(&table.place, name.span(), first);
             continue;
         }
+        let inner = inner.map(Given::into_inner);
+        let own = inner.as_ref().and_then(|agent| agents.get(agent)).map(|machine| machine.address.ip());
+        let (agent, vm) = match vm {
+            Some(vm) => {
+                let server = VirtualServer { domain: vm.domain.into_inner(), guest: inner };
+                (Some(vm.host.into_inner()), Some(server))
+            }
+            None => (inner.filter(|_| !table.has("vm")), None),
+        };
         let (Some(name), Some(agent), Some(backup)) = (name, agent, backup) else { continue };
-        let agent = agent.into_inner();
-        let own = agents.get(&agent).map(|machine| machine.address.ip());
         let Some(address) = address.map(Given::into_inner).or(own) else { continue };
         let target = Target {
             agent,
+            vm,
             address,
             vips,
             backup,
@@ -281,24 +308,33 @@ fn targets(
         };
         targets.insert(name.into_inner(), target);
     }
+    vm::check(faults, &targets, &domains);
     targets
 }
 
 fn hours(faults: &mut Faults<'_>, target: &Table<'_, '_>, failback: Failback) -> Hours {
     const KEY: &str = "failback_hours";
-    let windows: Option<Vec<Given<String>>> = target.list(faults, KEY, "");
-    let Some(given) = windows else { return Hours::default() };
+    let before = faults.count();
+    let hours = windows(faults, target, KEY);
+    if target.has(KEY) && faults.count() == before && failback != Failback::Auto {
+        faults.value(&target.place, KEY, target.span_of(KEY), "only failback = \"auto\" has hours: leave it out");
+    }
+    hours
+}
+
+/// Hours of the week.
+pub(super) fn windows(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Hours {
+    let given: Option<Vec<Given<String>>> = table.list(faults, key, "");
+    let Some(given) = given else { return Hours::default() };
     let mut windows = Vec::new();
     for text in &given {
         match text.get_ref().parse() {
             Ok(window) => windows.push(window),
-            Err(reason) => faults.value(&target.place, KEY, text.span(), reason),
+            Err(reason) => faults.value(&table.place, key, text.span(), reason),
         }
     }
     if given.is_empty() {
-        faults.value(&target.place, KEY, target.span_of(KEY), "leave it out to allow all hours, or give one window");
-    } else if failback != Failback::Auto {
-        faults.value(&target.place, KEY, target.span_of(KEY), "only failback = \"auto\" has hours: leave it out");
+        faults.value(&table.place, key, table.span_of(key), "leave it out, or give one window");
     }
     Hours::new(windows)
 }
@@ -316,7 +352,7 @@ fn budget(faults: &mut Faults<'_>, target: &Table<'_, '_>) -> Budget {
 }
 
 /// Program and arguments.
-fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<Vec<String>> {
+pub(super) fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<Vec<String>> {
     let words: Vec<Given<String>> = table.list(faults, key, "")?;
     if words.is_empty() {
         faults.value(&table.place, key, table.span_of(key), "give program and arguments, or leave it out");
@@ -325,9 +361,15 @@ fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<
     Some(words.into_iter().map(Given::into_inner).collect())
 }
 
-fn known(faults: &mut Faults<'_>, table: &Table<'_, '_>, agent: Option<&Given<AgentId>>, places: &Places) {
+pub(super) fn known(
+    faults: &mut Faults<'_>,
+    table: &Table<'_, '_>,
+    key: &str,
+    agent: Option<&Given<AgentId>>,
+    places: &Places,
+) {
     if let Some(agent) = agent.filter(|agent| !places.agents.contains_key(agent.get_ref())) {
-        faults.unknown_agent(&table.place, agent, places.agents.keys());
+        faults.unknown_agent(&table.place, key, agent, places.agents.keys());
     }
 }
 
@@ -345,7 +387,7 @@ fn backup(
     let domain = table.parsed(faults, "domain", A_NAME);
     let domain = table.required(faults, "domain", domain);
     let address = table.parsed(faults, "address", AN_IP).map(Given::into_inner);
-    known(faults, &table, agent.as_ref(), places);
+    known(faults, &table, "agent", agent.as_ref(), places);
     let agent = agent?;
     if own.is_some_and(|own| own.get_ref() == agent.get_ref()) {
         faults.value(&table.place, "agent", agent.span(), "the very machine that its backup server stands in for");
@@ -400,11 +442,17 @@ impl Faults<'_> {
         self.value(place, "name", span, format!("stands twice, first in line {line}"));
     }
 
-    fn unknown_agent<'n>(&mut self, place: &str, agent: &Given<AgentId>, known: impl Iterator<Item = &'n AgentId>) {
+    fn unknown_agent<'n>(
+        &mut self,
+        place: &str,
+        key: &str,
+        agent: &Given<AgentId>,
+        known: impl Iterator<Item = &'n AgentId>,
+    ) {
         let hint = super::read::nearest(agent.get_ref().as_str(), known.map(AgentId::as_str))
             .map_or_else(|| "add one, or correct the name".to_owned(), |near| format!("did you mean {near:?}?"));
         if !self.is_broken() {
-            self.value(place, "agent", agent.span(), format!("there is no [[agent]] of that name: {hint}"));
+            self.value(place, key, agent.span(), format!("there is no [[agent]] of that name: {hint}"));
         }
     }
 }

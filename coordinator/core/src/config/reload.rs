@@ -40,6 +40,7 @@ impl Cluster {
             coordinator: self.coordinator,
             sif: self.sif,
             term: self.term,
+            supervise: self.supervise,
             ..file.clone()
         };
         let mut keeps = |what: &str, differs: bool, why: &str| {
@@ -72,6 +73,11 @@ impl Cluster {
         }
         self.agents_changed(&mut next.agents, &mut changes);
         self.targets_changed(&next.targets, &mut changes);
+        listed("[[host]]", &self.hosts, &next.hosts, &mut changes);
+        listed("[[group]]", &self.groups, &next.groups, &mut changes);
+        if self.saving != next.saving {
+            changes.applied.push("[pss]: changed".to_owned());
+        }
         (next, changes)
     }
 
@@ -125,6 +131,24 @@ impl Cluster {
     }
 }
 
+fn listed<K: Ord + std::fmt::Display, V: PartialEq>(
+    heading: &str,
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    changes: &mut Changes,
+) {
+    for (name, value) in old {
+        match new.get(name) {
+            None => changes.applied.push(format!("{heading} {name}: removed")),
+            Some(there) if there != value => changes.applied.push(format!("{heading} {name}: changed")),
+            Some(_) => {}
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        changes.applied.push(format!("{heading} {name}: added"));
+    }
+}
+
 /// Names of the fields whose values differ: none is forgotten, as the compiler wants all of them.
 macro_rules! differing {
     ($old:expr, $new:expr, $type:ident { $($field:ident),+ $(,)? }) => {{
@@ -149,6 +173,7 @@ fn target_differs(old: &Target, new: &Target) -> Vec<&'static str> {
         new,
         Target {
             agent,
+            vm,
             address,
             vips,
             backup,
