@@ -184,6 +184,25 @@ impl Shared {
         }
     }
 
+    /// Does what can come from anywhere, a copy, hold together?
+    ///
+    /// # Errors
+    /// In words, what does not.
+    pub fn check(&self) -> Result<(), String> {
+        let Tables { operation, suspend, real_servers, state, .. } = &self.tables;
+        if let Some(place) = operation.keys().find(|place| suspend.contains_key(*place)) {
+            return Err(format!("{place} in it is in operation and suspended"));
+        }
+        let rows = [operation.len() + suspend.len(), real_servers.len(), state.len(), self.recoveries.len()];
+        if rows.into_iter().any(|rows| rows > crate::PLACE_LIMIT) {
+            return Err(format!("a shared table in it has more than {} rows", crate::PLACE_LIMIT));
+        }
+        let mut tidy = self.clone();
+        tidy.name_claims();
+        crate::tidy::tidy(&mut tidy);
+        if tidy == *self { Ok(()) } else { Err("the shared tables in it contradict each other".to_owned()) }
+    }
+
     /// The edits that lead from here to there; none if nothing differs.
     #[must_use]
     pub fn edits_to(&self, next: &Shared) -> Vec<Edit> {
