@@ -489,3 +489,7 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "store_torn_tests.rs"]
+mod torn;
