@@ -33,7 +33,7 @@ impl Disk {
         for (_, (offset, data)) in cached {
             let fate = random() % 4;
             for (index, sector) in data.chunks(SECTOR).enumerate() {
-                if fate == 0 || (fate == 1 && random() % 2 == 0) {
+                if fate == 0 || (fate == 1 && random().is_multiple_of(2)) {
                     let at = offset + index * SECTOR;
                     found[at..at + sector.len()].copy_from_slice(sector);
                 }
