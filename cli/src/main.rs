@@ -14,6 +14,7 @@ mod probe;
 mod status;
 mod style;
 mod table;
+mod tables;
 mod thesis;
 mod watch;
 mod why;
@@ -136,6 +137,8 @@ enum Command {
     /// Copies of SIF's ledger, for the day its disk is lost.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// The shared tables of SIF: who is where, what sleeps, which condition each group is in, and what is under way.
+    Tables(tables::Options),
     /// Certificates: make an authority, issue, show; tokens for machines that enrol.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -214,6 +217,7 @@ async fn main() -> ExitCode {
         Command::Failback(planned) => events::failback(&cli.global, planned).await,
         Command::Probe(options) => probe::run(&cli.global, options).await,
         Command::Ledger(command) => ledger::run(command, &cli.global).await,
+        Command::Tables(options) => tables::run(options, &cli.global).await,
         Command::Pki(command) => pki::run(command, &cli.global).await,
     };
     match outcome {
