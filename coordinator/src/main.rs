@@ -13,6 +13,7 @@ mod journal;
 mod lease;
 mod operator;
 mod orders;
+mod pss;
 mod reload;
 mod replay;
 mod sif;
