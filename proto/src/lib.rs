@@ -22,6 +22,7 @@ pub mod roles;
 mod rotate;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod tables;
 pub mod tls;
 #[cfg(feature = "enrol")]
 pub mod token;

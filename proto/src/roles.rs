@@ -344,6 +344,18 @@ rules! {
     "/kagemusha.sif.v1.Sif/PutTrouble", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/PutOrder", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/ClearOrder", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/GetTables", LOOK, Refusals;
+    "/kagemusha.sif.v1.Sif/WatchTables", LOOK, Refusals;
+    "/kagemusha.sif.v1.Sif/PutArrangement", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/AskTarget", LOOK, Refusals;
+    "/kagemusha.sif.v1.Sif/FunctionRestored", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/TargetVerdict", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/PutClaims", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/MovedTo", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/BeginTransition", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/TakeTransition", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/PutStep", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/EndTransition", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/Backup", OPERATOR, Calls;
     "/grpc.health.v1.Health/Check", Who::AnyRole, Refusals;
     "/grpc.health.v1.Health/Watch", Who::AnyRole, Refusals;
@@ -377,7 +389,7 @@ mod tests {
     /// added is audited, or argued for here.
     #[test]
     fn every_rpc_that_changes_something_is_audited() {
-        const LOOKS: [&str; 23] = [
+        const LOOKS: [&str; 26] = [
             "agent.v1.Agent/GetFacts",
             "agent.v1.Agent/WatchLoad",
             "agent.v1.Agent/WatchEvents",
@@ -400,6 +412,9 @@ mod tests {
             "coordinator.v1.PowerSaving/GetPowerSaving",
             "sif.v1.Sif/GetLedger",
             "sif.v1.Sif/Subscribe",
+            "sif.v1.Sif/GetTables",
+            "sif.v1.Sif/WatchTables",
+            "sif.v1.Sif/AskTarget",
             // Every second, and it prolongs what AcquireTerm gave.
             "sif.v1.Sif/RenewTerm",
             "grpc.health.v1.Health/Check",
