@@ -7,10 +7,12 @@ pub mod read;
 pub mod reload;
 pub mod saving;
 mod service;
+mod vm;
 
 pub(crate) use hours::day_and_time;
 pub use hours::{Hours, Window};
 pub(crate) use read::nearest;
+pub use vm::VirtualServer;
 
 use crate::probe::Probe;
 use kage_types::{AgentId, DomainName, GroupName, LeaseTiming, Profile, ServiceName, TargetName, Vip};
@@ -221,8 +223,11 @@ pub struct Machine {
 /// One supervised server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// Its machine.
+    /// Its machine; of a virtual server the real server that it belongs on, which need not be where it is.
     pub agent: AgentId,
+    /// It is a virtual server. Absent in journals of before it was there.
+    #[serde(default)]
+    pub vm: Option<VirtualServer>,
     /// Pinged; the agent's address unless given.
     pub address: IpAddr,
     /// What its clients use.

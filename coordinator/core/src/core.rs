@@ -10,7 +10,8 @@ use crate::{
     sabotage::Sabotage,
 };
 use kage_types::{
-    AgentId, AskVip, Grant, GrantItem, LeaseTiming, Nonce, TargetName, Term, Time, Verdict, Vip, whole_millis,
+    AgentId, AskVip, DomainName, Grant, GrantItem, LeaseTiming, Nonce, Tables, TargetName, Term, Time, Verdict, Vip,
+    whole_millis,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -61,6 +62,8 @@ pub(crate) enum JobFor {
     Pause(Owner, TargetName),
     /// An operator's order is being noted.
     Order(OrderJob),
+    /// SIF is told something for the shared tables.
+    Signal,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +134,17 @@ pub struct Coordinator {
     /// Absent in snapshots of before it was there; so is the next.
     #[serde(default)]
     pub(crate) quarantines: Quarantines,
+    /// The shared tables, as last read. Absent in snapshots of before they were there; so are the next.
+    #[serde(default)]
+    pub(crate) tables: Option<Tables>,
+    /// They, or what they are held against, have changed.
+    #[serde(default)]
+    pub(crate) follow: bool,
+    /// Virtual servers in live migration that have left where they were.
+    #[serde(default)]
+    pub(crate) switched: BTreeMap<DomainName, Switched>,
+    #[serde(default)]
+    pub(crate) signals: Signals,
     /// The wall clock, read at that time: only for what an operator wants done at certain hours.
     wall: Option<(Time, u64)>,
     #[cfg(feature = "sabotage")]
@@ -193,6 +207,10 @@ impl Coordinator {
             orders: Orders::default(),
             given_up: BTreeMap::new(),
             quarantines: Quarantines::default(),
+            tables: None,
+            follow: false,
+            switched: BTreeMap::new(),
+            signals: Signals::default(),
             wall: None,
             #[cfg(feature = "sabotage")]
             sabotage: None,
@@ -227,6 +245,7 @@ impl Coordinator {
             }
             Event::WallClock { now_unix_ms } => self.wall = Some((now, now_unix_ms)),
             Event::TroublesRead { down } => self.given_up = down.into_iter().collect(),
+            Event::TablesRead { tables } => self.tables_read(now, *tables, actions),
             Event::PutOrder { command, order } => self.put_order(now, command, order, actions),
             Event::ClearOrder { command, scope, who } => self.clear_order(now, command, scope, who, actions),
             Event::Adopt { command, target, who, found } => self.adopt(now, command, &target, &who, &found, actions),
@@ -250,6 +269,9 @@ impl Coordinator {
         }
         if let Some(end) = self.quarantines.deadline() {
             next = next.min((end, "quarantine ends"));
+        }
+        if let Some(due) = self.signals.deadline() {
+            next = next.min((due, "tell SIF"));
         }
         for dbss in self.targets.values() {
             next = next.min((dbss.wake, "supervise"));
@@ -280,10 +302,12 @@ impl Coordinator {
         for target in due {
             self.supervise(now, &target, actions);
         }
+        self.follow_tables(now, actions);
         let due: Vec<Vip> = self.vips.iter().filter(|(_, vip)| now >= vip.wake).map(|(vip, _)| *vip).collect();
         for vip in due {
             self.place(now, vip, actions);
         }
+        self.send_signals(now, actions);
     }
 
     /// An observer that was itself stalled discards its own evidence first (safety: when to act).
@@ -348,6 +372,8 @@ impl Coordinator {
         for dbss in self.targets.values_mut() {
             dbss.begin_again(now);
         }
+        self.follow = true;
+        self.tell_arrangement();
     }
 
     fn term_renewed(&mut self, renewed: Term, sent: Time, length: Duration) {
@@ -365,6 +391,7 @@ impl Coordinator {
     fn term_lost(&mut self, now: Time, lost: Term, reason: String, actions: &mut Vec<Action>) {
         if matches!(self.term, TermState::Held { term, .. } if term == lost) {
             self.term = TermState::None { retry: now + 2 * self.cluster.term };
+            self.signals.forget();
             self.note(
                 None,
                 Severity::Alert,
@@ -434,7 +461,8 @@ impl Coordinator {
             return;
         }
         view.session = None;
-        self.note(None, Severity::Warning, "agent-down", format!("the stream of agent {agent} ended"), actions);
+        let severity = if self.at_rest(agent) { Severity::Info } else { Severity::Warning };
+        self.note(None, severity, "agent-down", format!("the stream of agent {agent} ended"), actions);
         if self.cluster.detection.push {
             self.wake_targets_of(agent, now);
         }
@@ -463,6 +491,9 @@ impl Coordinator {
                 let target = self.vips.get(&ask.vip).map(|state| state.target.clone());
                 let text = format!("{} is closed on {agent} at epoch {}: {reason}", ask.vip, ask.epoch);
                 self.note(target, Severity::Info, "vip-closed", text, actions);
+                if tables::is_switch_over(&reason) {
+                    self.switched_over(now, agent, ask);
+                }
             }
             AgentReport::GoingDown { machine, what } => {
                 let text = format!("{agent} is going down ({what})");
@@ -500,6 +531,7 @@ impl Coordinator {
             Some(JobFor::Pause(double, target)) => {
                 self.pause_done(now, &double, target, job, &result, actions);
             }
+            Some(JobFor::Signal) => self.signal_done(now, job, &result, actions),
             Some(JobFor::Order(what)) => self.order_job_done(now, what, &result, actions),
             Some(JobFor::LongReturned(_)) | None => {}
         }
@@ -533,7 +565,7 @@ impl Coordinator {
             let Some(alive) = self.agents.get(name).and_then(|view| view.alive) else {
                 continue;
             };
-            if machine.address.ip() == here {
+            if machine.address.ip() == here || self.at_rest(name) {
                 continue;
             }
             let up = now.since(alive) <= limit;
@@ -655,6 +687,10 @@ mod adopt;
 mod grants;
 mod orders;
 mod reload;
+mod signals;
+mod tables;
 use grants::Asked;
 pub use orders::OrderView;
 pub(crate) use orders::{Act, OrderJob, Orders, span};
+pub(crate) use signals::{Signal, Signals};
+pub(crate) use tables::Switched;

@@ -89,6 +89,18 @@ impl Dbss {
         self.enter(now, Mode::Starting);
     }
 
+    /// Are its virtual IPs in the hands of a recovery? With the verdict down that is over: the backup server has its place.
+    pub fn recovers(&self) -> bool {
+        match self.mode {
+            Mode::BackupServer { .. } | Mode::TargetServerRecovery { .. } | Mode::Returning { .. } => true,
+            Mode::Starting
+            | Mode::Regular { .. }
+            | Mode::ServiceRecovery { .. }
+            | Mode::NetworkExamination { .. }
+            | Mode::Ended { .. } => false,
+        }
+    }
+
     fn enter(&mut self, now: Time, mode: Mode) {
         self.mode = mode;
         self.since = now;
@@ -152,6 +164,8 @@ impl Coordinator {
     }
 
     fn enter(&mut self, now: Time, name: &TargetName, mode: Mode) {
+        // What a recovery had in hand may not be where it belongs by now.
+        self.follow = true;
         self.dbss(name).enter(now, mode);
     }
 
@@ -163,21 +177,19 @@ impl Coordinator {
         self.enter(now, name, Mode::Regular { next, alarmed: false });
     }
 
-    fn at_home(target: &Target) -> Owner {
-        Owner { agent: target.agent.clone(), domain: None }
-    }
-
     fn at_backup(target: &Target) -> Owner {
         Owner { agent: target.backup.agent.clone(), domain: Some(target.backup.domain.clone()) }
     }
 
     fn all_settled_on(&self, target: &Target, owner: &Owner) -> bool {
-        target.vips.iter().all(|vip| self.vips.get(vip).is_some_and(|state| state.settled_on(owner)))
+        self.vips_of(target).iter().all(|vip| self.vips.get(vip).is_some_and(|state| state.settled_on(owner)))
     }
 
     fn move_all(&mut self, now: Time, target: &Target, to: &Owner, cause: Cause, planned: bool) {
-        for vip in &target.vips {
-            self.move_vip(now, *vip, to.clone(), cause, planned);
+        // Its backup server takes over whatever it held.
+        let over = *to == Self::at_backup(target);
+        for vip in if over { self.vips_held_by(target) } else { self.vips_of(target) } {
+            self.move_vip(now, vip, to.clone(), cause, planned);
         }
     }
 
@@ -210,14 +222,22 @@ impl Coordinator {
         if !self.in_authority(now) {
             return self.wake_at(name, now + self.cluster.timing.renewal);
         }
-        let home = Self::at_home(target);
-        let owned: Vec<_> = target
-            .vips
+        // Where a virtual server is, the tables say: they are read before the term, or as soon as SIF has them.
+        if target.vm.is_some() && self.tables.is_none() {
+            return self.wake_at(name, now + self.cluster.timing.renewal);
+        }
+        let home = self.home_owner(target);
+        let vips = self.vips_of(target);
+        let owned: Vec<_> = vips
             .iter()
             .filter_map(|vip| self.vips.get(vip).and_then(|state| state.row.as_ref()))
-            .map(|row| (row.owner == home.agent && row.domain.is_none(), row.cause))
+            // A virtual server's VIPs follow it wherever it is: away is what its backup server has.
+            .map(|row| match &target.vm {
+                None => (row.owner == home.agent && row.domain.is_none(), row.cause),
+                Some(_) => (row.domain.as_ref() != Some(&target.backup.domain), row.cause),
+            })
             .collect();
-        if owned.len() == target.vips.len() && owned.iter().all(|(at_home, _)| !at_home) {
+        if owned.len() == vips.len() && !vips.is_empty() && owned.iter().all(|(at_home, _)| !at_home) {
             // A recovery that an earlier coordinator began: go on from there.
             if let Some(why) = self.given_up.remove(name) {
                 return self.enter(now, name, Mode::Ended { why });
@@ -229,7 +249,7 @@ impl Coordinator {
             };
             return self.enter(now, name, Mode::TargetServerRecovery { background });
         }
-        if owned.len() < target.vips.len() || owned.iter().any(|(at_home, _)| !at_home) {
+        if owned.len() < vips.len() || owned.iter().any(|(at_home, _)| !at_home) {
             let cause = if owned.is_empty() { Cause::First } else { Cause::Failback };
             self.move_all(now, target, &home, cause, false);
         }
@@ -240,7 +260,7 @@ impl Coordinator {
 
     fn regular(&mut self, now: Time, name: &TargetName, target: &Target, next: Time, actions: &mut Vec<Action>) {
         let detection = self.cluster.detection;
-        if !self.all_settled_on(target, &Self::at_home(target)) && !self.fell_silent(now, &target.agent) {
+        if !self.all_settled_on(target, &self.home_owner(target)) && !self.fell_silent(now, &target.agent) {
             // Being placed for the first time, or again: nothing to check at the VIP yet.
             return self.wake_at(name, now + detection.interval);
         }

@@ -1,11 +1,15 @@
 //! What happens to the coordinator, and what it wants done. Both are serialisable: the journal is made of them.
 
-use crate::probe::{Limits, Probe};
+use crate::{
+    arrangement::Arrangement,
+    probe::{Limits, Probe},
+};
 use kage_types::{
-    AgentId, AskVip, DomainName, Epoch, Grant, Nonce, Order, OrderScope, ServiceName, TargetName, Term, Time, Vip,
+    AgentId, AskVip, Claim, DomainName, Epoch, Grant, Nonce, Order, OrderScope, ServiceName, Tables, TargetName, Term,
+    Time, Vip,
 };
 use serde::{Deserialize, Serialize};
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 /// Ties an action that starts something to the one event that ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,6 +48,8 @@ pub enum Cause {
     Failover,
     /// Back to the target.
     Failback,
+    /// Where its virtual server is, or which one serves it, changed as planned: power saving.
+    Arranged,
 }
 
 impl Cause {
@@ -55,6 +61,7 @@ impl Cause {
             Cause::Takeover => "takeover",
             Cause::Failover => "failover",
             Cause::Failback => "failback",
+            Cause::Arranged => "arranged",
         }
     }
 }
@@ -62,7 +69,7 @@ impl Cause {
 impl std::str::FromStr for Cause {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        [Cause::First, Cause::Takeover, Cause::Failover, Cause::Failback]
+        [Cause::First, Cause::Takeover, Cause::Failover, Cause::Failback, Cause::Arranged]
             .into_iter()
             .find(|cause| cause.as_str() == text)
             .ok_or_else(|| format!("{text:?} is no cause of ownership"))
@@ -270,6 +277,11 @@ pub enum Event {
         /// Those with verdict down, and why.
         down: Vec<(TargetName, String)>,
     },
+    /// The shared tables of thesis ch. 4: before each term, and after every change of them.
+    TablesRead {
+        /// All of them, at one revision.
+        tables: Box<Tables>,
+    },
     /// The operator gives an order, or replaces one of the same scope.
     PutOrder {
         /// To be answered.
@@ -356,6 +368,30 @@ pub enum AgentCommand {
     PauseVm {
         /// Which.
         domain: DomainName,
+    },
+    /// Start a virtual server that is off. Done when it runs.
+    StartVm {
+        /// Which.
+        domain: DomainName,
+    },
+    /// Pull its plug. Done when it is off, as one is that was off before.
+    DestroyVm {
+        /// Which.
+        domain: DomainName,
+    },
+    /// Reboot it: its guest is asked to.
+    RebootVm {
+        /// Which.
+        domain: DomainName,
+        /// Reset it instead, without asking.
+        force: bool,
+    },
+    /// Live migration, from the commanded agent's host. Done when it runs there.
+    MigrateVm {
+        /// Which.
+        domain: DomainName,
+        /// To which agent's host.
+        to: AgentId,
     },
     /// Restart a service.
     RestartService {
@@ -546,6 +582,55 @@ pub enum Action {
         stage: String,
         /// For people.
         detail: String,
+    },
+    /// Tell SIF what the configuration says there is.
+    PutArrangement {
+        /// To be ended.
+        job: JobId,
+        /// What.
+        arrangement: Box<Arrangement>,
+    },
+    /// A4: the function of a virtual server is restored, by its backup server.
+    FunctionRestored {
+        /// To be ended.
+        job: JobId,
+        /// Whose place.
+        place: DomainName,
+        /// Who fills it now.
+        backup: DomainName,
+        /// On which real server.
+        host: AgentId,
+    },
+    /// A5: the verdict about a virtual server.
+    TargetVerdict {
+        /// To be ended.
+        job: JobId,
+        /// Whose place.
+        place: DomainName,
+        /// It fills its place again; or it is beyond repair, and the backup keeps that.
+        recovered: bool,
+        /// Where the one or the other is now.
+        host: AgentId,
+    },
+    /// What a recovery needs from now on, in place of what it needed before; nothing: it is over.
+    PutClaims {
+        /// To be ended.
+        job: JobId,
+        /// Whose recovery.
+        target: TargetName,
+        /// For people.
+        why: String,
+        /// All of it.
+        claims: BTreeSet<Claim>,
+    },
+    /// A virtual server was found, or started anew, on this real server.
+    MovedTo {
+        /// To be ended.
+        job: JobId,
+        /// Which.
+        vm: DomainName,
+        /// Where.
+        host: AgentId,
     },
     /// Note an operator's order durably.
     PutOrder {

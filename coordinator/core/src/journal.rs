@@ -147,6 +147,11 @@ impl Serialize for Brief<'_> {
             | Action::PutTrouble { .. }
             | Action::PutOrder { .. }
             | Action::ClearOrder { .. }
+            | Action::PutArrangement { .. }
+            | Action::FunctionRestored { .. }
+            | Action::TargetVerdict { .. }
+            | Action::PutClaims { .. }
+            | Action::MovedTo { .. }
             | Action::Note(_)
             | Action::Configured
             | Action::Moved { .. } => self.0.serialize(serializer),

@@ -5,6 +5,7 @@
 //! and replay feed the same events.
 
 mod agents;
+pub mod arrangement;
 pub mod characteristics;
 pub mod config;
 mod core;

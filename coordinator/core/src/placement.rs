@@ -67,7 +67,13 @@ impl Try {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stage {
     /// The new epoch is being made durable.
-    Advancing { step: Step },
+    Advancing {
+        step: Step,
+        /// The old epoch is over for good, so what follows need not wait for the new one. Absent in snapshots of before it
+        /// was there.
+        #[serde(default)]
+        ahead: Option<Box<Securing>>,
+    },
     /// Durable; the old owner's right is being outlived.
     Securing(Box<Securing>),
     /// The new owner was told to hold.
@@ -258,8 +264,14 @@ impl VipState {
     fn begin_move(&mut self, now: Time, to: Owner, cause: Cause, planned: bool) {
         let from =
             self.row.as_ref().map(|row| (Owner { agent: row.owner.clone(), domain: row.domain.clone() }, row.epoch));
-        let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }) };
-        let from_secured = self.secured;
+        let stage = Stage::Advancing { step: Step(Try::Idle { not_before: now }), ahead: None };
+        // Of a move that is replaced: its owner was told to hold, or would have been, when no earlier one was left.
+        let secured = self.moving.as_ref().is_some_and(|moving| match &moving.stage {
+            Stage::Advancing { .. } => false,
+            Stage::Securing(_) => moving.freed == Freed::Yes,
+            Stage::Holding { .. } => true,
+        });
+        let from_secured = self.secured || secured;
         self.moving =
             Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
         self.held = false;
@@ -277,6 +289,22 @@ impl Coordinator {
             return;
         }
         state.begin_move(now, to, cause, planned);
+    }
+
+    /// Its virtual server has left its owner by live migration, and that owner has nothing of it left. As its epoch is over
+    /// for good, bars and preparations go side by side with the new one.
+    pub(crate) fn move_switched(&mut self, now: Time, vip: Vip, to: Owner) {
+        let Some(state) = self.vips.get_mut(&vip) else { return };
+        if state.settled_on(&to) || state.moving.as_ref().is_some_and(|moving| moving.to == to) {
+            return;
+        }
+        state.begin_move(now, to, Cause::Arranged, false);
+        if let Some(moving) = &mut state.moving {
+            moving.proof = Some(now);
+            if let Stage::Advancing { ahead, .. } = &mut moving.stage {
+                *ahead = Some(Box::new(Securing::new(now)));
+            }
+        }
     }
 
     /// Its owner lost what it served with: moved to the same owner, under a new epoch.
@@ -298,7 +326,7 @@ impl Coordinator {
 
     /// Give up the moves of all these VIPs, if none of them is durable yet or may become so. True if there is none left.
     pub(crate) fn cancel_moves(&mut self, vips: &BTreeSet<Vip>) -> bool {
-        let idle = |moving: &Move| matches!(moving.stage, Stage::Advancing { step: Step(Try::Idle { .. }) });
+        let idle = |moving: &Move| matches!(moving.stage, Stage::Advancing { step: Step(Try::Idle { .. }), .. });
         let states = || vips.iter().filter_map(|vip| self.vips.get(vip));
         if !states().all(|state| state.moving.as_ref().is_none_or(idle)) {
             return false;
@@ -332,11 +360,18 @@ impl Coordinator {
             return;
         };
         let wake = match &mut moving.stage {
-            Stage::Advancing { step } => {
+            Stage::Advancing { step, ahead } => {
                 if step.0.due(now) {
                     step.0 = Try::Running(self.advance(vip, &state, &moving.to, moving.cause, actions));
                 }
-                step.0.wake()
+                let mut wake = step.0.wake();
+                if let Some(securing) = ahead {
+                    let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch).next();
+                    self.ask_for_bars(now, vip, epoch, securing, actions);
+                    self.prepare(vip, &moving.to, now, securing, actions);
+                    wake = securing.asking.values().map(Try::wake).fold(wake, Time::min);
+                }
+                wake
             }
             Stage::Securing(_) => self.secure(now, vip, &state, &mut moving, actions),
             Stage::Holding { step } => {
@@ -434,6 +469,32 @@ impl Coordinator {
         job
     }
 
+    fn ask_for_bars(&mut self, now: Time, vip: Vip, floor: Epoch, securing: &mut Securing, actions: &mut Vec<Action>) {
+        let voters: Vec<AgentId> = self.cluster.voters().cloned().collect();
+        for voter in voters {
+            let bar = securing.asking.entry(voter.clone()).or_insert(Try::Idle { not_before: now });
+            if bar.due(now) {
+                let job = self.job(JobFor::Vip(vip, VipJob::Bar(voter.clone())));
+                actions.push(Action::Bar { job, voter, vip, floor });
+                *bar = Try::Running(job);
+            }
+        }
+    }
+
+    fn prepare(&mut self, vip: Vip, to: &Owner, now: Time, securing: &mut Securing, actions: &mut Vec<Action>) {
+        if securing.prepared.due(now) {
+            let command = AgentCommand::Prepare { vip, domain: to.domain.clone() };
+            let job = self.command(vip, VipJob::Prepare, &to.agent, command, PREPARE, actions);
+            securing.prepared = Try::Running(job);
+        }
+    }
+
+    /// A backup server sleeps until it is needed. A virtual server that is a target itself is brought up by whoever sends
+    /// its VIPs there, and power saving moves them to what runs.
+    fn is_to_be_resumed(&self, cause: Cause, to: &Owner) -> bool {
+        cause != Cause::Arranged && to.domain.as_ref().is_some_and(|domain| !self.is_a_target(domain))
+    }
+
     /// The epoch is durable. Returns when to look again.
     fn secure(&mut self, now: Time, vip: Vip, state: &VipState, moving: &mut Move, actions: &mut Vec<Action>) -> Time {
         let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
@@ -454,32 +515,26 @@ impl Coordinator {
         };
 
         if !same_owner {
-            let voters: Vec<AgentId> = self.cluster.voters().cloned().collect();
-            for voter in voters {
-                let bar = securing.asking.entry(voter.clone()).or_insert(Try::Idle { not_before: now });
-                if bar.due(now) {
-                    let job = self.job(JobFor::Vip(vip, VipJob::Bar(voter.clone())));
-                    actions.push(Action::Bar { job, voter, vip, floor: epoch });
-                    *bar = Try::Running(job);
-                }
-            }
+            self.ask_for_bars(now, vip, epoch, securing, actions);
         }
         let barred = same_owner || securing.bars.len() >= needed;
 
+        let resumes = self.is_to_be_resumed(moving.cause, &to);
+        let Stage::Securing(securing) = &mut moving.stage else {
+            return Time::FAR;
+        };
         if let (Some(domain), true) =
-            (&to.domain, one_writer && securing.vm.due(now) && !self.pausing.contains_key(&to))
+            (to.domain.as_ref().filter(|_| resumes), one_writer && securing.vm.due(now) && !self.pausing.contains_key(&to))
         {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
             securing.vm = Try::Running(job);
         }
-        let vm_ready = to.domain.is_none() || securing.vm == Try::Done || early;
+        let vm_ready = !resumes || securing.vm == Try::Done || early;
 
         // A planned move costs its clients only what happens after the release: the rest is made ready before.
-        if moving.planned && vm_ready && securing.prepared.due(now) {
-            let command = AgentCommand::Prepare { vip, domain: to.domain.clone() };
-            let job = self.command(vip, VipJob::Prepare, &to.agent, command, PREPARE, actions);
-            securing.prepared = Try::Running(job);
+        if moving.planned && vm_ready {
+            self.prepare(vip, &to, now, securing, actions);
         }
         // A single writer's double is resumed after the release, not before.
         let ready = barred && (vm_ready || writers.is_some());
@@ -514,6 +569,7 @@ impl Coordinator {
             moving.stage = Stage::Holding { step: Step(Try::Running(self.hold(vip, state, &to, actions))) };
             let how = match (&moving.freed, proven) {
                 (Freed::Yes, _) => "released",
+                (Freed::No, true) if moving.cause == Cause::Arranged => "its virtual server has switched over",
                 (Freed::No, true) => "its owner is proved off",
                 (Freed::No, false) => "its lease has been outlived",
             };
@@ -525,7 +581,7 @@ impl Coordinator {
             return Time::FAR;
         };
         let mut wake = securing.vm.wake().min(securing.release.wake().max(securing.since + PREPARE));
-        if to.domain.is_none() {
+        if !resumes {
             wake = securing.release.wake().max(securing.since + PREPARE);
         }
         if !one_writer {
@@ -567,7 +623,7 @@ impl Coordinator {
         let again = Try::Idle { not_before: now + RETRY };
         state.wake = now;
         match (&mut moving.stage, what) {
-            (Stage::Advancing { step }, VipJob::Advance) if step.0 == Try::Running(job) => match result {
+            (Stage::Advancing { step, ahead }, VipJob::Advance) if step.0 == Try::Running(job) => match result {
                 JobResult::Epoch(epoch) => {
                     let took = now.since(moving.began);
                     let row = VipRow {
@@ -588,7 +644,10 @@ impl Coordinator {
                         row.owner,
                         whole_millis(took)
                     );
-                    moving.stage = Stage::Securing(Box::new(Securing::new(now)));
+                    let expected = state.row.as_ref().map_or(Epoch(0), |row| row.epoch).next();
+                    // Bars below a lower epoch than this say too little.
+                    let ahead = ahead.take().filter(|_| epoch == expected);
+                    moving.stage = Stage::Securing(ahead.unwrap_or_else(|| Box::new(Securing::new(now))));
                     state.row = Some(row);
                     state.secured = false;
                     self.note(Some(target), Severity::Info, "epoch-durable", text, actions);
@@ -601,8 +660,9 @@ impl Coordinator {
                 }
                 JobResult::Done | JobResult::Barred(_) | JobResult::Check(_) | JobResult::Answered(_) => step.0 = again,
             },
-            (Stage::Securing(securing), VipJob::Bar(voter)) => {
-                let bar = securing.asking.entry(voter.clone()).or_insert(again.clone());
+            // One that was asked for before this move began has a lower floor.
+            (Stage::Securing(securing) | Stage::Advancing { ahead: Some(securing), .. }, VipJob::Bar(voter)) => {
+                let Some(bar) = securing.asking.get_mut(&voter).filter(|bar| **bar == Try::Running(job)) else { return };
                 if let JobResult::Barred(age) = result {
                     *bar = Try::Done;
                     securing.bars.insert(voter);
@@ -631,7 +691,9 @@ impl Coordinator {
                 | JobResult::Answered(_) => securing.release = again,
             },
             // Made ready or not: it is a courtesy.
-            (Stage::Securing(securing), VipJob::Prepare) => securing.prepared = Try::Done,
+            (Stage::Securing(securing) | Stage::Advancing { ahead: Some(securing), .. }, VipJob::Prepare) => {
+                securing.prepared = Try::Done;
+            }
             (Stage::Securing(securing), VipJob::Resume) if securing.vm == Try::Running(job) => {
                 if result == JobResult::Done {
                     securing.vm = Try::Done;

@@ -188,6 +188,7 @@ impl Coordinator {
             && self.quarantines.braked.is_none_or(|braked| before > braked)
             && announced.is_none_or(|at| before.since(at) > ANNOUNCED_FOR)
             && !self.left_alone(agent)
+            && !self.at_rest(agent)
     }
 
     /// Those whose time is over. One that is silent just now has not been quiet.

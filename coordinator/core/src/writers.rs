@@ -21,7 +21,12 @@ impl Coordinator {
         writers: &Writers,
         actions: &mut Vec<Action>,
     ) -> bool {
-        if moving.to.domain.is_none() {
+        // One and the same virtual server goes on elsewhere, or its group serves with several at once.
+        if moving.cause == Cause::Arranged {
+            return true;
+        }
+        let home = self.cluster.targets.get(&state.target).and_then(crate::config::Target::domain);
+        if moving.to.domain.as_ref() == home {
             return self.double_is_quiet(now, vip, state, moving, actions);
         }
         // Released, or told again and asking already; or dead, for certain.

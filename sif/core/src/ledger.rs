@@ -145,7 +145,7 @@ macro_rules! words {
 
 words!(
     /// Why a VIP changed owner.
-    Cause, "cause of a change of owner", "first, takeover, failover, failback",
+    Cause, "cause of a change of owner", "first, takeover, failover, failback, arranged",
     /// It had none.
     First = "first",
     /// The owner was lost.
@@ -154,6 +154,8 @@ words!(
     Failover = "failover",
     /// Planned, back to the target.
     Failback = "failback",
+    /// Planned: power saving moved its virtual server, or it to another.
+    Arranged = "arranged",
 );
 
 words!(

@@ -2,10 +2,11 @@
 
 use super::{
     Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Hours, Machine, OnCoordinatorLoss, Quarantine,
-    Target, is_mac, keys,
+    Target, VirtualServer, is_mac, keys,
     read::{Faults, Given, Table},
     saving::{Others, saving},
     service::services,
+    vm::{self, Taken},
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
 use std::{
@@ -88,7 +89,7 @@ fn read(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Option<Cluster> {
     let targets = targets(faults, root, profile, &agents, &places);
     for (name, target) in &targets {
         let Some(writers) = target.writers() else { continue };
-        let machine = agents.get(&target.agent);
+        let machine = agents.get(&target.agent).filter(|_| target.vm.is_none());
         if writers.power && machine.is_some_and(|machine| machine.power_status.is_none()) {
             let agent = &target.agent;
             let text = format!("[[target]] {name}: writer_fence = \"power\" needs power_status of [[agent]] {agent}");
@@ -182,7 +183,7 @@ fn quarantine(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Quarantine {
 
 /// What is named where, good or not: what a fault hides elsewhere is not a fault here.
 #[derive(Default)]
-struct Places {
+pub(super) struct Places {
     agents: BTreeMap<AgentId, Range<usize>>,
     addresses: BTreeMap<SocketAddr, AgentId>,
     /// Of those with `guard` given.
@@ -242,14 +243,23 @@ fn targets(
     let mut targets = BTreeMap::new();
     let mut seen: BTreeMap<TargetName, Range<usize>> = BTreeMap::new();
     let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
+    let mut domains = Taken::new();
     for table in root.tables(faults, "target", &keys::TARGET) {
         let name: Option<Given<TargetName>> = table.parsed(faults, "name", A_NAME);
         let name = table.required(faults, "name", name);
-        let agent: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
-        let agent = table.required(faults, "agent", agent);
-        known(faults, &table, agent.as_ref(), places);
-        let backup = backup(faults, &table, agent.as_ref(), agents, places);
+        let vm = vm::vm(faults, &table, name.as_ref().map(Given::get_ref), agents, places, &mut domains);
+        let inner: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
+        let inner = if table.has("vm") { inner } else { table.required(faults, "agent", inner) };
+        known(faults, &table, "agent", inner.as_ref(), places);
+        let backup = backup(faults, &table, vm.as_ref().map(|vm| &vm.host).or(inner.as_ref()), agents, places);
         let address: Option<Given<IpAddr>> = table.parsed(faults, "address", AN_IP);
+        if table.has("vm") {
+            vm::guest(faults, &table, inner.as_ref(), agents);
+        }
+        if table.has("vm") && !table.has("agent") && !table.has("address") {
+            let text = format!("{}: address is missing: a virtual server without an agent of its own is pinged there", table.place);
+            faults.missing(table.span.clone(), text);
+        }
         let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);
         let host = vips.first().map(|vip| crate::probe::host(vip.address())).unwrap_or_default();
         let services = services(faults, &table, &host);
@@ -268,12 +278,20 @@ fn targets(
             faults.twice(&table.place, name.span(), first);
             continue;
         }
+        let inner = inner.map(Given::into_inner);
+        let own = inner.as_ref().and_then(|agent| agents.get(agent)).map(|machine| machine.address.ip());
+        let (agent, vm) = match vm {
+            Some(vm) => {
+                let server = VirtualServer { domain: vm.domain.into_inner(), guest: inner };
+                (Some(vm.host.into_inner()), Some(server))
+            }
+            None => (inner.filter(|_| !table.has("vm")), None),
+        };
         let (Some(name), Some(agent), Some(backup)) = (name, agent, backup) else { continue };
-        let agent = agent.into_inner();
-        let own = agents.get(&agent).map(|machine| machine.address.ip());
         let Some(address) = address.map(Given::into_inner).or(own) else { continue };
         let target = Target {
             agent,
+            vm,
             address,
             vips,
             backup,
@@ -287,6 +305,7 @@ fn targets(
         };
         targets.insert(name.into_inner(), target);
     }
+    vm::check(faults, &targets, &domains);
     targets
 }
 
@@ -339,9 +358,15 @@ pub(super) fn command(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str)
     Some(words.into_iter().map(Given::into_inner).collect())
 }
 
-fn known(faults: &mut Faults<'_>, table: &Table<'_, '_>, agent: Option<&Given<AgentId>>, places: &Places) {
+pub(super) fn known(
+    faults: &mut Faults<'_>,
+    table: &Table<'_, '_>,
+    key: &str,
+    agent: Option<&Given<AgentId>>,
+    places: &Places,
+) {
     if let Some(agent) = agent.filter(|agent| !places.agents.contains_key(agent.get_ref())) {
-        faults.unknown_agent(&table.place, agent, places.agents.keys());
+        faults.unknown_agent(&table.place, key, agent, places.agents.keys());
     }
 }
 
@@ -359,7 +384,7 @@ fn backup(
     let domain = table.parsed(faults, "domain", A_NAME);
     let domain = table.required(faults, "domain", domain);
     let address = table.parsed(faults, "address", AN_IP).map(Given::into_inner);
-    known(faults, &table, agent.as_ref(), places);
+    known(faults, &table, "agent", agent.as_ref(), places);
     let agent = agent?;
     if own.is_some_and(|own| own.get_ref() == agent.get_ref()) {
         faults.value(&table.place, "agent", agent.span(), "the very machine that its backup server stands in for");
@@ -414,11 +439,17 @@ impl Faults<'_> {
         self.value(place, "name", span, format!("stands twice, first in line {line}"));
     }
 
-    fn unknown_agent<'n>(&mut self, place: &str, agent: &Given<AgentId>, known: impl Iterator<Item = &'n AgentId>) {
+    fn unknown_agent<'n>(
+        &mut self,
+        place: &str,
+        key: &str,
+        agent: &Given<AgentId>,
+        known: impl Iterator<Item = &'n AgentId>,
+    ) {
         let hint = super::read::nearest(agent.get_ref().as_str(), known.map(AgentId::as_str))
             .map_or_else(|| "add one, or correct the name".to_owned(), |near| format!("did you mean {near:?}?"));
         if !self.is_broken() {
-            self.value(place, "agent", agent.span(), format!("there is no [[agent]] of that name: {hint}"));
+            self.value(place, key, agent.span(), format!("there is no [[agent]] of that name: {hint}"));
         }
     }
 }

@@ -173,6 +173,7 @@ fn target_differs(old: &Target, new: &Target) -> Vec<&'static str> {
         new,
         Target {
             agent,
+            vm,
             address,
             vips,
             backup,

@@ -38,7 +38,9 @@ impl Coordinator {
         }
         target.vips.iter().find_map(|vip| {
             let state = self.vips.get(vip)?;
-            let elsewhere = state.row.as_ref().filter(|row| row.owner != target.agent || row.domain.is_some());
+            let home = if target.vm.is_some() { self.wanted_owner(*vip) } else { None };
+            let home = home.unwrap_or_else(|| self.home_owner(target));
+            let elsewhere = state.row.as_ref().filter(|row| row.owner != home.agent || row.domain != home.domain);
             match (elsewhere, &state.moving) {
                 (Some(row), _) => Some(format!("is away from home: {vip} belongs to {}", row.owner)),
                 (None, Some(_)) => Some(format!("is being moved: {vip}")),
@@ -79,6 +81,8 @@ impl Coordinator {
         }
         self.cluster = next;
         actions.push(Action::Configured);
+        self.follow = true;
+        self.tell_arrangement();
         for line in changes.applied {
             self.note(None, Severity::Info, "reload", line, actions);
         }

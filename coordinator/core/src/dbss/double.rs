@@ -13,7 +13,7 @@ impl Coordinator {
     /// Do all its virtual IPs belong to the double, which may be being told again to hold them?
     fn away_on_double(&self, target: &Target) -> bool {
         let double = Self::at_backup(target);
-        target.vips.iter().filter_map(|vip| self.vips.get(vip)).all(|state| {
+        self.vips_of(target).iter().filter_map(|vip| self.vips.get(vip)).all(|state| {
             state
                 .row
                 .as_ref()

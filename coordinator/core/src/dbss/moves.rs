@@ -69,7 +69,7 @@ impl Coordinator {
         if !self.in_authority(now) {
             return Err("this coordinator has no valid term: is SIF up? (kagectl status)".into());
         }
-        let to = if back { Self::at_home(&target) } else { Self::at_backup(&target) };
+        let to = if back { self.home_owner(&target) } else { Self::at_backup(&target) };
         if self.all_settled_on(&target, &to) {
             return Err(format!("{name} is already served by {}", to.agent));
         }

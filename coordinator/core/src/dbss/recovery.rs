@@ -83,7 +83,7 @@ impl Coordinator {
         let fresh = self.cluster.detection.push && self.connected(now, &target.agent) && !why.planned();
         let steady = self.agents.get(&target.agent).and_then(|view| view.steady_since);
         let back = fresh && steady.is_some_and(|since| since > self.dbss(name).since);
-        if back && self.at_home_but_for_moves(target) && self.cancel_moves(&target.vips) {
+        if back && self.at_home_but_for_moves(target) && self.cancel_moves(&self.vips_of(target)) {
             let text = "its lease is renewed again before anything was moved: rolled back".to_owned();
             self.note(Some(name.clone()), Severity::Info, "rolled-back", text, actions);
             actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
@@ -94,8 +94,10 @@ impl Coordinator {
 
     /// Does every VIP still belong to the target, whatever is being done about it?
     fn at_home_but_for_moves(&self, target: &Target) -> bool {
-        let home = |vip| self.vips.get(vip).and_then(|state| state.row.as_ref());
-        target.vips.iter().all(|vip| home(vip).is_some_and(|row| row.owner == target.agent && row.domain.is_none()))
+        let home = self.home_owner(target);
+        let row = |vip| self.vips.get(vip).and_then(|state| state.row.as_ref());
+        let there = |vip| row(vip).is_some_and(|row| row.owner == home.agent && row.domain == home.domain);
+        self.vips_of(target).iter().all(there)
     }
 
     /// The double is gone while it may be serving: the target takes its place again if it can, else the double is
@@ -161,7 +163,7 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         if target.writers().is_none_or(|writers| !writers.storage) {
-            self.move_all(now, target, &Self::at_home(target), cause, true);
+            self.move_all(now, target, &self.home_owner(target), cause, true);
             return self.enter(now, name, Mode::Returning { unfencing: None });
         }
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Unfence));
@@ -178,7 +180,7 @@ impl Coordinator {
             return;
         };
         if *result == JobResult::Done {
-            self.move_all(now, &target, &Self::at_home(&target), cause, true);
+            self.move_all(now, &target, &self.home_owner(&target), cause, true);
             return self.enter(now, name, Mode::Returning { unfencing: None });
         }
         let text = format!("storage_unfence: {}: the target does not return; repair that command", describe(result));
@@ -198,7 +200,7 @@ impl Coordinator {
         if unfencing.is_some() {
             return;
         }
-        if self.all_settled_on(target, &Self::at_home(target)) {
+        if self.all_settled_on(target, &self.home_owner(target)) {
             let took = now.since(self.dbss(name).since);
             let text = format!("the target serves again (moved back within {:?})", whole_millis(took));
             self.note(Some(name.clone()), Severity::Info, "regular", text, actions);

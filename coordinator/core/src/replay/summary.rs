@@ -108,5 +108,6 @@ fn words(job: &JobFor) -> String {
             format!("{} suspended", owner.domain.as_ref().map_or("double", |name| name.as_str()))
         }
         JobFor::Order(_) => "order noted".to_owned(),
+        JobFor::Signal => "SIF told for the shared tables".to_owned(),
     }
 }

@@ -357,6 +357,7 @@ pub(super) fn before(moves: &mut [Following], core: &Coordinator, now: Time, eve
         | Event::Move { .. }
         | Event::OrdersRead { .. }
         | Event::TroublesRead { .. }
+        | Event::TablesRead { .. }
         | Event::PutOrder { .. }
         | Event::ClearOrder { .. }
         | Event::Adopt { .. }

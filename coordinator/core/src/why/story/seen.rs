@@ -79,6 +79,7 @@ impl Teller {
             | Event::Adopt { .. }
             | Event::EndQuarantine { .. }
             | Event::OrdersRead { .. }
+            | Event::TablesRead { .. }
             | Event::WallClock { .. } => {}
             Event::Job { job, result } => {
                 if let Some(what) = core.jobs.get(job) {
@@ -152,7 +153,7 @@ impl Teller {
             | JobFor::LongLease(_)
             | JobFor::LongReturned(_)
             | JobFor::Pause(..)
-            | JobFor::Order(_) => {}
+            | JobFor::Order(_) | JobFor::Signal => {}
         }
     }
 

@@ -1,0 +1,236 @@
+//! The shared tables of thesis ch. 4, as the lease authority reads them: on which real server a virtual server is, which
+//! one a virtual IP belongs to, what sleeps on purpose. Virtual IPs follow them by planned moves.
+
+use super::*;
+use crate::{
+    arrangement::Arrangement,
+    config::Target,
+    event::Cause,
+    placement::Owner,
+};
+use kage_types::{DomainName, Tables};
+
+/// What an agent says of a VIP whose virtual server has left it by live migration begins like this.
+const SWITCHED_OVER: &str = "switched over";
+/// A switch-over that the tables do not explain is remembered for so long: they may be on their way.
+const UNEXPLAINED: Duration = Duration::from_secs(5);
+
+/// A virtual server has left this real server by live migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Switched {
+    from: AgentId,
+    at: Time,
+    /// The tables have said where to.
+    explained: bool,
+}
+
+impl Coordinator {
+    // ---- what the tables say ----
+
+    /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
+    /// says nothing.
+    pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
+        let Some(tables) = &self.tables else { return false };
+        let asleep = |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
+        let guest = |target: &Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
+        asleep(agent) || self.cluster.targets.values().any(|target| guest(target) && self.is_suspended(target))
+    }
+
+    /// A1, A2: is this target suspended on purpose, or about to be, or being brought back?
+    pub(crate) fn is_suspended(&self, target: &Target) -> bool {
+        let place = target.domain();
+        place.is_some_and(|place| self.tables.as_ref().is_some_and(|tables| tables.suspend.contains_key(place)))
+    }
+
+    /// Where this virtual server is: from the moment of its switch-over on where it migrates to.
+    fn where_is(&self, vm: &DomainName) -> Option<AgentId> {
+        let tables = self.tables.as_ref()?;
+        if let (Some((from, to)), Some(switched)) = (tables.migrating(vm), self.switched.get(vm)) {
+            // It has left one of the two, so it is on the other; a migration that is taken back has them the other way.
+            return Some(if switched.from == *from { to.clone() } else { from.clone() });
+        }
+        tables.place_of(vm).map(|(_, row)| row.host.clone())
+    }
+
+    /// The real server that this target is on; of one that is no virtual server its machine.
+    pub(crate) fn host_of(&self, target: &Target) -> AgentId {
+        let host = target.domain().and_then(|domain| self.where_is(domain));
+        host.unwrap_or_else(|| target.agent.clone())
+    }
+
+    /// Who owns this target's virtual IPs while it serves itself.
+    pub(crate) fn home_owner(&self, target: &Target) -> Owner {
+        Owner { agent: self.host_of(target), domain: target.domain().cloned() }
+    }
+
+    /// The place that a virtual IP belongs to now: power saving's choice, else its own.
+    fn place_of_vip(&self, vip: Vip) -> Option<&DomainName> {
+        let own = || self.cluster.targets.get(&self.vips.get(&vip)?.target)?.domain();
+        let Some(tables) = &self.tables else { return own() };
+        let rows = || tables.operation.iter().chain(&tables.suspend);
+        let chosen = tables.placement.get(&vip).and_then(|vm| {
+            // A backup server may have taken the place of the one that was chosen.
+            let named = || rows().find(|(place, _)| *place == vm).map(|(place, _)| place);
+            tables.place_of(vm).map(|(place, _)| place).or_else(named)
+        });
+        chosen.or_else(|| rows().find(|(_, row)| row.home_vips.contains(&vip)).map(|(place, _)| place)).or_else(own)
+    }
+
+    /// Where a virtual IP of a virtual server belongs, by the tables; none: they say nothing of it.
+    pub(crate) fn wanted_owner(&self, vip: Vip) -> Option<Owner> {
+        let place = self.place_of_vip(vip)?;
+        let tables = self.tables.as_ref()?;
+        let row = tables.operation.get(place).or_else(|| tables.suspend.get(place))?;
+        let agent = self.where_is(&row.vm).unwrap_or_else(|| row.host.clone());
+        Some(Owner { agent, domain: Some(row.vm.clone()) })
+    }
+
+    /// The virtual IPs that this target, or its backup server in its place, is in charge of: of a virtual server those that
+    /// belong to its place, be they its own or those of others that are suspended.
+    pub(crate) fn vips_of(&self, target: &Target) -> BTreeSet<Vip> {
+        let Some(domain) = target.domain() else { return target.vips.clone() };
+        self.vips.keys().copied().filter(|vip| self.place_of_vip(*vip) == Some(domain)).collect()
+    }
+
+    /// A1: the virtual IPs that this target holds, or is to hold next. Wherever they belong, they need a server when it is
+    /// lost.
+    pub(crate) fn vips_held_by(&self, target: &Target) -> BTreeSet<Vip> {
+        let Some(domain) = target.domain() else { return target.vips.clone() };
+        let holds = |(vip, state): &(&Vip, &crate::placement::VipState)| match (&state.moving, &state.row) {
+            (Some(moving), _) => moving.to.domain.as_ref() == Some(domain),
+            (None, Some(row)) => row.domain.as_ref() == Some(domain),
+            (None, None) => self.place_of_vip(**vip) == Some(domain),
+        };
+        self.vips.iter().filter(holds).map(|(vip, _)| *vip).collect()
+    }
+
+    /// Is it a target itself, and nobody's backup server?
+    pub(crate) fn is_a_target(&self, domain: &DomainName) -> bool {
+        self.cluster.targets.values().any(|target| target.domain() == Some(domain))
+    }
+
+    // ---- what changes ----
+
+    pub(super) fn tables_read(&mut self, now: Time, tables: Tables, actions: &mut Vec<Action>) {
+        // Two ways lead here; a ledger that was restored begins with a new term.
+        if self.in_authority(now) && self.tables.as_ref().is_some_and(|known| known.revision > tables.revision) {
+            return;
+        }
+        let before = self.tables.replace(tables);
+        self.follow = true;
+        let Some(tables) = self.tables.clone() else { return };
+        for (host, row) in &tables.real_servers {
+            let known = before.as_ref().and_then(|before| before.real_servers.get(host));
+            let slept = known.is_some_and(|row| row.asleep_since_unix_ms.is_some());
+            match (slept, row.asleep_since_unix_ms.is_some()) {
+                (false, true) => {
+                    self.silence_announced(now, host);
+                    let text = format!("{host} is suspended on purpose, or about to be: its silence is expected");
+                    self.note(None, Severity::Info, "host-asleep", text, actions);
+                }
+                (true, false) => {
+                    let text = format!("{host} is meant to be awake again");
+                    self.note(None, Severity::Info, "host-awake", text, actions);
+                }
+                (false, false) | (true, true) => {}
+            }
+        }
+        self.switched.retain(|vm, switched| match tables.migrating(vm) {
+            Some((from, to)) => {
+                switched.explained = true;
+                switched.from == *from || switched.from == *to
+            }
+            None => !switched.explained && now.since(switched.at) < UNEXPLAINED,
+        });
+        for (name, _) in self.cluster.targets.iter().filter(|(_, target)| target.vm.is_some()) {
+            if let Some(dbss) = self.targets.get_mut(name) {
+                dbss.wake = now;
+            }
+        }
+    }
+
+    /// After a new term, and a change of the configuration.
+    pub(super) fn tell_arrangement(&mut self) {
+        let known = |tables: &Tables| !(tables.operation.is_empty() && tables.suspend.is_empty() && tables.real_servers.is_empty());
+        if !Arrangement::of(&self.cluster).is_empty() || self.tables.as_ref().is_some_and(known) {
+            self.signal(Signal::Arrangement);
+        }
+    }
+
+    /// The agent has closed this VIP, and its epoch is over there: its virtual server has left by live migration. That is
+    /// as good as the release that would have been asked for, and nothing granted or consented to before lives on.
+    pub(super) fn switched_over(&mut self, now: Time, agent: &AgentId, ask: AskVip) {
+        let Some(state) = self.vips.get_mut(&ask.vip) else { return };
+        if let Some(moving) = &mut state.moving
+            && moving.from.as_ref().is_some_and(|(from, epoch)| from.agent == *agent && *epoch == ask.epoch)
+        {
+            // A takeover, or its arrangement, is under way already.
+            moving.proof = Some(now);
+            state.wake = now;
+        }
+        let row = state.row.as_ref().filter(|row| row.owner == *agent && row.epoch == ask.epoch);
+        let Some(vm) = row.and_then(|row| row.domain.clone()) else { return };
+        let explained = self.tables.as_ref().is_some_and(|tables| tables.migrating(&vm).is_some());
+        self.switched.insert(vm, Switched { from: agent.clone(), at: now, explained });
+        self.follow = true;
+        if let Some(to) = self.wanted_owner(ask.vip)
+            && to.agent != *agent
+            && self.may_arrange(ask.vip, &to)
+        {
+            self.move_switched(now, ask.vip, to);
+        }
+    }
+
+    /// May it go there, as far as recoveries are concerned?
+    fn may_arrange(&self, vip: Vip, to: &Owner) -> bool {
+        let Some(state) = self.vips.get(&vip) else { return false };
+        let Some(row) = &state.row else { return false };
+        // What a takeover, an operator or a way back has begun is theirs.
+        if state.moving.as_ref().is_some_and(|moving| moving.cause != Cause::Arranged && moving.from.is_some()) {
+            return false;
+        }
+        let backs = |target: &Target| row.domain.as_ref() == Some(&target.backup.domain);
+        let fills = |domain: &DomainName| self.tables.as_ref().is_some_and(|tables| tables.place_of(domain).is_some());
+        if self.cluster.targets.values().any(backs) && !row.domain.as_ref().is_some_and(fills) {
+            return false;
+        }
+        let about = |(name, target): &(&TargetName, &Target)| {
+            let concerned = target.domain().is_some() && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
+            **name == state.target || concerned || backs(target)
+        };
+        let mut concerned = self.cluster.targets.iter().filter(about);
+        concerned.all(|(name, _)| self.targets.get(name).is_none_or(|dbss| !dbss.recovers()))
+    }
+
+    /// Planned moves of what is not where it belongs. What a recovery has in hand stays until that is over.
+    pub(super) fn follow_tables(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if !self.follow || self.tables.is_none() || !self.in_authority(now) {
+            return;
+        }
+        self.follow = false;
+        let of_vms = |state: &crate::placement::VipState| {
+            self.cluster.targets.get(&state.target).is_some_and(|target| target.vm.is_some())
+        };
+        let vips: Vec<Vip> = self.vips.iter().filter(|(_, state)| of_vms(state)).map(|(vip, _)| *vip).collect();
+        for vip in vips {
+            let Some(to) = self.wanted_owner(vip).filter(|to| self.may_arrange(vip, to)) else { continue };
+            let Some(state) = self.vips.get(&vip) else { continue };
+            let there = match &state.moving {
+                Some(moving) => moving.to == to,
+                None => state.settled_on(&to),
+            };
+            if there {
+                continue;
+            }
+            let vm = to.domain.as_ref().map_or_else(String::new, |domain| format!("{domain} on "));
+            let (target, text) = (state.target.clone(), format!("{vip} goes to {vm}{}, as arranged", to.agent));
+            self.note(Some(target), Severity::Info, "arranged", text, actions);
+            self.move_vip(now, vip, to, Cause::Arranged, true);
+        }
+    }
+}
+
+/// Is this what an agent says at the switch-over of a live migration?
+pub(super) fn is_switch_over(reason: &str) -> bool {
+    reason.starts_with(SWITCHED_OVER)
+}
