@@ -55,15 +55,24 @@ pub fn start(cluster: &Cluster, pki: &Pki, events: &Events, state: &Path) -> any
     Ok(Some(sender))
 }
 
+/// On SIGHUP, where power saving runs alone: a file with faults changes nothing.
+pub async fn reload(file: &Path, to: &Sender) {
+    let read = tokio::fs::read_to_string(file).await.map_err(anyhow::Error::from);
+    match read.and_then(|text| Ok(Cluster::parse_file(file, &text)?)) {
+        Ok(cluster) => {
+            to.configure(&cluster);
+            tracing::info!(file = %file.display(), "read again and applied");
+        }
+        Err(error) => format!("nothing was changed: {error}").lines().for_each(|line| tracing::error!("{line}")),
+    }
+}
+
 /// `kagemusha.coordinator.v1.PowerSaving`.
 pub struct Service(pub Option<Sender>);
 
 #[tonic::async_trait]
 impl power_saving_server::PowerSaving for Service {
-    async fn get_power_saving(
-        &self,
-        _: Request<GetPowerSavingRequest>,
-    ) -> Result<Response<PowerSavingStatus>, Status> {
+    async fn get_power_saving(&self, _: Request<GetPowerSavingRequest>) -> Result<Response<PowerSavingStatus>, Status> {
         let off = "there is no power saving here: cluster.toml has no [[group]], or --controllers has no pss";
         let driver = self.0.as_ref().ok_or_else(|| Status::failed_precondition(off))?;
         let (answer, answered) = oneshot::channel();

@@ -523,9 +523,10 @@ impl Coordinator {
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };
-        if let (Some(domain), true) =
-            (to.domain.as_ref().filter(|_| resumes), one_writer && securing.vm.due(now) && !self.pausing.contains_key(&to))
-        {
+        if let (Some(domain), true) = (
+            to.domain.as_ref().filter(|_| resumes),
+            one_writer && securing.vm.due(now) && !self.pausing.contains_key(&to),
+        ) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
             securing.vm = Try::Running(job);
@@ -662,7 +663,9 @@ impl Coordinator {
             },
             // One that was asked for before this move began has a lower floor.
             (Stage::Securing(securing) | Stage::Advancing { ahead: Some(securing), .. }, VipJob::Bar(voter)) => {
-                let Some(bar) = securing.asking.get_mut(&voter).filter(|bar| **bar == Try::Running(job)) else { return };
+                let Some(bar) = securing.asking.get_mut(&voter).filter(|bar| **bar == Try::Running(job)) else {
+                    return;
+                };
                 if let JobResult::Barred(age) = result {
                     *bar = Try::Done;
                     securing.bars.insert(voter);

@@ -222,7 +222,9 @@ impl Pss {
                 self.execute(now, event, actions);
             }
             Input::Resume { plan, recorded } => {
-                let Some(inventory) = self.inventory.as_ref().filter(|_| self.executor.plan().is_none()) else { return };
+                let Some(inventory) = self.inventory.as_ref().filter(|_| self.executor.plan().is_none()) else {
+                    return;
+                };
                 let groups: Vec<GroupName> = plan.groups.keys().cloned().collect();
                 if let Some(end) = self.executor.resume(now, *plan, &recorded, inventory, &self.policy, actions) {
                     self.ended(now, &end, &groups);

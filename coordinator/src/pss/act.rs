@@ -335,9 +335,7 @@ impl Context {
 pub fn helpers(cluster: &Cluster, host: &AgentId) -> Vec<AgentId> {
     let own = cluster.agents.get(host).map(|machine| machine.address.ip());
     let near = |other: IpAddr| match (own, other) {
-        (Some(IpAddr::V4(own)), IpAddr::V4(other)) => {
-            (u32::from(own) ^ u32::from(other)).leading_zeros()
-        }
+        (Some(IpAddr::V4(own)), IpAddr::V4(other)) => (u32::from(own) ^ u32::from(other)).leading_zeros(),
         (Some(IpAddr::V6(own)), IpAddr::V6(other)) => (u128::from(own) ^ u128::from(other)).leading_zeros(),
         (Some(IpAddr::V4(_)), IpAddr::V6(_)) | (Some(IpAddr::V6(_)), IpAddr::V4(_)) | (None, _) => 0,
     };
@@ -380,7 +378,13 @@ mod tests {
     fn a_magic_packet_comes_from_a_machine_that_does_not_sleep() {
         let host = "rs2".parse().expect("name");
         let order: Vec<String> = helpers(&cluster(), &host).into_iter().map(String::from).collect();
-        assert!(!order.contains(&"rs2".to_owned()) && order.last().is_some_and(|last| last.starts_with("rs")), "{order:?}");
-        assert!(order.iter().position(|name| name == "mgmt") < order.iter().position(|name| name == "rs1"), "{order:?}");
+        assert!(
+            !order.contains(&"rs2".to_owned()) && order.last().is_some_and(|last| last.starts_with("rs")),
+            "{order:?}"
+        );
+        assert!(
+            order.iter().position(|name| name == "mgmt") < order.iter().position(|name| name == "rs1"),
+            "{order:?}"
+        );
     }
 }

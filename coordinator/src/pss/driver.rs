@@ -12,11 +12,7 @@ use crate::{
     events::Events,
 };
 use kage_coordinator_core::config::Cluster;
-use kage_proto::{
-    agent::v1::agent_client::AgentClient,
-    coordinator::v1::PowerSavingStatus,
-    tls::Pki,
-};
+use kage_proto::{agent::v1::agent_client::AgentClient, coordinator::v1::PowerSavingStatus, tls::Pki};
 use kage_pss_core::{
     Input as Core, Pss,
     execute::{Action, Event, JobId, JobResult, Recorded, SignalId},

@@ -118,8 +118,8 @@ pub fn inventory(now: Time, cluster: &Cluster, ledger: &Ledger, seen: &Seen) -> 
     }
     let groups = cluster.groups.iter().map(|(name, group)| {
         let rows = |place: &DomainName| tables.operation.get(place).or_else(|| tables.suspend.get(place));
-        let places = group.members.iter().filter_map(|member| DomainName::new(member.as_str()).ok());
-        let members = places.filter_map(|place| rows(&place).map(|row| row.vm.clone())).collect();
+        let places = group.members.iter().filter_map(|member| cluster.targets.get(member)?.domain());
+        let members = places.filter_map(|place| rows(place).map(|row| row.vm.clone())).collect();
         let condition = tables.state.get(name).map_or(Condition::Moderate, |row| row.condition);
         (name.clone(), Group { members, condition, wanted: condition })
     });
@@ -149,7 +149,8 @@ fn host(cluster: &Cluster, tables: &Tables, seen: &Seen, name: &AgentId) -> Host
         (true, None) => WakePath::Unproven,
         (false, _) => WakePath::None,
     };
-    let of = |(awake, asleep): (u32, u32)| HostWatts { awake: Watts::of(awake.into()), asleep: Watts::of(asleep.into()) };
+    let of =
+        |(awake, asleep): (u32, u32)| HostWatts { awake: Watts::of(awake.into()), asleep: Watts::of(asleep.into()) };
     Host {
         state,
         awake_since: Time::ZERO,

@@ -80,10 +80,7 @@ fn of_group(group: &Group) -> GroupPolicy {
     let of = |percents: Percents| Thresholds {
         light: Percent::of(percents.light),
         moderate1: Percent::of(percents.moderate1),
-        heavy: Some(HeavyThresholds {
-            moderate2: Percent::of(percents.moderate2),
-            heavy: Percent::of(percents.heavy),
-        }),
+        heavy: Some(HeavyThresholds { moderate2: Percent::of(percents.moderate2), heavy: Percent::of(percents.heavy) }),
     };
     let (light, moderate, heavy) = group.repeats;
     GroupPolicy {

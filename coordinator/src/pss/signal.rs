@@ -8,8 +8,8 @@ use super::{
 use kage_proto::{
     channel::reason,
     sif::v1::{
-        BeginTransitionRequest, EndTransitionRequest, GetLedgerRequest, GetTablesRequest, GroupChange, PutStepRequest,
-        StateRow, StepState, TakeTransitionRequest, sif_client::SifClient,
+        BeginTransitionRequest, EndTransitionRequest, GetLedgerRequest, GetTablesRequest, PutStepRequest, StateRow,
+        StepState, TakeTransitionRequest, sif_client::SifClient,
     },
 };
 use kage_pss_core::{
@@ -89,12 +89,8 @@ pub fn message(
             generation: plan.generation.0,
             // A plan is names and numbers: it can be written.
             plan: serde_json::to_string(plan).unwrap_or_default(),
-            steps: plan.steps().map(wire::step).collect(),
-            groups: plan.groups.iter().map(|(group, (before, after))| GroupChange {
-                group: group.to_string(),
-                before: wire::condition(*before).into(),
-                after: wire::condition(*after).into(),
-            }).collect(),
+            steps: plan.steps().map(Into::into).collect(),
+            groups: plan.groups.iter().map(Into::into).collect(),
         }),
         Signal::StepBegun { index, undo } => {
             let state = if *undo { StepState::UndoBegun } else { StepState::Begun };
@@ -113,9 +109,7 @@ pub fn message(
             let why = if missing.is_empty() { String::new() } else { format!("{} steps are missing", missing.len()) };
             Message::End(end(id, by, true, conditions, why))
         }
-        Signal::RolledBack { conditions, left: _, why } => {
-            Message::End(end(id, by, false, conditions, why.clone()))
-        }
+        Signal::RolledBack { conditions, left: _, why } => Message::End(end(id, by, false, conditions, why.clone())),
     }
 }
 
@@ -132,7 +126,7 @@ fn end(
 ) -> EndTransitionRequest {
     let row = |(group, condition): (&GroupName, &Condition)| StateRow {
         group: group.to_string(),
-        condition: wire::condition(*condition).into(),
+        condition: wire::condition(*condition),
         base: String::new(),
     };
     EndTransitionRequest { id, by, committed, state: conditions.iter().map(row).collect(), why }
@@ -140,7 +134,7 @@ fn end(
 
 /// Where each group that is Light is gathered, by the tables with all steps in them.
 pub fn put_bases(request: &mut EndTransitionRequest, ledger: &Ledger) {
-    for row in request.state.iter_mut().filter(|row| row.condition == i32::from(wire::condition(Condition::Light))) {
+    for row in request.state.iter_mut().filter(|row| row.condition == wire::condition(Condition::Light)) {
         let base = row.group.parse().ok().and_then(|group| ledger.base_of(&group, Condition::Light));
         row.base = base.map(String::from).unwrap_or_default();
     }
@@ -195,7 +189,10 @@ impl Sif {
             Message::End(mut request) => {
                 let id = request.id;
                 match client.get_tables(with_deadline(GetTablesRequest {})).await {
-                    Ok(tables) => put_bases(&mut request, &wire::ledger(tables.into_inner())),
+                    Ok(tables) => match wire::ledger(&tables.into_inner()) {
+                        Ok(ledger) => put_bases(&mut request, &ledger),
+                        Err(error) => return Answer::Refused(error.to_string()),
+                    },
                     Err(status) => return Answer::Unknown(reason(&status)),
                 }
                 match client.end_transition(with_deadline(request)).await {

@@ -13,7 +13,11 @@ pub fn cluster() -> Cluster {
     );
     text += &agent("mgmt", "10.77.0.2", "");
     for number in 1..=3 {
-        text += &agent(&format!("rs{number}"), &format!("10.77.0.1{number}"), &format!("mac = \"52:54:00:77:00:1{number}\""));
+        text += &agent(
+            &format!("rs{number}"),
+            &format!("10.77.0.1{number}"),
+            &format!("mac = \"52:54:00:77:00:1{number}\""),
+        );
         text += &format!("[[host]]\nagent = \"rs{number}\"\n");
     }
     for (name, host, last) in [("mail1", "rs1", 101), ("mail2", "rs2", 104)] {
@@ -25,7 +29,7 @@ pub fn cluster() -> Cluster {
 
 fn target(name: &str, host: &str, last: u8) -> String {
     format!(
-        "[[target]]\nname = \"{name}\"\nagent = \"{host}\"\nvips = [\"10.77.0.{last}\"]\n\
+        "[[target]]\nname = \"{name}\"\nvm = {{ domain = \"{name}\", host = \"{host}\" }}\naddress = \"10.77.1.{last}\"\nvips = [\"10.77.0.{last}\"]\n\
          backup = {{ agent = \"mgmt\", domain = \"mailb\" }}\n"
     )
 }

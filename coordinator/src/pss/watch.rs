@@ -53,7 +53,7 @@ async fn follow_tables(
 ) -> Result<(), Status> {
     let mut stream = client.watch_tables(WatchTablesRequest {}).await?.into_inner();
     while let Some(tables) = stream.message().await? {
-        let read = Arc::new(wire::ledger(tables));
+        let read = Arc::new(wire::ledger(&tables)?);
         ledger.send_replace(read.clone());
         inputs.send(Input::Ledger(read)).await;
     }
@@ -113,7 +113,9 @@ fn speed(facts: &Facts) -> u32 {
 /// What an agent tells of its host.
 pub fn seen(facts: &Facts, vms: &[Vm]) -> SeenHost {
     let wakes = facts.nics.iter().find(|nic| nic.wake_on.contains('g') && !nic.mac.is_empty());
-    let vm = |vm: &Vm| Some((vm.domain.parse().ok()?, SeenVm { state: state(&vm.state), memory: Bytes(vm.memory_max_bytes) }));
+    let vm = |vm: &Vm| {
+        Some((vm.domain.parse().ok()?, SeenVm { state: state(&vm.state), memory: Bytes(vm.memory_max_bytes) }))
+    };
     SeenHost {
         up: true,
         memory: Bytes(facts.memory_bytes),

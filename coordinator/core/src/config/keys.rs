@@ -181,7 +181,12 @@ pub const TARGET: Section = Section {
     about: "A supervised server.",
     keys: &[
         key("name", "name", "", "for people and commands"),
-        key("agent", "name of an agent", "", "the machine that it is; with `vm` the agent inside it, which need not be there"),
+        key(
+            "agent",
+            "name of an agent",
+            "",
+            "the machine that it is; with `vm` the agent inside it, which need not be there",
+        ),
         key("vm", "table", "none: a machine", "it is a virtual server on a real server"),
         key("address", "IP address", "its agent's", "pinged and probed there; required with `vm` and no agent"),
         key("vips", "list of IP addresses", "", "the virtual IPs that its clients use"),

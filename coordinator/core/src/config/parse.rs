@@ -257,7 +257,10 @@ fn targets(
             vm::guest(faults, &table, inner.as_ref(), agents);
         }
         if table.has("vm") && !table.has("agent") && !table.has("address") {
-            let text = format!("{}: address is missing: a virtual server without an agent of its own is pinged there", table.place);
+            let text = format!(
+                "{}: address is missing: a virtual server without an agent of its own is pinged there",
+                table.place
+            );
             faults.missing(table.span.clone(), text);
         }
         let vips = vips(faults, &table, name.as_ref().map(Given::get_ref), agents, &mut taken);

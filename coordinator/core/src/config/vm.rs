@@ -61,7 +61,8 @@ pub(super) fn vm(
     if let Some(host) = &host
         && machines.get(host.get_ref()).is_some_and(|machine| machine.guard != Guard::Tap)
     {
-        let reason = format!("[[agent]] {} needs guard = \"tap\": it guards what its virtual servers send", host.get_ref());
+        let reason =
+            format!("[[agent]] {} needs guard = \"tap\": it guards what its virtual servers send", host.get_ref());
         faults.value(&table.place, "host", host.span(), reason);
     }
     if let (Some(domain), Some(name)) = (&domain, name)
@@ -98,8 +99,17 @@ pub(super) fn check(faults: &mut Faults<'_>, targets: &BTreeMap<TargetName, Targ
     for (domain, (name, span)) in taken {
         let backs = |(_, target): &(&TargetName, &Target)| target.backup.domain == *domain;
         if let Some((other, _)) = targets.iter().find(backs) {
-            let whose = if other == name { "its own backup server".to_owned() } else { format!("the backup server of {other}") };
-            faults.value(&format!("[[target]] {name} vm"), "domain", span.clone(), format!("{whose} has that name: give it another"));
+            let whose = if other == name {
+                "its own backup server".to_owned()
+            } else {
+                format!("the backup server of {other}")
+            };
+            faults.value(
+                &format!("[[target]] {name} vm"),
+                "domain",
+                span.clone(),
+                format!("{whose} has that name: give it another"),
+            );
         }
     }
     for (name, target) in targets.iter().filter(|(_, target)| target.vm.is_some()) {

@@ -2,12 +2,7 @@
 //! one a virtual IP belongs to, what sleeps on purpose. Virtual IPs follow them by planned moves.
 
 use super::*;
-use crate::{
-    arrangement::Arrangement,
-    config::Target,
-    event::Cause,
-    placement::Owner,
-};
+use crate::{arrangement::Arrangement, config::Target, event::Cause, placement::Owner};
 use kage_types::{DomainName, Tables};
 
 /// What an agent says of a VIP whose virtual server has left it by live migration begins like this.
@@ -31,7 +26,8 @@ impl Coordinator {
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
         let Some(tables) = &self.tables else { return false };
-        let asleep = |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
+        let asleep =
+            |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
         let guest = |target: &Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
         asleep(agent) || self.cluster.targets.values().any(|target| guest(target) && self.is_suspended(target))
     }
@@ -151,7 +147,9 @@ impl Coordinator {
 
     /// After a new term, and a change of the configuration.
     pub(super) fn tell_arrangement(&mut self) {
-        let known = |tables: &Tables| !(tables.operation.is_empty() && tables.suspend.is_empty() && tables.real_servers.is_empty());
+        let known = |tables: &Tables| {
+            !(tables.operation.is_empty() && tables.suspend.is_empty() && tables.real_servers.is_empty())
+        };
         if !Arrangement::of(&self.cluster).is_empty() || self.tables.as_ref().is_some_and(known) {
             self.signal(Signal::Arrangement);
         }
@@ -195,7 +193,8 @@ impl Coordinator {
             return false;
         }
         let about = |(name, target): &(&TargetName, &Target)| {
-            let concerned = target.domain().is_some() && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
+            let concerned = target.domain().is_some()
+                && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
             **name == state.target || concerned || backs(target)
         };
         let mut concerned = self.cluster.targets.iter().filter(about);

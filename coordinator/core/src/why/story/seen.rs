@@ -153,7 +153,8 @@ impl Teller {
             | JobFor::LongLease(_)
             | JobFor::LongReturned(_)
             | JobFor::Pause(..)
-            | JobFor::Order(_) | JobFor::Signal => {}
+            | JobFor::Order(_)
+            | JobFor::Signal => {}
         }
     }
 
