@@ -125,6 +125,8 @@ pub enum Input {
     Ordered(DomainName, Term, u64, oneshot::Sender<bool>),
     /// This domain's VIPs are at this port from now on; false: it has VIPs at another.
     BindTap(DomainName, TapPort, oneshot::Sender<bool>),
+    /// This domain's live VIPs are announced once more.
+    Announce(DomainName),
     /// This VIP is about to come to this place.
     Prepare(Vip, Place),
     /// Status.
@@ -184,6 +186,8 @@ pub enum Command {
     Release(Term, AskVip),
     /// Let go of all this VM's.
     ReleaseVm(DomainName),
+    /// Live migration has moved this VM, to there: its VIPs are over here, which is told.
+    SwitchedOver(DomainName, String),
     /// The machine goes down or to sleep: let go of everything, and take nothing.
     ReleaseAll,
     /// Obtain a long lease.

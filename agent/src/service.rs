@@ -3,6 +3,7 @@
 mod lease;
 mod look;
 mod machine;
+mod sleep;
 mod vms;
 mod voter;
 mod writers;
@@ -188,7 +189,7 @@ impl Agent for AgentService {
 
     async fn suspend_host(&self, request: Request<v1::HostRequest>) -> Reply<v1::HostReply> {
         audit::about(request.get_ref());
-        self.0.go_down(request, machine::Down::Suspend).await.map(Response::new)
+        self.0.suspend_host(request).await.map(Response::new)
     }
 
     async fn wake(&self, request: Request<v1::WakeRequest>) -> Reply<v1::WakeReply> {

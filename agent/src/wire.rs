@@ -6,7 +6,7 @@ use kage_proto::{
     coordinator::v1::{self as coordinator, VoterAddress},
 };
 use kage_types::{AgentId, Epoch, LeaseTiming, Nonce, Term, Vip};
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 /// The most VIPs one agent is given; a longer list is a mistake.
 const MAX_VIPS: usize = 4096;
@@ -125,12 +125,14 @@ pub fn grant(wire: &agent::Grant) -> Grant {
 
 /// As an event tells it.
 #[must_use]
-pub fn loss(reason: &LossReason) -> &'static str {
+pub fn loss(reason: &LossReason) -> Cow<'static, str> {
     match reason {
-        LossReason::Lapsed => "lapsed",
-        LossReason::Superseded => "superseded",
-        LossReason::Released => "released",
-        LossReason::ClockJumped => "clock-jumped",
+        LossReason::Lapsed => "lapsed".into(),
+        LossReason::Superseded => "superseded".into(),
+        LossReason::Released => "released".into(),
+        LossReason::ClockJumped => "clock-jumped".into(),
+        // The coordinator knows it by its beginning.
+        LossReason::SwitchedOver(to) => format!("switched over to {to}").into(),
     }
 }
 

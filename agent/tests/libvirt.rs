@@ -190,6 +190,7 @@ async fn a_domain_moves() {
         bandwidth_bytes_per_s: Some(1 << 20),
         max_downtime: Some(Duration::from_millis(200)),
         persist: true,
+        keep: false,
         auto_converge: false,
         deadline: LONG,
     };

@@ -67,6 +67,8 @@ fn text(facts: &v1::Facts) -> String {
     line("reboot", &facts.reboot);
     line("power-off", &facts.power_off);
     line("suspend", &facts.suspend);
+    line("woken by", &facts.wake);
+    line("alarm", &facts.alarm);
     line(
         "sleep states",
         &if facts.sleep_states.is_empty() { "none".to_owned() } else { facts.sleep_states.join(", ") },
@@ -127,7 +129,7 @@ fn json(facts: &v1::Facts) -> serde_json::Value {
         "kernel": facts.kernel, "arch": facts.arch, "cpus": facts.cpus, "memory_bytes": facts.memory_bytes,
         "nics": facts.nics.iter().map(nic).collect::<Vec<_>>(), "uptime_ms": facts.uptime_ms, "boot_id": facts.boot_id,
         "init": facts.init, "init_reason": facts.init_reason, "reboot": facts.reboot, "power_off": facts.power_off,
-        "suspend": facts.suspend, "sleep_states": facts.sleep_states, "guard": facts.guard,
+        "suspend": facts.suspend, "wake": facts.wake, "alarm": facts.alarm, "sleep_states": facts.sleep_states, "guard": facts.guard,
         "nf_tables": facts.nf_tables, "clock": facts.clock, "libvirt": facts.libvirt, "witness": facts.witness,
         "network_managers": parties(&facts.network_managers), "firewalls": parties(&facts.firewalls),
         "services": facts.services.iter().map(service).collect::<serde_json::Map<_, _>>(),

@@ -209,11 +209,11 @@ impl Agents {
                     client.release_vip(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::ResumeVm { domain } => {
-                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0 };
+                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
                     client.resume_vm(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::PauseVm { domain } => {
-                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0 };
+                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
                     let name = request.domain.clone();
                     if let Err(refused) = client.pause_vm(with_deadline(request, deadline)).await {
                         off_anyway(&mut client, &name, refused, deadline).await?;
@@ -224,7 +224,8 @@ impl Agents {
                     client.restart_service(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::Reboot => {
-                    client.reboot_host(with_deadline(HostRequest { authority, force: false }, deadline)).await?;
+                    let request = HostRequest { authority, ..HostRequest::default() };
+                    client.reboot_host(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::Wake { mac } => {
                     let request = WakeRequest { authority, mac, interface: String::new() };

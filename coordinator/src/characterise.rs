@@ -238,7 +238,7 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 fn vm(term: Term, domain: String) -> VmRequest {
-    VmRequest { authority: Some(Authority { term: term.0 }), domain, timeout_ms: 0, order: 0 }
+    VmRequest { authority: Some(Authority { term: term.0 }), domain, ..VmRequest::default() }
 }
 
 async fn tell(say: &Say, name: &str, measured: Option<&Measured>) {

@@ -53,7 +53,7 @@ fn any_text() -> impl Strategy<Value = String> {
 
 fn event() -> impl Strategy<Value = wire::AgentEvent> {
     use wire::agent_event::Event as E;
-    let kind = (any_text(), any_text(), any::<u64>(), 0..9u8).prop_map(|(a, b, number, kind)| match kind {
+    let kind = (any_text(), any_text(), any::<u64>(), 0..10u8).prop_map(|(a, b, number, kind)| match kind {
         0 => E::Vm(wire::VmLifecycle { domain: a, event: "crashed".into(), detail: b }),
         1 => E::Vm(wire::VmLifecycle { domain: a, event: b.clone(), detail: b }),
         2 => E::Service(wire::ServiceState { service: a, state: b.clone(), detail: b, ..Default::default() }),
@@ -62,6 +62,7 @@ fn event() -> impl Strategy<Value = wire::AgentEvent> {
         5 => E::GoingDown(wire::GoingDown { what: b }),
         6 => E::GuardReinstalled(wire::GuardReinstalled { reason: b }),
         7 => E::Warning(wire::Warning { text: b }),
+        8 => E::Woke(wire::Woke { slept_ms: number, failed: b }),
         _ => E::Missed(number),
     });
     (kind, any::<u32>()).prop_map(|(event, age_ms)| wire::AgentEvent {

@@ -185,6 +185,10 @@ fn fresh(event: wire::AgentEvent) -> Option<AgentReport> {
             AgentReport::Other(cut(format!("the address {} was put back: somebody had taken it off", put.vip)))
         }
         E::Warning(warning) => AgentReport::Other(cut(warning.text)),
+        E::Woke(woke) if !woke.failed.is_empty() => {
+            AgentReport::Other(cut(format!("its machine did not sleep: {}", woke.failed)))
+        }
+        E::Woke(woke) => AgentReport::Other(format!("its machine slept for {} s and is back", woke.slept_ms / 1000)),
         E::Missed(count) => AgentReport::Other(format!("{count} events were dropped")),
     })
 }

@@ -6,6 +6,7 @@
 
 mod kernel;
 mod owner;
+mod sleep;
 mod voter;
 mod writers;
 
@@ -15,6 +16,7 @@ pub use owner::{
     Adopted, Assignment, CommandId, CommandResult, HoldRefused, LossReason, OnCoordinatorLoss, Owner, OwnerAction,
     OwnerEvent, OwnerMemory, Place, RenewedBy, VipView,
 };
+pub use sleep::{Idle, NotIdle, SleepPlan, SleepStep, SleepUndo};
 pub use voter::{Voter, VoterAction, VoterEvent, VoterStore};
 pub use writers::{Halt, HaltOutcome, WriterAction, WriterConfig, WriterEvent, WriterMemory, Writers};
 

@@ -13,6 +13,7 @@ use std::{
 
 use memory::Durable;
 pub use memory::OwnerMemory;
+use switch::Switching;
 
 /// Unanswered requests remembered. At one request per R this is several leases' worth: older answers are void anyway.
 const MAX_OUTSTANDING: usize = 64;
@@ -134,6 +135,16 @@ pub enum OwnerEvent {
         /// Which.
         domain: DomainName,
     },
+    /// A VM has been moved by live migration: it stands still here and runs, or is about to, on another host. What it holds
+    /// is over here at this epoch, and said to be once that is durable (rule 8).
+    SwitchedOver {
+        /// To be answered.
+        command: CommandId,
+        /// Which.
+        domain: DomainName,
+        /// Where to, in words.
+        to: String,
+    },
     /// CLOCK_BOOTTIME jumped: the machine slept, elements did not age.
     ClockJumped,
     /// The guard was removed by somebody and put back: its elements are gone, or may be.
@@ -209,6 +220,9 @@ pub enum LossReason {
     Released,
     /// The machine slept.
     ClockJumped,
+    /// The VM was moved to this host by live migration. The elements are gone and the epoch is over here, durably: as good
+    /// as a release that was asked for.
+    SwitchedOver(String),
 }
 
 /// By whose word the lease was last renewed.
@@ -393,6 +407,7 @@ pub struct Owner {
     /// The machine was said to stop or sleep; believed until then.
     leaving: Option<Time>,
     durable: Durable,
+    switching: Switching,
     #[cfg(feature = "sabotage")]
     sabotage: Option<crate::Sabotage>,
 }
@@ -426,6 +441,7 @@ impl Owner {
             orders: BTreeMap::new(),
             held: BTreeMap::new(),
             durable: Durable::new(&memory),
+            switching: Switching::default(),
             floors: memory.floors,
             outstanding: BTreeMap::new(),
             last_nonce: Nonce(0),
@@ -607,6 +623,7 @@ impl Owner {
             OwnerEvent::ReleaseVm { command, domain } => {
                 self.release_where(command, |place| *place == Place::Vm(domain.clone()), actions);
             }
+            OwnerEvent::SwitchedOver { command, domain, to } => self.switched_over(command, &domain, &to, actions),
             OwnerEvent::ClockJumped => self.clock_jumped(actions),
             OwnerEvent::GuardBack => self.guard_back(now, actions),
             OwnerEvent::Kernel { op, outcome, at } => self.kernel_done(now, op, outcome, at, actions),
@@ -621,5 +638,6 @@ impl Owner {
 mod acquire;
 mod memory;
 mod renew;
+mod switch;
 #[cfg(test)]
 mod tests;

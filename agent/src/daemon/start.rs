@@ -192,7 +192,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
     let session = tokio::spawn(session.run(stop.clone()));
 
     let vms = Vms::start(config.libvirt.as_ref())?;
-    vms.watch(events.clone(), handle.clone());
+    vms.watch(events.clone(), handle.clone(), interface);
     services.watch(events.clone(), handle.clone());
     let listen = config.listen;
     let power = Power::new(config.power.clone());

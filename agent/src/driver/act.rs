@@ -71,12 +71,12 @@ impl Driver {
                     self.lease_lost(ask.vip, &reason);
                 }
                 let reason = wire::loss(&reason);
-                tracing::warn!(vip = %ask.vip, epoch = %ask.epoch, reason, "lease lost");
+                tracing::warn!(vip = %ask.vip, epoch = %ask.epoch, %reason, "lease lost");
                 if place == Place::Host {
                     self.hands.order(Order::Close(ask.vip));
                 }
                 let (vip, epoch) = (ask.vip.to_string(), ask.epoch.0);
-                self.events.publish(Event::LeaseLost(LeaseLost { vip, epoch, reason: reason.to_owned() }));
+                self.events.publish(Event::LeaseLost(LeaseLost { vip, epoch, reason: reason.into_owned() }));
             }
             OwnerAction::Store(held) => {
                 let state = OwnerState {

@@ -5,7 +5,7 @@ use super::{
     task::{Driver, Question, Relay, Reply},
 };
 use crate::{guard::now, hands::Order, wire};
-use kage_agent_core::{CommandId, OwnerEvent, Place, VoterEvent};
+use kage_agent_core::{CommandId, OwnerAction, OwnerEvent, Place, VipView, VoterEvent};
 use kage_proto::agent::v1::{VoteReply, vote_reply::Answer};
 use kage_types::{Nonce, Term};
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Driver {
                 let reply = match &what {
                     Command::Release(_, ask) => Reply::Released(Some(ask.vip), reply),
                     Command::ReleaseAll => Reply::Released(None, reply),
-                    Command::ReleaseVm(_) | Command::PrepareStop => Reply::Plain(reply),
+                    Command::ReleaseVm(_) | Command::SwitchedOver(..) | Command::PrepareStop => Reply::Plain(reply),
                 };
                 let command = self.next_command(reply);
                 self.command(command, what);
@@ -68,6 +68,14 @@ impl Driver {
                     self.taps.insert(domain, port);
                 }
                 let _ = reply.send(free);
+            }
+            Input::Announce(domain) => {
+                let place = Place::Vm(domain);
+                let live = |view: &VipView| view.place == place && view.state == "live";
+                let vips: Vec<_> = self.owner.vips().filter(live).map(|view| view.vip).collect();
+                for vip in vips {
+                    self.act(OwnerAction::Announce { vip, place: place.clone() });
+                }
             }
             Input::Prepare(vip, place) => {
                 if place == Place::Host && self.owner.vips().all(|view| view.vip != vip) {
@@ -139,6 +147,7 @@ impl Driver {
         match what {
             Command::Release(term, ask) => self.step(OwnerEvent::Release { command, term, ask }),
             Command::ReleaseVm(domain) => self.step(OwnerEvent::ReleaseVm { command, domain }),
+            Command::SwitchedOver(domain, to) => self.step(OwnerEvent::SwitchedOver { command, domain, to }),
             Command::ReleaseAll => self.step(OwnerEvent::ReleaseAll { command }),
             Command::PrepareStop => {
                 // Nobody renews the addresses' life until the next process does.

@@ -14,7 +14,7 @@ use kage_agent_core::{
     CommandId, CommandResult, HoldRefused, KernelOutcome, OpId, Owner, OwnerAction, OwnerEvent, Voter, VoterEvent,
     Writers,
 };
-use kage_proto::agent::v1::{VoteReply, VoteRequest};
+use kage_proto::agent::v1::{VoteReply, VoteRequest, Woke, agent_event::Event};
 use kage_types::{AgentId, DomainName, Epoch, Nonce, Term, Time, Vip};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -260,6 +260,8 @@ impl Driver {
             let mut actions = Vec::new();
             if let Some(slept) = self.sleep.slept() {
                 tracing::warn!(slept_ms = slept.as_millis(), "this machine slept: all leases are void");
+                let slept_ms = u64::try_from(slept.as_millis()).unwrap_or(u64::MAX);
+                self.events.publish(Event::Woke(Woke { slept_ms, failed: String::new() }));
                 self.owner.step(now(), OwnerEvent::ClockJumped, &mut actions);
             }
             self.owner.step(now(), event, &mut actions);

@@ -19,7 +19,9 @@ impl Driver {
         let time = now();
         let until = match reason {
             LossReason::Lapsed => self.owner.owned_until(vip).unwrap_or(time),
-            LossReason::Superseded | LossReason::Released | LossReason::ClockJumped => time,
+            LossReason::Superseded | LossReason::Released | LossReason::ClockJumped | LossReason::SwitchedOver(_) => {
+                time
+            }
         };
         self.step_writers(WriterEvent::Lost { vip, until });
     }

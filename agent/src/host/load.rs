@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::clock;
+use super::{clock, energy::Energy};
 
 /// The first bytes of `/proc/stat` hold the sum of all CPUs and some CPUs; the rest (interrupts) is never used.
 const FIRST_BUFFER: usize = 16 * 1024;
@@ -89,6 +89,8 @@ pub struct HostLoad {
     pub load_average: [f32; 3],
     /// None where the kernel has no PSI.
     pub pressure: Option<Pressure>,
+    /// Microjoules the machine's packages have used; see [`super::energy`]. Only differences mean something.
+    pub energy_uj: Option<u64>,
 }
 
 /// A file of `/proc` that could not be read or understood.
@@ -117,6 +119,7 @@ pub struct Sampler {
     nics: Source,
     load_average: Source,
     pressure: Option<[Source; 3]>,
+    energy: Energy,
     buffer: Vec<u8>,
 }
 
@@ -140,6 +143,7 @@ impl Sampler {
             nics: Source::open("/proc/thread-self/net/dev").or_else(|_| Source::open("/proc/net/dev"))?,
             load_average: Source::open("/proc/loadavg")?,
             pressure: pressure.ok(),
+            energy: Energy::find(),
             buffer: vec![0; FIRST_BUFFER],
         })
     }
@@ -166,6 +170,7 @@ impl Sampler {
             })(),
             None => None,
         };
+        load.energy_uj = self.energy.read();
         Ok(load)
     }
 }

@@ -5,6 +5,7 @@
 pub mod clock;
 #[cfg(feature = "dbus")]
 pub mod dbus;
+pub mod energy;
 pub mod facts;
 pub mod load;
 pub mod nic;

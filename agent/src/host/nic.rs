@@ -95,6 +95,16 @@ pub enum WakeError {
         /// ethtool's letters.
         supported: String,
     },
+    /// It was set, and is not there when read back.
+    #[error(
+        "{nic} did not keep Wake-on-LAN by magic packet (it has {enabled:?}); update its driver, or set [power] arm_wake"
+    )]
+    NotKept {
+        /// The card.
+        nic: String,
+        /// ethtool's letters.
+        enabled: String,
+    },
 }
 
 /// All network cards but loopback, by name. What can't be read is left out.
@@ -190,6 +200,23 @@ pub fn set_wake_on(nic: &str, flags: WakeFlags) -> Result<(), WakeError> {
     ethtool(nic, &mut info).map_err(|source| WakeError::Ioctl { nic: nic.to_owned(), action: "set", source })
 }
 
+/// Makes sure that a magic packet wakes the host, beside what wakes it already: set if need be, and read back.
+///
+/// # Errors
+/// [`WakeError`].
+pub fn arm_magic(nic: &str) -> Result<(), WakeError> {
+    let before = wake_on(nic)?.enabled;
+    if before.contains(WakeFlags::MAGIC) {
+        return Ok(());
+    }
+    set_wake_on(nic, WakeFlags(before.0 | WakeFlags::MAGIC.0))?;
+    let enabled = wake_on(nic)?.enabled;
+    if enabled.contains(WakeFlags::MAGIC) {
+        return Ok(());
+    }
+    Err(WakeError::NotKept { nic: nic.to_owned(), enabled: enabled.to_string() })
+}
+
 fn ethtool(nic: &str, info: &mut WolInfo) -> io::Result<()> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: a structure of integers and pointers, for which zero is a value.
@@ -224,6 +251,7 @@ mod tests {
     fn a_card_without_wake_on_lan_says_so() {
         let error = set_wake_on("lo", WakeFlags::MAGIC).expect_err("loopback");
         assert!(matches!(error, WakeError::Ioctl { action: "read", .. }), "{error}");
+        assert!(arm_magic("lo").is_err());
         assert!(wake_on("a-name-too-long-for-a-card").is_err());
     }
 

@@ -1,14 +1,23 @@
 //! Reboot, power-off and suspend of this host.
 
+mod alarm;
+mod wake;
+
+pub use alarm::AlarmSet;
+
 use super::run::{RunError, run};
 use rustix::system::{RebootCommand, reboot};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::{JoinError, spawn_blocking},
+};
 
 /// Written to by the kernel's clients to sleep, read for what it can do.
 const SYS_POWER_STATE: &str = "/sys/power/state";
@@ -16,6 +25,8 @@ const SYS_POWER_STATE: &str = "/sys/power/state";
 const SYSTEMD: &str = "/run/systemd/system";
 /// How long a forced reboot waits for file systems to be written.
 const SYNC: Duration = Duration::from_secs(2);
+/// Beyond any: what limits a suspension is time awake.
+const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Commands instead of this system's own; for a system that needs more than those, and for the lab.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +38,12 @@ pub struct PowerConfig {
     pub power_off: Option<Vec<String>>,
     /// Program and arguments that suspend to memory; may end before or after the sleep.
     pub suspend: Option<Vec<String>>,
+    /// Program and arguments that make the machine wake by itself after `{seconds}` (appended where that is not in it);
+    /// 0 seconds: not any more. Instead of the real-time clock's alarm.
+    pub alarm: Option<Vec<String>>,
+    /// Program and arguments that make sure that the machine can be woken from outside, run before each sleep. Instead of
+    /// Wake-on-LAN by ethtool.
+    pub arm_wake: Option<Vec<String>>,
     /// Instead of `reboot`, where it must happen at once.
     pub forced_reboot: Option<Vec<String>>,
     /// Instead of `power_off`, where it must happen at once.
@@ -39,7 +56,7 @@ pub enum PowerError {
     /// The command failed.
     #[error("the host's {what} command failed")]
     Command {
-        /// "reboot", "power-off", "suspend".
+        /// "reboot", "power-off", "suspend", "alarm", "arm_wake".
         what: &'static str,
         /// Its error.
         source: RunError,
@@ -66,6 +83,22 @@ pub enum PowerError {
         /// The deadline.
         after: Duration,
     },
+    /// No alarm.
+    #[error("no alarm can be set at {}; is there a real-time clock (`rtcwake -m show`)? [power] alarm names another way", path.display())]
+    Alarm {
+        /// The clock's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Asleep, nothing could wake it.
+    #[error(
+        "nothing could wake this machine: {reason}; switch Wake-on-LAN on in its firmware, or set [power] arm_wake"
+    )]
+    NoWake {
+        /// Of each network card.
+        reason: String,
+    },
     /// A fault of our own.
     #[error("changing the host's power state failed inside the agent")]
     Internal(#[source] JoinError),
@@ -76,13 +109,15 @@ pub enum PowerError {
 #[derive(Clone, Debug, Default)]
 pub struct Power {
     config: PowerConfig,
+    /// One sleep at a time.
+    sleeping: Arc<Mutex<()>>,
 }
 
 impl Power {
     /// With the system's own commands where none is configured.
     #[must_use]
     pub fn new(config: PowerConfig) -> Self {
-        Self { config }
+        Self { config, sleeping: Arc::default() }
     }
 
     /// Begins an orderly reboot. `forced`: at once, file systems synced (for up to 2 s) but services not stopped.
@@ -132,15 +167,43 @@ impl Power {
     /// # Errors
     /// [`PowerError`]; Timeout only tells of time spent awake.
     pub async fn suspend(&self, deadline: Duration) -> Result<(), PowerError> {
+        let late = async {
+            // Neither clock does: one that is frozen from outside, as a whole, finds that both went on.
+            for _ in 0..deadline.as_secs().max(1) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = self.suspend_now() => done,
+            () = late => Err(PowerError::Timeout { what: "suspend", after: deadline }),
+        }
+    }
+
+    async fn suspend_now(&self) -> Result<(), PowerError> {
         if let Some(argv) = &self.config.suspend {
-            return command("suspend", argv, deadline).await;
+            return command("suspend", argv, LONGEST_SLEEP).await;
         }
         check_sleep(Path::new(SYS_POWER_STATE))?;
         if Path::new(SYSTEMD).exists() {
-            return command("suspend", &graceful("suspend", true), deadline).await;
+            return command("suspend", &graceful("suspend", true), LONGEST_SLEEP).await;
         }
         let path = PathBuf::from(SYS_POWER_STATE);
-        blocking("suspend", deadline, move || std::fs::write(path, "mem")).await
+        blocking("suspend", LONGEST_SLEEP, move || std::fs::write(path, "mem")).await
+    }
+
+    /// Begins a sleep; None: one has begun already. Ends when the value is dropped.
+    #[must_use]
+    pub fn begin_sleep(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.sleeping).try_lock_owned().ok()
+    }
+
+    /// Can this machine sleep at all?
+    ///
+    /// # Errors
+    /// [`PowerError::Unsupported`].
+    pub fn can_suspend(&self) -> Result<(), PowerError> {
+        if self.config.suspend.is_some() { Ok(()) } else { check_sleep(Path::new(SYS_POWER_STATE)) }
     }
 }
 
@@ -204,6 +267,8 @@ mod tests {
             reboot: touch("reboot"),
             power_off: touch("power_off"),
             suspend: touch("suspend"),
+            alarm: None,
+            arm_wake: None,
             forced_reboot: touch("forced_reboot"),
             forced_power_off: touch("forced_power_off"),
         });

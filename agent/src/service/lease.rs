@@ -12,6 +12,8 @@ use tonic::Status;
 
 /// Several leases: whatever is in the way is then no passing matter.
 const HOLD: Duration = Duration::from_secs(5);
+/// Of that, what opening takes at most as a rule.
+const OPEN: Duration = Duration::from_millis(500);
 
 fn term(term: u64) -> Result<Term, Status> {
     if term == 0 {
@@ -27,13 +29,16 @@ impl Shared {
         let term = term(request.term)?;
         let ask = AskVip { vip: wire::vip(&request.vip).map_err(invalid)?, epoch: Epoch(request.epoch) };
         self.handle.admit(term).await?;
-        let place = self.place(&request.domain).await?;
+        let deadline = limit(request.timeout_ms, HOLD);
+        // A guest that is arriving has its port soon; what is left then is for opening.
+        let wait = if request.prepare { Duration::ZERO } else { deadline.saturating_sub(OPEN.min(deadline / 2)) };
+        let place = self.place(&request.domain, wait).await?;
         if request.prepare {
             self.handle.prepare(ask.vip, place).await;
             return Ok(HoldVipReply { opened_after_ms: 0, announced_after_ms: 0 });
         }
-        let deadline = limit(request.timeout_ms, HOLD);
-        let opened = match tokio::time::timeout(deadline, self.handle.hold(term, ask, place)).await {
+        let left = deadline.saturating_sub(now().since(begun));
+        let opened = match tokio::time::timeout(left, self.handle.hold(term, ask, place)).await {
             Ok(opened) => opened?,
             Err(_) => {
                 let state = self.handle.leases().await?.vips.into_iter().find(|view| view.vip == ask.vip);
@@ -52,7 +57,7 @@ impl Shared {
     }
 
     /// The guard that is needed must stand, and a guest's port be known to the driver.
-    async fn place(&self, domain: &str) -> Result<Place, Status> {
+    async fn place(&self, domain: &str, wait: Duration) -> Result<Place, Status> {
         let guard = self.guard.borrow().clone();
         let refuse = |reason: String| Err(Status::failed_precondition(reason));
         match (guard, domain.is_empty()) {
@@ -70,7 +75,7 @@ impl Shared {
             (GuardStatus::Tap, false) => {
                 let name = DomainName::new(domain).map_err(invalid)?;
                 let bridge = self.interface.ok_or_else(|| Status::internal("a tap guard without a bridge"))?;
-                let port = self.vms.port(&name, bridge).await?;
+                let port = self.vms.port(&name, bridge, wait).await?;
                 self.handle.bind_tap(&name, port).await?;
                 Ok(Place::Vm(name))
             }

@@ -75,6 +75,8 @@ impl Shared {
             firewalls: parties(facts.firewalls),
             nf_tables: facts.nf_tables,
             clock: facts.clock,
+            alarm: self.power.alarm_way(),
+            wake: self.power.wake_way(&facts.nics, &self.reached_by()),
         })
     }
 
@@ -196,6 +198,7 @@ fn load_sample(load: HostLoad) -> v1::LoadSample {
             .map(|nic| v1::NicCounters { name: nic.name, received_bytes: nic.rx_bytes, sent_bytes: nic.tx_bytes })
             .collect(),
         vms: Vec::new(),
+        energy_uj: load.energy_uj,
     }
 }
 

@@ -165,7 +165,6 @@ async fn state(service: &Service) -> v1::ServiceState {
 pub(super) enum Down {
     Reboot,
     PowerOff,
-    Suspend,
 }
 
 impl Down {
@@ -173,7 +172,6 @@ impl Down {
         match self {
             Down::Reboot => "reboot",
             Down::PowerOff => "power-off",
-            Down::Suspend => "suspend",
         }
     }
 }
@@ -227,8 +225,8 @@ impl Shared {
                 return Err(status);
             }
             // What is being stopped ends with the machine: a service that can't be stopped must not keep it from the reboot
-            // that cures it. Asleep it would go on where it was.
-            Err(_) if !force && how != Down::Suspend && self.handle.leases().await?.vips.is_empty() => {
+            // that cures it.
+            Err(_) if !force && self.handle.leases().await?.vips.is_empty() => {
                 tracing::warn!("services bound to a lease are still being stopped; going down, as no VIP is held");
             }
             Err(_) if !force => {
@@ -245,14 +243,13 @@ impl Shared {
             let done = match how {
                 Down::Reboot => shared.power.reboot(force, POWER).await,
                 Down::PowerOff => shared.power.power_off(force, POWER).await,
-                Down::Suspend => shared.power.suspend(POWER).await,
             };
             if let Err(error) = done {
                 tracing::error!(error = chain(&error), what = how.as_str(), "this machine did not go down");
                 let _ = shared.handle.tell(Input::Stays).await;
             }
         });
-        Ok(v1::HostReply {})
+        Ok(v1::HostReply::default())
     }
 
     pub(super) async fn wake(&self, request: Request<v1::WakeRequest>) -> Result<v1::WakeReply, Status> {

@@ -2,22 +2,20 @@
 
 #[cfg(not(feature = "libvirt"))]
 mod absent;
+mod follow;
+mod migrate;
 
 #[cfg(feature = "libvirt")]
 pub use crate::vm::Vm;
 #[cfg(not(feature = "libvirt"))]
 pub use absent::Vm;
 
-use super::{Many, Shared, limit};
+use super::{Shared, limit};
 use crate::{
     config::LibvirtConfig,
-    driver::{Command, Handle, TapPort},
-    events::Events,
-    guard::{IfName, now},
-    vm::{
-        ConnectionState, DomainEvent, DomainEventDetail, DomainEventKind, DomainInfo, DomainState, MigrateOptions,
-        Outcome, VmError, VmEvent,
-    },
+    driver::Command,
+    guard::now,
+    vm::{ConnectionState, DomainEvent, DomainEventDetail, DomainEventKind, DomainInfo, DomainState, Outcome, VmError},
     wire,
 };
 use kage_proto::agent::v1::{self, VmLifecycle, agent_event::Event};
@@ -27,28 +25,27 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
 /// Start and save, if the caller does not say.
 const SLOW: Duration = Duration::from_secs(120);
 /// An orderly shutdown, if the caller does not say.
 const SHUTDOWN: Duration = Duration::from_secs(90);
-/// A migration that takes longer is cancelled.
-const MIGRATE: Duration = Duration::from_secs(600);
 /// Guard closed and acknowledged.
 const RELEASE: Duration = Duration::from_secs(5);
 /// A clock that stood still for less is left to the guest's own time service.
 const NAP: Duration = Duration::from_secs(3);
 /// What the setting of a clock may cost a takeover.
 const SET_TIME: Duration = Duration::from_millis(300);
-/// A slow reader of progress misses none: there are four a second.
-const BACKLOG: usize = 16;
 
 /// libvirt's machines, or why there are none.
 #[derive(Clone)]
-pub struct Vms(Result<Vm, &'static str>, Arc<Mutex<BTreeMap<String, Sleep>>>);
+pub struct Vms {
+    vm: Result<Vm, &'static str>,
+    sleeps: Arc<Mutex<BTreeMap<String, Sleep>>>,
+    /// Domains that are being moved, and where to.
+    moving: Arc<Mutex<BTreeMap<String, String>>>,
+}
 
 /// What was seen of a domain's sleep, since this agent started.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,18 +68,22 @@ pub(super) enum Change {
 }
 
 impl Vms {
+    fn new(vm: Result<Vm, &'static str>) -> Self {
+        Self { vm, sleeps: Arc::default(), moving: Arc::default() }
+    }
+
     /// Connects in the background.
     ///
     /// # Errors
     /// No thread to be had.
     pub fn start(config: Option<&LibvirtConfig>) -> std::io::Result<Self> {
         let Some(config) = config else {
-            return Ok(Self(Err("no libvirt here: add [libvirt] to this agent's configuration"), Arc::default()));
+            return Ok(Self::new(Err("no libvirt here: add [libvirt] to this agent's configuration")));
         };
         #[cfg(feature = "libvirt")]
         {
             let config = crate::vm::VmConfig { uri: config.uri.clone(), ..Default::default() };
-            Ok(Self(Ok(Vm::start(&config)?), Arc::default()))
+            Ok(Self::new(Ok(Vm::start(&config)?)))
         }
         #[cfg(not(feature = "libvirt"))]
         {
@@ -90,24 +91,24 @@ impl Vms {
                 uri = config.uri,
                 "[libvirt] is ignored: this kage-agent was built without the feature libvirt"
             );
-            Ok(Self(Err("this kage-agent was built without the feature libvirt"), Arc::default()))
+            Ok(Self::new(Err("this kage-agent was built without the feature libvirt")))
         }
     }
 
     /// Is there a libvirt?
     #[must_use]
     pub fn are_here(&self) -> bool {
-        self.0.is_ok()
+        self.vm.is_ok()
     }
 
     fn vm(&self) -> Result<&Vm, Status> {
-        self.0.as_ref().map_err(|reason| Status::unimplemented(*reason))
+        self.vm.as_ref().map_err(|reason| Status::unimplemented(*reason))
     }
 
     /// As `GetFacts` tells it.
     #[must_use]
     pub fn connection(&self) -> String {
-        let vm = match &self.0 {
+        let vm = match &self.vm {
             Ok(vm) => vm,
             Err(_) if cfg!(not(feature = "libvirt")) => return "not built in".to_owned(),
             Err(reason) => return format!("disconnected: {reason}"),
@@ -132,55 +133,9 @@ impl Vms {
         found.ok_or_else(|| status(&VmError::NoDomain { domain: domain.to_owned() }))
     }
 
-    /// The domain's port of the guarded bridge.
-    ///
-    /// # Errors
-    /// FAILED_PRECONDITION: it does not run, or no card of it is on that bridge (macvtap, SR-IOV: can't be guarded).
-    pub async fn port(&self, domain: &DomainName, bridge: IfName) -> Result<TapPort, Status> {
-        let info = self.find(domain.as_str()).await?;
-        for nic in &info.nics {
-            let Some(tap) = nic.tap.as_deref().and_then(|tap| IfName::new(tap).ok()) else { continue };
-            let master = std::fs::read_link(format!("/sys/class/net/{tap}/master"));
-            if master.is_ok_and(|path| path.file_name().is_some_and(|name| name == bridge.as_str())) {
-                let mac = nic
-                    .mac
-                    .parse()
-                    .map_err(|error| Status::internal(format!("libvirt's address of {domain}: {error}")))?;
-                return Ok(TapPort { ifname: tap, mac });
-            }
-        }
-        Err(Status::failed_precondition(format!(
-            "domain {domain} (it is {}) has no interface on bridge {bridge}: start it, or attach it to {bridge}; \
-             macvtap and passed-through cards can't be guarded",
-            info.state
-        )))
-    }
-
-    /// Passes lifecycle events on, and lets go of the VIPs of domains that stopped by themselves. Must be called
-    /// within a tokio runtime.
-    pub fn watch(&self, events: Events, handle: Handle) {
-        let Ok(vm) = &self.0 else { return };
-        let (vms, mut changes) = (self.clone(), vm.events());
-        tokio::spawn(async move {
-            loop {
-                match changes.recv().await {
-                    Ok(VmEvent::Domain(event)) => {
-                        vms.slept(&event);
-                        events.publish(Event::Vm(lifecycle(&event)));
-                        vms.after(&event, &handle).await;
-                    }
-                    Ok(VmEvent::Connected { .. }) => tracing::info!("connected to libvirt"),
-                    Ok(VmEvent::Disconnected { reason, .. }) => tracing::warn!(reason, "libvirt is not connected"),
-                    Err(broadcast::error::RecvError::Lagged(missed)) => events.publish(Event::Missed(missed)),
-                    Err(broadcast::error::RecvError::Closed) => return,
-                }
-            }
-        });
-    }
-
     fn sleeps(&self) -> MutexGuard<'_, BTreeMap<String, Sleep>> {
         // Whole after each statement that holds it.
-        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sleeps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slept(&self, event: &DomainEvent) {
@@ -229,26 +184,6 @@ impl Vms {
             Err(error) => error.to_string(),
         };
         Ok(Some(format!("the clock of {domain} could not be set after its sleep: {why}")))
-    }
-
-    /// A domain that stands still must not speak for a VIP when it goes on: it starts without an element.
-    async fn after(&self, event: &DomainEvent, handle: &Handle) {
-        let stopped = matches!(
-            event.kind,
-            DomainEventKind::Stopped
-                | DomainEventKind::Suspended
-                | DomainEventKind::Crashed
-                | DomainEventKind::PmSuspended
-        );
-        let Ok(domain) = DomainName::new(event.domain.as_str()) else { return };
-        if !stopped {
-            return;
-        }
-        // The event may be old by now.
-        let runs = matches!(self.find(domain.as_str()).await, Ok(info) if info.state == DomainState::Running);
-        if !runs && let Err(error) = handle.command(Command::ReleaseVm(domain.clone())).await {
-            tracing::warn!(%domain, %error, "VIPs of a stopped domain were not released");
-        }
     }
 }
 
@@ -313,10 +248,17 @@ pub(super) fn to_sample(info: &DomainInfo) -> v1::VmSample {
         cpu_time_ns: info.cpu_time_ns,
         vcpus: info.vcpus,
         memory_max_bytes: info.memory_max_bytes,
-        memory_used_bytes: info.memory_resident_bytes.unwrap_or(info.memory_used_bytes),
+        memory_used_bytes: memory_used(info),
         received_bytes: info.nics.iter().map(|nic| nic.rx_bytes).sum(),
         sent_bytes: info.nics.iter().map(|nic| nic.tx_bytes).sum(),
     }
+}
+
+/// What a domain costs its host. The balloon's size is what the guest may use: all of it where no driver in the guest ever
+/// gives any back. So it counts only where libvirt does not tell what is resident. QEMU's own memory is left out.
+fn memory_used(info: &DomainInfo) -> u64 {
+    let used = info.memory_resident_bytes.unwrap_or(info.memory_used_bytes);
+    if info.memory_max_bytes == 0 { used } else { used.min(info.memory_max_bytes) }
 }
 
 fn status(error: &VmError) -> Status {
@@ -340,7 +282,16 @@ impl Shared {
         let v1::StartVmRequest { domain, paused, timeout_ms, .. } = request.into_inner();
         let begun = now();
         self.require_tap_guard()?;
-        self.vms.vm()?.start_domain(&domain, paused, limit(timeout_ms, SLOW)).await.map_err(|error| status(&error))?;
+        let started = self.vms.vm()?.start_domain(&domain, paused, limit(timeout_ms, SLOW)).await;
+        started.map_err(|error| {
+            if !matches!(error, VmError::NoDomain { .. }) {
+                return status(&error);
+            }
+            Status::not_found(format!(
+                "domain {domain} is not defined on this host, so that it can't be started here: define it on every real \
+                 server (virsh dumpxml {domain} where it is known | virsh define /dev/stdin here)"
+            ))
+        })?;
         self.vm_reply(&domain, begun).await
     }
 
@@ -350,7 +301,7 @@ impl Shared {
         change: Change,
     ) -> Result<v1::VmReply, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
-        let v1::VmRequest { authority, domain, timeout_ms, order } = request.into_inner();
+        let v1::VmRequest { authority, domain, timeout_ms, order, force } = request.into_inner();
         // A domain whose name is none of ours is no coordinator's.
         if let Ok(name) = DomainName::new(&domain) {
             self.handle.order(name, Term(authority.map_or(0, |authority| authority.term)), order).await?;
@@ -375,54 +326,11 @@ impl Shared {
             Change::Save => vm.save(&domain, limit(timeout_ms, SLOW)).await,
             Change::Shutdown => vm.shutdown(&domain, limit(timeout_ms, SHUTDOWN)).await,
             Change::Destroy => vm.destroy(&domain).await,
+            Change::Reboot if force => vm.reset(&domain).await,
             Change::Reboot => vm.reboot(&domain).await,
         };
         done.map_err(|error| status(&error))?;
         self.vm_reply(&domain, begun).await
-    }
-
-    /// Live migration. The VIPs of the VM are released before it begins, so that clients are without them for as long
-    /// as it takes; handing the element over to the destination under the same epoch (safety rule 8) comes later.
-    pub(super) async fn migrate_vm(
-        &self,
-        request: Request<v1::MigrateVmRequest>,
-    ) -> Result<Many<v1::MigrateProgress>, Status> {
-        self.admit(&request, request.get_ref().authority.as_ref()).await?;
-        let request = request.into_inner();
-        let vm = self.vms.vm()?;
-        let info = self.vms.find(&request.domain).await?;
-        self.release_vm(&request.domain).await?;
-        let options = MigrateOptions {
-            destination: request.destination_uri,
-            data_uri: None,
-            bandwidth_bytes_per_s: (request.bandwidth_mib_s > 0)
-                .then(|| request.bandwidth_mib_s.saturating_mul(1 << 20)),
-            max_downtime: (request.max_downtime_ms > 0).then(|| Duration::from_millis(request.max_downtime_ms.into())),
-            persist: info.persistent,
-            auto_converge: true,
-            deadline: MIGRATE,
-        };
-        let begun = now();
-        let migration = vm.migrate(&request.domain, options);
-        let (send, stream) = mpsc::channel(BACKLOG);
-        tokio::spawn(async move {
-            let mut progress = migration.progress();
-            let report = |last: crate::vm::JobProgress, done| v1::MigrateProgress {
-                total_bytes: last.total_bytes,
-                remaining_bytes: if done { 0 } else { last.remaining_bytes },
-                elapsed_ms: wire::to_millis(now().since(begun)),
-                done,
-            };
-            // Ends when the migration does. A caller that gives up does not cancel it.
-            while progress.changed().await.is_ok() {
-                let last = *progress.borrow_and_update();
-                let _ = send.try_send(Ok(report(last, false)));
-            }
-            let last = *progress.borrow();
-            let ended = migration.wait().await.map(|()| report(last, true)).map_err(|error| status(&error));
-            let _ = send.send(ended).await;
-        });
-        Ok(Box::pin(ReceiverStream::new(stream)))
     }
 
     /// Guard closed for all the VM's addresses, and the kernel has said so.
@@ -467,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_listing_tells_when_a_domain_last_went_on() {
-        let vms = Vms(Err("none"), Arc::default());
+        let vms = Vms::new(Err("none"));
         let event = |kind, at| DomainEvent {
             domain: "d1".to_owned(),
             uuid: String::new(),

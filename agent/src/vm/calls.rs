@@ -125,6 +125,23 @@ pub(super) fn reboot(link: &Link, name: &str) -> Done {
     done(link, name, "reboot", domain.reboot(ffi::VIR_DOMAIN_REBOOT_DEFAULT))
 }
 
+/// One that is paused stays so.
+pub(super) fn reset(link: &Link, name: &str) -> Done {
+    let domain = link.domain(name)?;
+    match domain.reset() {
+        Ok(_) => Ok(Outcome::Done),
+        Err(error) => match state_after(link, name, &domain, &error)? {
+            state @ DomainState::ShutOff => Err(wrong_state(name, "reset", state)),
+            DomainState::Running
+            | DomainState::Paused
+            | DomainState::ShuttingDown
+            | DomainState::Crashed
+            | DomainState::PmSuspended
+            | DomainState::Unknown => Err(link.fault(name, "reset", &error)),
+        },
+    }
+}
+
 /// Managed save: memory to disk, domain off, next start continues.
 pub(super) fn save(link: &Link, name: &str) -> Done {
     let domain = link.domain(name)?;
@@ -195,7 +212,10 @@ pub(super) fn migrate(link: &Link, name: &str, options: &MigrateOptions) -> Resu
     }
     let mut flags = ffi::VIR_MIGRATE_LIVE | ffi::VIR_MIGRATE_PEER2PEER | ffi::VIR_MIGRATE_ABORT_ON_ERROR;
     if options.persist {
-        flags |= ffi::VIR_MIGRATE_PERSIST_DEST | ffi::VIR_MIGRATE_UNDEFINE_SOURCE;
+        flags |= ffi::VIR_MIGRATE_PERSIST_DEST;
+        if !options.keep {
+            flags |= ffi::VIR_MIGRATE_UNDEFINE_SOURCE;
+        }
     }
     if options.auto_converge {
         flags |= ffi::VIR_MIGRATE_AUTO_CONVERGE;

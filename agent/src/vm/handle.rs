@@ -213,6 +213,14 @@ impl Vm {
         run(&self.inner.quick, domain, QUICK, calls::reboot).await
     }
 
+    /// Resets a domain, as by its button: no guest can ignore it.
+    ///
+    /// # Errors
+    /// [`VmError`], within 30 s.
+    pub async fn reset(&self, domain: &str) -> Result<Outcome, VmError> {
+        run(&self.inner.kill, domain, DESTROY, calls::reset).await
+    }
+
     /// Sets the guest's clock to ours through its agent. [`Outcome::Already`]: there is no agent that could.
     ///
     /// # Errors

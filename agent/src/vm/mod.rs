@@ -2,7 +2,7 @@
 //!
 //! Architecture invariant: every libvirt call happens on a thread of [`lane`], never on an async one, and every
 //! async caller has a deadline. Guarding a domain's addresses (safety rule 8) is the caller's business: close the
-//! guard before `pause`, `save` and `migrate`; start paused, verify the guard, then resume.
+//! guard before `pause` and `save`, and when `migrate` switches over; start paused, verify the guard, then resume.
 
 mod types;
 

@@ -251,6 +251,8 @@ pub struct MigrateOptions {
     pub max_downtime: Option<Duration>,
     /// Define it there and undefine it here.
     pub persist: bool,
+    /// But keep it defined here.
+    pub keep: bool,
     /// Slow the guest down if it dirties memory faster than it can be sent.
     pub auto_converge: bool,
     /// Cancelled after this long.

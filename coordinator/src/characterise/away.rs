@@ -107,7 +107,7 @@ impl Characterise {
     /// Trr, and Tnd while it is down.
     async fn reboot(&self, subject: &Subject, tnd: &mut Vec<Duration>) -> Result<Duration, Status> {
         let began = Instant::now();
-        let request = HostRequest { authority: Some(self.authority().await?), force: false };
+        let request = HostRequest { authority: Some(self.authority().await?), ..HostRequest::default() };
         self.client(&subject.target.agent)?.reboot_host(timed(request)).await?;
         self.silent(subject, tnd).await?;
         self.in_service(subject, &subject.target.services, began, START).await
@@ -115,7 +115,7 @@ impl Characterise {
 
     /// Trs, and Tnd while it is down.
     async fn start(&self, subject: &Subject, mac: &str, tnd: &mut Vec<Duration>) -> Result<Duration, Status> {
-        let request = HostRequest { authority: Some(self.authority().await?), force: false };
+        let request = HostRequest { authority: Some(self.authority().await?), ..HostRequest::default() };
         self.client(&subject.target.agent)?.power_off_host(timed(request)).await?;
         self.silent(subject, tnd).await?;
         tokio::time::sleep(POWER_DOWN).await;

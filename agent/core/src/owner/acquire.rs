@@ -229,7 +229,8 @@ impl Owner {
         held.state = State::Closing { op, then };
         let place = held.place.clone();
         actions.push(OwnerAction::Kernel { op, place: place.clone(), change: KernelOp::Close { vip } });
-        if served {
+        // A switch-over is told when the kernel and the disk have said so: it counts as a release.
+        if served && !matches!(reason, LossReason::SwitchedOver(_)) {
             actions.push(OwnerAction::Lost { ask: AskVip { vip, epoch: held.epoch }, reason, place });
         }
     }
@@ -330,6 +331,7 @@ impl Owner {
     }
 
     fn closed(&mut self, vip: Vip, actions: &mut Vec<OwnerAction>) {
+        self.switch_closed(vip, actions);
         let Some(held) = self.held.get_mut(&vip) else {
             return;
         };

@@ -27,11 +27,13 @@ pub(super) struct Durable {
     /// On its way there.
     asked: OwnerMemory,
     /// Of the last write.
-    version: u64,
+    pub(super) version: u64,
+    /// The last that is on the disk.
+    pub(super) written: u64,
     /// The terms of the writes under way.
     writes: BTreeMap<u64, Term>,
     /// After a failure: not before.
-    not_before: Time,
+    pub(super) not_before: Time,
     /// Commands to release, with the term of each.
     releases: BTreeMap<CommandId, Term>,
     /// Those that are carried out and wait for the disk.
@@ -83,8 +85,13 @@ impl Owner {
         };
         if ok {
             durable.term = durable.term.max(term);
+            durable.written = durable.written.max(version);
         } else {
             durable.asked.term = durable.term;
+            if self.switching.waits() {
+                // The term may be there already: written again for the epochs' sake.
+                durable.asked.floors.clear();
+            }
             durable.not_before = now + WRITE_AGAIN;
         }
         let over = |needed: Term| needed <= durable.term || (!ok && needed <= term);
@@ -95,6 +102,7 @@ impl Owner {
             let result = if needed <= durable.term { Ok(()) } else { Err(HoldRefused::NotDurable) };
             actions.push(OwnerAction::Done { command, result });
         }
+        self.tell_switched(actions);
     }
 
     #[cfg(feature = "sabotage")]

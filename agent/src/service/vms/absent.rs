@@ -52,5 +52,6 @@ never! {
     shutdown(domain: &str, deadline: Duration) -> Later<Outcome>;
     destroy(domain: &str) -> Later<Outcome>;
     reboot(domain: &str) -> Later<Outcome>;
+    reset(domain: &str) -> Later<Outcome>;
     migrate(domain: &str, options: MigrateOptions) -> Migration;
 }
