@@ -71,6 +71,8 @@ pub struct Context {
     pub cluster: Arc<Cluster>,
     /// Where the magic packet of each host goes.
     pub macs: BTreeMap<AgentId, String>,
+    /// What was paused on each host when last looked at.
+    pub paused: BTreeMap<AgentId, Vec<DomainName>>,
     pub inputs: Sender,
 }
 
@@ -269,7 +271,8 @@ impl Context {
             destination_uri: destination(&self.cluster.saving.migration_uri, address),
             bandwidth_mib_s: bandwidth(limit),
             max_downtime_ms: downtime.map_or(0, ms),
-            ..Default::default()
+            keep_defined: false,
+            timeout_ms: ms(timeout),
         };
         let mut progress = self.agent(from)?.migrate_vm(with_deadline(request, timeout)).await?.into_inner();
         let mut done = false;
@@ -291,8 +294,19 @@ impl Context {
         }
     }
 
-    async fn sleep_request(&self, _host: &AgentId, _how: How) -> Result<HostRequest, Status> {
-        Ok(HostRequest { authority: self.authority().await?, ..Default::default() })
+    /// What may sleep along: what has its place there, or is paused; the planner saw that none of it serves.
+    async fn sleep_request(&self, host: &AgentId, how: How) -> Result<HostRequest, Status> {
+        let alarm_ms = match how {
+            How::Sleep { alarm } => u64::try_from(alarm.as_millis()).unwrap_or(u64::MAX),
+            How::Plain | How::Migration { .. } | How::Wake { .. } => 0,
+        };
+        let authority = self.authority().await?;
+        let ledger = self.ledger.borrow().clone();
+        let rows = ledger.tables.operation.values().chain(ledger.tables.suspend.values());
+        let places = rows.filter(|row| row.host == *host).map(|row| row.vm.to_string());
+        let paused = self.paused.get(host).into_iter().flatten().map(ToString::to_string);
+        let expect_idle = places.chain(paused).collect();
+        Ok(HostRequest { authority, force: false, alarm_ms, expect_idle })
     }
 
     async fn wake(&self, host: &AgentId, how: How) -> Result<(), Status> {

@@ -16,7 +16,7 @@ use kage_proto::{agent::v1::agent_client::AgentClient, coordinator::v1::PowerSav
 use kage_pss_core::{
     Input as Core, Pss,
     execute::{Action, Event, JobId, JobResult, Recorded, SignalId},
-    inventory::Claim,
+    inventory::{Claim, VmState},
     load::Sample,
 };
 use kage_types::{AgentId, DomainName, StepState, Time, TransitionRow};
@@ -386,12 +386,17 @@ impl Driver {
     fn context(&self) -> Context {
         let macs = self.cluster.hosts.keys();
         let macs = macs.filter_map(|name| Some((name.clone(), inventory::mac(&self.cluster, &self.seen, name)?)));
+        let suspended = |there: &SeenHost| {
+            let paused = there.vms.iter().filter(|(_, vm)| vm.state == VmState::Suspended);
+            paused.map(|(name, _)| name.clone()).collect()
+        };
         Context {
             ways: self.ways.clone(),
             sif: self.sif.clone(),
             ledger: self.ledger.clone(),
             cluster: self.cluster.clone(),
             macs: macs.collect(),
+            paused: self.seen.hosts.iter().map(|(name, there)| (name.clone(), suspended(there))).collect(),
             inputs: self.inputs.clone(),
         }
     }

@@ -16,7 +16,7 @@ use kage_proto::{
 use kage_pss_core::{
     inventory::VmState,
     load::{CpuCounter, Sample},
-    units::{Bytes, BytesPerSecond},
+    units::{Bytes, BytesPerSecond, Watts},
 };
 use kage_types::{AgentId, DomainName, Time};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -86,6 +86,7 @@ async fn follow_host(
     let mut samples = client.watch_load(WatchLoadRequest { interval_ms }).await?.into_inner();
     let silent = (interval * 3).max(ANSWER);
     let mut looked: Option<Time> = None;
+    let mut energy = None;
     let rated = Some(speed(&facts)).filter(|speed| *speed > 0).map(|speed| BytesPerSecond::rated(speed.into()));
     loop {
         if looked.is_none_or(|at| now().since(at) >= LOOK) {
@@ -97,12 +98,24 @@ async fn follow_host(
             .await
             .map_err(|_| Status::unavailable(format!("no sample within {silent:?}")))??;
         let Some(sample) = sample else { return Ok(()) };
+        let metered = sample.energy_uj.map(|energy| (sample.at_ns, energy));
+        if let Some(watts) = drawn(energy, metered) {
+            inputs.send(Input::Power(name.clone(), watts)).await;
+        }
+        energy = metered;
         for vm in &sample.vms {
             if let Some((domain, read)) = read_sample(name, stream, &sample, vm, rated) {
                 inputs.send(Input::Sample(domain, Box::new(read))).await;
             }
         }
     }
+}
+
+/// By the energy used between two samples, each nanoseconds and microjoules; none: not metered, or the meter began anew.
+pub fn drawn(before: Option<(u64, u64)>, after: Option<(u64, u64)>) -> Option<Watts> {
+    let ((then, first), (at, last)) = (before?, after?);
+    let (millis, used) = (at.checked_sub(then)? / 1_000_000, last.checked_sub(first)?);
+    used.checked_div(millis).map(Watts)
 }
 
 /// Of the fastest NIC that is up, Mbit/s; 0: unknown.
