@@ -9,14 +9,14 @@ use kage_coordinator_core::{
 use kage_proto::{
     agent::v1::{
         Authority, BarRequest, GetVoterStateRequest, HoldVipRequest, HostRequest, ListLeasesRequest, ListVmsRequest,
-        PingRequest, ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest, RestartServiceRequest,
-        VmRequest, VoterState, WakeRequest, agent_client::AgentClient, probe_reply::Outcome, probe_request,
-        voter_client::VoterClient,
+        MigrateVmRequest, PingRequest, ProbeReply, ProbeRequest, ProbeStep, ProbeVipRequest, ReleaseVipRequest,
+        RestartServiceRequest, StartVmRequest, VmRequest, VoterState, WakeRequest, agent_client::AgentClient,
+        probe_reply::Outcome, probe_request, voter_client::VoterClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},
 };
-use kage_types::{AgentId, AskVip, Epoch, Term, Vip};
+use kage_types::{AgentId, AskVip, DomainName, Epoch, Term, Vip};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -73,6 +73,30 @@ async fn off_anyway(
     let Ok(listed) = client.list_vms(with_deadline(ListVmsRequest {}, deadline)).await else { return Err(refused) };
     let there = listed.into_inner().vms.into_iter().find(|vm| vm.domain == domain);
     if there.is_none_or(|vm| ["shutoff", "crashed"].contains(&vm.state.as_str())) { Ok(()) } else { Err(refused) }
+}
+
+fn vm(authority: Option<Authority>, domain: &DomainName, timeout_ms: u32, job: JobId) -> VmRequest {
+    VmRequest { authority, domain: domain.to_string(), timeout_ms, order: job.0 }
+}
+
+async fn destroy(client: &mut AgentClient<Channel>, request: VmRequest, deadline: Duration) -> Result<(), Status> {
+    let name = request.domain.clone();
+    match client.destroy_vm(with_deadline(request, deadline)).await {
+        Ok(_) => Ok(()),
+        Err(refused) => off_anyway(client, &name, refused, deadline).await,
+    }
+}
+
+/// How a live migration to this host is asked for.
+fn migration(cluster: &Cluster, to: &AgentId) -> MigrateVmRequest {
+    let saving = &cluster.saving;
+    let address = cluster.agents.get(to).map(|machine| machine.address.ip().to_string()).unwrap_or_default();
+    MigrateVmRequest {
+        destination_uri: saving.migration_uri.replace("{address}", &address),
+        bandwidth_mib_s: saving.migration_bandwidth.unwrap_or_default().into(),
+        max_downtime_ms: saving.migration_downtime.map(ms).unwrap_or_default(),
+        ..MigrateVmRequest::default()
+    }
 }
 
 impl Agents {
@@ -171,7 +195,19 @@ impl Agents {
     }
 
     /// Carry out a command.
-    pub fn command(&self, job: JobId, term: Term, agent: &AgentId, command: AgentCommand, timeout: Duration) {
+    pub fn command(
+        &self,
+        job: JobId,
+        term: Term,
+        agent: &AgentId,
+        command: AgentCommand,
+        timeout: Duration,
+        cluster: &Cluster,
+    ) {
+        let migration = match &command {
+            AgentCommand::MigrateVm { to, .. } => Some(migration(cluster, to)),
+            _ => None,
+        };
         let client = self.agent(agent);
         let authority = Some(Authority { term: term.0 });
         let deadline = timeout + WAY;
@@ -209,14 +245,45 @@ impl Agents {
                     client.release_vip(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::ResumeVm { domain } => {
-                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
+                    let request =
+                        VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
                     client.resume_vm(with_deadline(request, deadline)).await?;
                 }
                 AgentCommand::PauseVm { domain } => {
-                    let request = VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
+                    let request =
+                        VmRequest { authority, domain: domain.into(), timeout_ms, order: job.0, force: false };
                     let name = request.domain.clone();
                     if let Err(refused) = client.pause_vm(with_deadline(request, deadline)).await {
                         off_anyway(&mut client, &name, refused, deadline).await?;
+                    }
+                }
+                AgentCommand::StartVm { domain } => {
+                    let request = StartVmRequest { authority, domain: domain.into(), paused: false, timeout_ms };
+                    client.start_vm(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::DestroyVm { domain } => {
+                    destroy(&mut client, vm(authority, &domain, timeout_ms, job), deadline).await?;
+                }
+                AgentCommand::RebootVm { domain, force: false } => {
+                    let request = vm(authority, &domain, timeout_ms, job);
+                    client.reboot_vm(with_deadline(request, deadline)).await?;
+                }
+                // Its plug is pulled, and put in again.
+                AgentCommand::RebootVm { domain, force: true } => {
+                    destroy(&mut client, vm(authority, &domain, timeout_ms, job), deadline).await?;
+                    let request = StartVmRequest { authority, domain: domain.into(), paused: false, timeout_ms };
+                    client.start_vm(with_deadline(request, deadline)).await?;
+                }
+                AgentCommand::MigrateVm { domain, .. } => {
+                    let request =
+                        MigrateVmRequest { authority, domain: domain.into(), ..migration.unwrap_or_default() };
+                    let mut progress = client.migrate_vm(with_deadline(request, deadline)).await?.into_inner();
+                    let mut done = false;
+                    while let Some(now) = progress.message().await? {
+                        done |= now.done;
+                    }
+                    if !done {
+                        return Err(Status::unknown("the agent stopped telling of the migration before its end"));
                     }
                 }
                 AgentCommand::RestartService { service } => {

@@ -229,9 +229,24 @@ impl Driver {
                 let term = self.term();
                 self.sif.clear_order(job, term, &scope);
             }
+            Action::PutArrangement { job, arrangement } => self.sif.put_arrangement(job, self.term(), &arrangement),
+            Action::FunctionRestored { job, place, backup, host } => {
+                let request = FunctionRestoredRequest {
+                    term: self.term().0,
+                    target: place.into(),
+                    backup: backup.into(),
+                    host: host.into(),
+                };
+                self.sif.signal(job, move |mut client| async move { client.function_restored(request).await });
+            }
+            Action::TargetVerdict { job, place, recovered, host } => {
+                let request =
+                    TargetVerdictRequest { term: self.term().0, target: place.into(), recovered, host: host.into() };
+                self.sif.signal(job, move |mut client| async move { client.target_verdict(request).await });
+            }
             Action::Bar { job, voter, vip, floor } => self.agents.bar(job, self.term(), &voter, vip, floor),
             Action::Command { job, agent, command, timeout } => {
-                self.agents.command(job, self.term(), &agent, command, timeout);
+                self.agents.command(job, self.term(), &agent, command, timeout, self.core.cluster());
             }
             Action::ReadPower { job, agent, timeout } => {
                 let machine = self.core.cluster().agents.get(&agent);

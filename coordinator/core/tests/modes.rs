@@ -110,6 +110,11 @@ fn word(action: &Action) -> Option<&'static str> {
             AgentCommand::Release { .. } => "release",
             AgentCommand::ResumeVm { .. } => "resume double",
             AgentCommand::PauseVm { .. } => "suspend double",
+            AgentCommand::StartVm { .. } => "start VM",
+            AgentCommand::DestroyVm { .. } => "destroy VM",
+            AgentCommand::RebootVm { force: false, .. } => "reboot VM",
+            AgentCommand::RebootVm { force: true, .. } => "reset VM",
+            AgentCommand::MigrateVm { .. } => "migrate VM",
             AgentCommand::RestartService { .. } => "restart service",
             AgentCommand::Reboot => "reboot",
             AgentCommand::Wake { .. } => "wake",
@@ -129,6 +134,11 @@ fn word(action: &Action) -> Option<&'static str> {
         | Action::Moved { .. }
         | Action::PutOrder { .. }
         | Action::ClearOrder { .. }
+        | Action::PutArrangement { .. }
+        | Action::FunctionRestored { .. }
+        | Action::TargetVerdict { .. }
+        | Action::PutClaims { .. }
+        | Action::MovedTo { .. }
         | Action::Configured => return None,
     })
 }

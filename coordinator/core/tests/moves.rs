@@ -136,6 +136,11 @@ impl Bench {
                     | Action::PutTrouble { .. }
                     | Action::PutOrder { .. }
                     | Action::ClearOrder { .. }
+                    | Action::PutArrangement { .. }
+                    | Action::FunctionRestored { .. }
+                    | Action::TargetVerdict { .. }
+                    | Action::PutClaims { .. }
+                    | Action::MovedTo { .. }
                     | Action::Note(_)
                     | Action::Configured
                     | Action::Moved { .. } => continue,

@@ -191,6 +191,11 @@ fn acts(actions: &[Action]) -> Vec<String> {
         | Action::PutTrouble { .. }
         | Action::PutOrder { .. }
         | Action::ClearOrder { .. }
+        | Action::PutArrangement { .. }
+        | Action::FunctionRestored { .. }
+        | Action::TargetVerdict { .. }
+        | Action::PutClaims { .. }
+        | Action::MovedTo { .. }
         | Action::Moved { .. }
         | Action::Configured => None,
     };

@@ -81,6 +81,11 @@ impl World {
                 self.answer(machine, reply, JobResult::Done);
             }
             AgentCommand::Prepare { .. } => self.answer(machine, reply, JobResult::Done),
+            // No target here is a virtual server.
+            AgentCommand::StartVm { .. }
+            | AgentCommand::DestroyVm { .. }
+            | AgentCommand::RebootVm { .. }
+            | AgentCommand::MigrateVm { .. } => self.answer(machine, reply, failed("no such virtual server")),
             AgentCommand::PauseVm { .. }
             | AgentCommand::ResumeVm { .. }
             | AgentCommand::RestartService { .. }

@@ -181,12 +181,7 @@ pub const TARGET: Section = Section {
     about: "A supervised server.",
     keys: &[
         key("name", "name", "", "for people and commands"),
-        key(
-            "agent",
-            "name of an agent",
-            "",
-            "the machine that it is; with `vm` the agent inside it, which need not be there",
-        ),
+        key("agent", "name of an agent", "", "the machine that it is"),
         key("vm", "table", "none: a machine", "it is a virtual server on a real server"),
         key("address", "IP address", "its agent's", "pinged and probed there; required with `vm` and no agent"),
         key("vips", "list of IP addresses", "", "the virtual IPs that its clients use"),
@@ -228,8 +223,8 @@ pub const VM: Section = Section {
     heading: "[[target]] vm",
     about: "A target that is a virtual server: a libvirt domain on a real server, whose agent has guard = \"tap\". All \
             virtual IPs of its service group, and those of its backup server, are configured inside it: the bridge keeps \
-            them silent where the lease is not. An agent inside it (guard = \"none\") restarts its services and reports \
-            them; without one they are only probed.",
+            them silent where the lease is not. `agent` is then the one inside it (guard = \
+            \"none\"), which restarts its services and reports them; it may be left out: then they are only probed.",
     keys: &[
         key("domain", "name", "", "the libvirt domain; no other target and no backup server has that name"),
         key("host", "name of an agent", "", "the real server that it belongs on"),

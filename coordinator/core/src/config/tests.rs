@@ -146,6 +146,48 @@ fn a_backup_on_its_own_target_and_two_targets_with_one_vip() {
     assert_eq!(faults(&twice), "cluster.toml:43: [[target]] web: vips = \"10.77.0.100\": also given to target mail");
 }
 
+/// A real server with the virtual servers of these lines.
+fn with_vms(targets: &str) -> String {
+    GOOD.to_owned()
+        + "\n[[agent]]\nname = \"rs1\"\naddress = \"10.77.0.31:7702\"\nguard = \"tap\"\n[[agent]]\nname = \"g1\"\n\
+           address = \"10.77.0.61:7702\"\nguard = \"none\"\n"
+        + targets
+}
+
+#[test]
+fn a_virtual_server_is_a_target_with_or_without_an_agent_of_its_own() {
+    let text = with_vms(
+        "[[target]]\nname = \"web1\"\nvm = { domain = \"web1\", host = \"rs1\" }\nagent = \"g1\"\nvips = [\"10.77.0.111\"]\n\
+         backup = { agent = \"mgmt\", domain = \"webb\" }\n\
+         [[target]]\nname = \"web2\"\nvm = { domain = \"web2\", host = \"rs1\" }\naddress = \"10.77.0.62\"\nvips = [\"10.77.0.112\"]\n\
+         backup = { agent = \"mgmt\", domain = \"webb\" }\n",
+    );
+    let cluster = Cluster::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+    let web1 = &cluster.targets[&"web1".parse().expect("name")];
+    assert_eq!((web1.agent.as_str(), web1.address.to_string().as_str()), ("rs1", "10.77.0.61"));
+    assert_eq!(web1.inner_agent().map(AgentId::as_str), Some("g1"));
+    let web2 = &cluster.targets[&"web2".parse().expect("name")];
+    assert_eq!((web2.domain().map(DomainName::as_str), web2.inner_agent()), (Some("web2"), None));
+    let arrangement = crate::arrangement::Arrangement::of(&cluster);
+    assert_eq!(arrangement.operation.len(), 2, "the machine mail has no place in the tables");
+}
+
+#[test]
+fn every_fault_of_a_virtual_server_is_told() {
+    let backup = "backup = { agent = \"mgmt\", domain = \"web1\" }";
+    let text = with_vms(&format!(
+        "[[target]]\nname = \"web1\"\nvm = {{ domain = \"web1\", host = \"rs1\" }}\nvips = [\"10.77.0.111\"]\naddress = \"10.77.0.61\"\n{backup}\n\
+         [[target]]\nname = \"web2\"\nvm = {{ domain = \"web1\", host = \"v1\" }}\nagent = \"v2\"\nvips = [\"10.77.0.112\"]\n\
+         backup = {{ agent = \"mgmt\", domain = \"webb\" }}\n\
+         [[target]]\nname = \"web3\"\nvm = {{ domain = \"web3\", host = \"rs2\" }}\nvips = [\"10.77.0.113\"]\naddress = \"10.77.0.63\"\n\
+         backup = {{ agent = \"mgmt\", domain = \"webb\" }}\n[[target.service]]\nname = \"db\"\nprobe = \"tcp\"\nport = 1\n\
+         single_writer = true\nwriter_fence = \"power\"\n\
+         [[target]]\nname = \"web4\"\nvm = {{ host = \"mgmt\" }}\nvips = [\"10.77.0.114\"]\n\
+         backup = {{ agent = \"mgmt\", domain = \"webb\" }}\n",
+    ));
+    insta::assert_snapshot!(faults(&text));
+}
+
 #[test]
 fn too_few_voters_are_reported_with_the_ways_out() {
     let text = faults(&GOOD.replace("voter = true", "voter = false"));
@@ -243,7 +285,7 @@ fn the_example_has_every_key_and_is_good() {
             let written = text.lines().map(|line| line.trim_start_matches(['#', ' '])).any(|line| {
                 line.starts_with(&format!("{} = ", key.name))
                     || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key.name)
-                    || (["backup", "budget", "… } ]", "watts", "thresholds", "network", "repeats"]
+                    || (["vm", "backup", "budget", "… } ]", "watts", "thresholds", "network", "repeats"]
                         .iter()
                         .any(|inline| section.heading.ends_with(inline))
                         && line.contains(&format!("{} = ", key.name)))

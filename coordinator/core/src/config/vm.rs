@@ -65,11 +65,12 @@ pub(super) fn vm(
             format!("[[agent]] {} needs guard = \"tap\": it guards what its virtual servers send", host.get_ref());
         faults.value(&table.place, "host", host.span(), reason);
     }
-    if let (Some(domain), Some(name)) = (&domain, name)
-        && let Some((other, _)) = taken.insert(domain.get_ref().clone(), (name.clone(), domain.span()))
-        && other != *name
-    {
-        faults.value(&table.place, "domain", domain.span(), format!("target {other} is that virtual server already"));
+    if let (Some(domain), Some(name)) = (&domain, name) {
+        let (first, _) = taken.entry(domain.get_ref().clone()).or_insert_with(|| (name.clone(), domain.span()));
+        if first != name {
+            let reason = format!("target {first} is that virtual server already");
+            faults.value(&table.place, "domain", domain.span(), reason);
+        }
     }
     Some(Vm { host: host?, domain: domain? })
 }

@@ -89,11 +89,6 @@ impl Coordinator {
         self.signals.queue.push_back(signal);
     }
 
-    /// Is SIF still to be told something, or has not answered?
-    pub(crate) fn signals_pending(&self) -> bool {
-        !self.signals.queue.is_empty()
-    }
-
     pub(super) fn send_signals(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.signals.deadline().is_none_or(|due| now < due) {
             return;

@@ -493,7 +493,12 @@ impl World {
                 let failed = JobResult::Failed("status 1".into());
                 self.ends(50, job, if self.fence_works { JobResult::Done } else { failed });
             }
-            Action::SetLongLease { job, .. } => self.ends(5, job, JobResult::Done),
+            Action::SetLongLease { job, .. }
+            | Action::PutArrangement { job, .. }
+            | Action::FunctionRestored { job, .. }
+            | Action::TargetVerdict { job, .. }
+            | Action::PutClaims { job, .. }
+            | Action::MovedTo { job, .. } => self.ends(5, job, JobResult::Done),
             _ => {}
         }
     }
@@ -547,7 +552,13 @@ impl World {
                 }
             }
             AgentCommand::ProbeVip { .. } => return JobResult::Answered(None),
-            AgentCommand::Prepare { .. } => {}
+            AgentCommand::StartVm { domain } => {
+                self.double_runs.insert(domain.to_string(), true);
+            }
+            AgentCommand::DestroyVm { domain } => {
+                self.double_runs.insert(domain.to_string(), false);
+            }
+            AgentCommand::Prepare { .. } | AgentCommand::RebootVm { .. } | AgentCommand::MigrateVm { .. } => {}
         }
         JobResult::Done
     }

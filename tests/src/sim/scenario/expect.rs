@@ -284,6 +284,10 @@ impl Expect {
                         | AgentCommand::Release { .. }
                         | AgentCommand::ResumeVm { .. }
                         | AgentCommand::PauseVm { .. }
+                        | AgentCommand::StartVm { .. }
+                        | AgentCommand::DestroyVm { .. }
+                        | AgentCommand::RebootVm { .. }
+                        | AgentCommand::MigrateVm { .. }
                         | AgentCommand::Wake { .. }
                         | AgentCommand::ProbeVip { .. } => false,
                     };

@@ -85,7 +85,14 @@ impl Whole {
                 };
                 self.inbox.push_back(Event::Job { job, result });
             }
-            Action::SetLongLease { job, .. } | Action::PutOrder { job, .. } | Action::ClearOrder { job, .. } => {
+            Action::SetLongLease { job, .. }
+            | Action::PutOrder { job, .. }
+            | Action::ClearOrder { job, .. }
+            | Action::PutArrangement { job, .. }
+            | Action::FunctionRestored { job, .. }
+            | Action::TargetVerdict { job, .. }
+            | Action::PutClaims { job, .. }
+            | Action::MovedTo { job, .. } => {
                 self.ends(MS, job, JobResult::Done);
             }
             Action::Bar { job, voter, floor, .. } => {
@@ -155,6 +162,10 @@ impl Whole {
             | AgentCommand::ResumeVm { .. }
             | AgentCommand::Prepare { .. }
             | AgentCommand::Wake { .. }
+            | AgentCommand::StartVm { .. }
+            | AgentCommand::DestroyVm { .. }
+            | AgentCommand::RebootVm { .. }
+            | AgentCommand::MigrateVm { .. }
             | AgentCommand::RestartService { .. }
             | AgentCommand::Reboot => self.ends(ns(timeout), job, JobResult::Unknown("no answer in time".into())),
         }
