@@ -3,7 +3,7 @@
 use crate::{Failure, Global};
 use kage_proto::{
     channel::{Credentials, Options, channel, reason},
-    coordinator::v1::coordinator_client::CoordinatorClient,
+    coordinator::v1::{coordinator_client::CoordinatorClient, power_saving_client::PowerSavingClient},
     roles::Role,
     tls::{Expected, Pki},
 };
@@ -12,7 +12,7 @@ use tonic::{Code, Response, Status, transport::Channel};
 
 /// A coordinator to ask.
 pub struct Coordinator {
-    client: CoordinatorClient<Channel>,
+    channel: Channel,
     address: String,
     timeout: Duration,
 }
@@ -23,8 +23,7 @@ impl Coordinator {
             if global.plaintext { Credentials::PlaintextLoopback } else { Credentials::Tls(Pki::load(&global.pki)?) };
         let options = Options { connect_timeout: global.timeout.min(Duration::from_secs(5)), ..Options::default() };
         let channel = channel(&global.coordinator, &credentials, Expected::role(Role::Coordinator), &options)?;
-        let client = CoordinatorClient::new(channel);
-        Ok(Self { client, address: global.coordinator.clone(), timeout: global.timeout })
+        Ok(Self { channel, address: global.coordinator.clone(), timeout: global.timeout })
     }
 
     /// One question, one answer (or the beginning of a stream), within the time limit.
@@ -32,7 +31,19 @@ impl Coordinator {
         &self,
         question: impl AsyncFnOnce(CoordinatorClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.timeout, question(self.client.clone())).await {
+        self.within(question(CoordinatorClient::new(self.channel.clone()))).await
+    }
+
+    /// The same of its power saving.
+    pub async fn ask_saving<T>(
+        &self,
+        question: impl AsyncFnOnce(PowerSavingClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.within(question(PowerSavingClient::new(self.channel.clone()))).await
+    }
+
+    async fn within<T>(&self, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+        match tokio::time::timeout(self.timeout, answer).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(self.explain(&status)),
             Err(_) => Err(self.unreachable(&format!("no answer within {:?}", self.timeout))),

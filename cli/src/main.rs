@@ -11,6 +11,7 @@ mod ledger;
 mod orders;
 mod pki;
 mod probe;
+mod saving;
 mod status;
 mod style;
 mod table;
@@ -132,6 +133,8 @@ enum Command {
     /// Why a target was taken over, or was not: every observation, the rule, the lease's arithmetic, milliseconds per
     /// stage. From the coordinator's journal, also without a coordinator.
     Why(why::Options),
+    /// Power saving: load, class and condition of each service group, power of each host, why nothing more is done.
+    Pss,
     /// Agents that consent to leases while the coordinator is away.
     Voters,
     /// Copies of SIF's ledger, for the day its disk is lost.
@@ -191,6 +194,7 @@ async fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Status => status::status(&cli.global).await,
         Command::Facts { agent, address } => facts::facts(&cli.global, agent, address.as_deref()).await,
+        Command::Pss => saving::saving(&cli.global).await,
         Command::Voters => status::voters(&cli.global).await,
         Command::Events { follow, target, after, format, file } => {
             let format = if cli.global.json { events::Format::Json } else { *format };

@@ -193,7 +193,58 @@ pub fn logs(events: &[Event], status: Option<&Status>) -> String {
         events.iter().filter(|event| event.target == target).for_each(|event| text.push_str(&log.lines(event)));
         parts.push(text);
     }
+    let saving = saving(events);
+    if !saving.is_empty() {
+        parts.push(format!("System log\nPSS\n\n{saving}"));
+    }
     parts.join("\n")
+}
+
+/// The log of power saving (fig. 4.10): conditions and steps, with our own kinds and texts.
+fn saving(events: &[Event]) -> String {
+    let mut text = String::new();
+    for event in events {
+        for line in saving_lines(event) {
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{} {line}", clock(event.unix_ms / 1000));
+        }
+    }
+    text
+}
+
+/// The lines of one event of power saving.
+pub fn saving_lines(event: &Event) -> Vec<String> {
+    match event.kind.as_str() {
+        "pss-begun" => {
+            let changes = event.text.split_once(": ").map_or("", |(_, rest)| rest);
+            let changes = changes.split_once(';').map_or(changes, |(changes, _)| changes);
+            let of = |change: &str| {
+                let (group, classes) = change.split_once(' ')?;
+                Some(format!("Change_of_condition:_{group}_({})", classes.replace(" -> ", "->")))
+            };
+            changes.split(", ").filter_map(of).collect()
+        }
+        "pss-step-done" | "pss-step-undone" => step_line(event.text.trim_start_matches("done: ")).into_iter().collect(),
+        "pss-committed" => vec!["Change_of_condition_Complete".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+fn step_line(step: &str) -> Option<String> {
+    let words: Vec<&str> = step.split(' ').collect();
+    match words.as_slice() {
+        ["virtual", "IP", vip, from, "->", to] => {
+            Some(format!("Virtual_IP:_{}_({from}->{to})", vip.trim_end_matches(':')))
+        }
+        ["live", "migration", "of", vm, from, "->", to] => {
+            Some(format!("Live_migration:_{}_({from}->{to})", vm.trim_end_matches(':')))
+        }
+        ["suspend", "host", host] => Some(format!("Suspend_{host}")),
+        ["wake", "host", host] => Some(format!("Activate_suspended_{host}")),
+        ["suspend", vm, "on", _] => Some(format!("Suspend_{vm}")),
+        ["resume", vm, "on", _] => Some(format!("Resume_{vm}")),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -162,3 +162,38 @@ fn same_but_times(text: &str) {
     let expected: Vec<&str> = include_str!("../tests/fixtures/events.thesis").lines().collect();
     assert_eq!(found, expected, "\n{}", found.join("\n"));
 }
+
+#[test]
+fn power_saving_has_a_log_of_its_own() {
+    let event = |kind: &str, text: &str| Event {
+        seq: 1,
+        unix_ms: 0,
+        target: String::new(),
+        severity: "info".into(),
+        kind: kind.into(),
+        text: text.into(),
+    };
+    let events = [
+        event("pss-begun", "transition begun (3 steps): mail Moderate -> Light, web Moderate -> Light; saves 1.0 W"),
+        event("pss-step-done", "done: virtual IP 10.0.0.4: mail2 -> mail1"),
+        event("pss-step-done", "done: live migration of ftp1: rs2 -> rs1"),
+        event("pss-step-done", "done: suspend mail2 on rs2"),
+        event("pss-step-done", "done: suspend host rs2"),
+        event("pss-step-done", "done: wake host rs2"),
+        event("pss-committed", "transition done: mail Moderate -> Light"),
+    ];
+    let text = logs(&events, None);
+    let found: Vec<&str> = text.lines().skip(3).filter_map(|line| line.split_once(' ')).map(|(_, line)| line).collect();
+    let wanted = [
+        "Change_of_condition:_mail_(Moderate->Light)",
+        "Change_of_condition:_web_(Moderate->Light)",
+        "Virtual_IP:_10.0.0.4_(mail2->mail1)",
+        "Live_migration:_ftp1_(rs2->rs1)",
+        "Suspend_mail2",
+        "Suspend_rs2",
+        "Activate_suspended_rs2",
+        "Change_of_condition_Complete",
+    ];
+    assert_eq!(found, wanted, "{text}");
+    assert!(text.starts_with("System log\nPSS\n"), "{text}");
+}

@@ -51,6 +51,8 @@ pub struct Setup {
     pub events: Events,
     pub journal: Journal,
     pub certificates: Certificates,
+    /// Power saving, if it runs in this process: it has the same configuration.
+    pub saving: Option<crate::pss::Sender>,
 }
 
 /// The way to the driver.
@@ -104,6 +106,7 @@ struct Driver {
     last_command: u64,
     /// When the core is told the wall clock next.
     wall_clock: Time,
+    saving: Option<crate::pss::Sender>,
 }
 
 /// Start the driver; also gives the way to the agents.
@@ -111,7 +114,7 @@ struct Driver {
 /// # Errors
 /// If a channel to an agent or to SIF can't be described.
 pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
-    let Setup { cluster, pki, events, mut journal, certificates } = setup;
+    let Setup { cluster, pki, events, mut journal, certificates, saving } = setup;
     let (sender, inputs) = mpsc::channel(QUEUE);
     let handle = Handle(sender);
     let agents = Agents::new(&cluster, &pki, handle.clone())?;
@@ -128,6 +131,7 @@ pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
         commands: BTreeMap::new(),
         last_command: 0,
         wall_clock: started,
+        saving,
     };
     let agents = driver.agents.clone();
     tokio::spawn(driver.run(inputs));
@@ -292,6 +296,9 @@ impl Driver {
     fn configured(&mut self) {
         self.follow_tables();
         self.agents.reconfigure(self.core.cluster());
+        if let Some(saving) = &self.saving {
+            saving.configure(self.core.cluster());
+        }
         let assignment = crate::lease::assignment(self.core.cluster(), self.term().0);
         for (agent, sender) in self.sessions.values() {
             let message = if self.core.cluster().agents.contains_key(agent) {

@@ -330,6 +330,7 @@ rules! {
     "/kagemusha.coordinator.v1.Coordinator/GetCharacteristics", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/Explain", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Coordinator/CreateToken", OPERATOR, Calls;
+    "/kagemusha.coordinator.v1.PowerSaving/GetPowerSaving", VIEW, Refusals;
     "/kagemusha.coordinator.v1.Lease/Attend", AGENT, Calls;
     "/kagemusha.coordinator.v1.Enrolment/Enrol", Who::Anyone, Calls;
     "/kagemusha.coordinator.v1.Enrolment/Renew", AGENT, Calls;
@@ -388,7 +389,7 @@ mod tests {
     /// added is audited, or argued for here.
     #[test]
     fn every_rpc_that_changes_something_is_audited() {
-        const LOOKS: [&str; 25] = [
+        const LOOKS: [&str; 26] = [
             "agent.v1.Agent/GetFacts",
             "agent.v1.Agent/WatchLoad",
             "agent.v1.Agent/WatchEvents",
@@ -408,6 +409,7 @@ mod tests {
             "coordinator.v1.Coordinator/Check",
             "coordinator.v1.Coordinator/Explain",
             "coordinator.v1.Coordinator/GetCharacteristics",
+            "coordinator.v1.PowerSaving/GetPowerSaving",
             "sif.v1.Sif/GetLedger",
             "sif.v1.Sif/Subscribe",
             "sif.v1.Sif/GetTables",

@@ -31,7 +31,8 @@ fn every_kind_of_event_is_described_and_nothing_else() {
     let noted = kinds(&text);
     let rows =
         DOCS.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(kind, _)| kind.to_owned());
-    let described: BTreeSet<String> = rows.collect();
+    // Power saving's are none of this crate's: coordinator/src/pss/notes.rs holds them against the same document.
+    let described: BTreeSet<String> = rows.filter(|kind| !kind.starts_with("pss-")).collect();
     assert!(noted.len() > 30, "{noted:?}");
     let missing: Vec<_> = noted.difference(&described).collect();
     assert!(missing.is_empty(), "not in docs/events.md: {missing:?}");

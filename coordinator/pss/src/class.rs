@@ -109,6 +109,12 @@ impl Held {
         self.memory = classify(self.memory, thresholds.memory.region(load.memory));
         self.cpu = classify(self.cpu, thresholds.cpu.region(load.cpu));
         self.network = classify(self.network, thresholds.network.region(load.network));
+        self.highest()
+    }
+
+    /// The group's class.
+    #[must_use]
+    pub fn highest(&self) -> Class {
         self.memory.max(self.cpu).max(self.network)
     }
 }

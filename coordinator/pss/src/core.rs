@@ -2,11 +2,11 @@
 
 use crate::{
     class::{Class, Condition},
-    execute::{Action, End, Event, Executor, Outcome},
+    execute::{Action, End, Event, Executor, Outcome, Recorded},
     inventory::{Claim, Group, HostState, Inventory, WakePath},
     judge::{Judge, Judgement},
     load::{Load, Meter, Sample, Usage},
-    plan::{self, Direction, GroupStays, Reason, Report},
+    plan::{self, Direction, GroupStays, Plan, Reason, Report},
     policy::{Policy, Wall},
     power::PowerMeter,
     units::Watts,
@@ -43,6 +43,25 @@ pub enum Input {
     },
     /// For the transition under way; and claims, at any time.
     Execute(Event),
+    /// An earlier controller ended in the middle of this: go on with it. After the first inventory, before anything was
+    /// begun.
+    Resume {
+        /// Its plan.
+        plan: Box<Plan>,
+        /// How far each step is, as the ledger has it.
+        recorded: Vec<Recorded>,
+    },
+}
+
+/// What is known of a group's load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Its load; none: it can't be measured.
+    pub load: Option<Load>,
+    /// The class that its load is in by itself; none: it can't be measured.
+    pub class: Option<Class>,
+    /// What the judgement led to.
+    pub judgement: Judgement,
 }
 
 /// What is remembered of a host between two inventories.
@@ -82,6 +101,7 @@ pub struct Pss {
     backoff: Backoff,
     judged: Report,
     planned: Report,
+    last: BTreeMap<GroupName, Judged>,
 }
 
 impl Pss {
@@ -104,6 +124,7 @@ impl Pss {
             backoff: Backoff::default(),
             judged: Report::default(),
             planned: Report::default(),
+            last: BTreeMap::new(),
         }
     }
 
@@ -120,6 +141,24 @@ impl Pss {
             report.add(reason.clone());
         }
         report
+    }
+
+    /// What the last judgement of each group was made of.
+    #[must_use]
+    pub fn judged(&self) -> &BTreeMap<GroupName, Judged> {
+        &self.last
+    }
+
+    /// The figures it goes by.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What there is, as it was told last.
+    #[must_use]
+    pub fn inventory(&self) -> Option<&Inventory> {
+        self.inventory.as_ref()
     }
 
     /// What the hosts draw and have used.
@@ -182,6 +221,15 @@ impl Pss {
                 }
                 self.execute(now, event, actions);
             }
+            Input::Resume { plan, recorded } => {
+                let Some(inventory) = self.inventory.as_ref().filter(|_| self.executor.plan().is_none()) else {
+                    return;
+                };
+                let groups: Vec<GroupName> = plan.groups.keys().cloned().collect();
+                if let Some(end) = self.executor.resume(now, *plan, &recorded, inventory, &self.policy, actions) {
+                    self.ended(now, &end, &groups);
+                }
+            }
         }
     }
 
@@ -243,6 +291,7 @@ impl Pss {
         self.meters.retain(|name, _| inventory.vms.contains_key(name));
         self.judges.retain(|name, _| inventory.groups.contains_key(name));
         self.wanted.retain(|name, _| inventory.groups.contains_key(name));
+        self.last.retain(|name, _| inventory.groups.contains_key(name));
         self.power.observe(now, &inventory.hosts);
         // A claim may reach us through the ledger first.
         let known = self.inventory.as_ref().map(|before| before.claims.clone()).unwrap_or_default();
@@ -262,6 +311,8 @@ impl Pss {
             let load = self.load(now, &inventory, name, group);
             let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(group.condition));
             let judgement = judge.round(group.condition, load.as_ref(), &policy.thresholds, &policy.repeats);
+            let class = load.map(|_| judge.class());
+            self.last.insert(name.clone(), Judged { load, class, judgement });
             let mut wanted = match judgement {
                 Judgement::Unmeasured => None,
                 Judgement::Suits => Some(group.condition),

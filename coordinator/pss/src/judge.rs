@@ -42,6 +42,7 @@ enum Run {
 
 /// What a judgement leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Judgement {
     /// A member can't be measured: no judgement.
     Unmeasured,
@@ -111,6 +112,12 @@ impl Judge {
                 }
             }
         }
+    }
+
+    /// The class of the last measured round.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.held.highest()
     }
 
     /// The arrangement was changed: what was judged before says nothing about it.

@@ -17,4 +17,4 @@ pub mod policy;
 pub mod power;
 pub mod units;
 
-pub use core::{Input, Pss};
+pub use core::{Input, Judged, Pss};

@@ -71,8 +71,16 @@ impl Shared {
                 elapsed_ms: wire::to_millis(now().since(begun)),
                 done,
             };
-            // Ends when the migration does. A caller that gives up does not cancel it.
-            while progress.changed().await.is_ok() {
+            // Ends when the migration does. A caller that gives up cancels it: nobody would know what it does.
+            loop {
+                tokio::select! {
+                    changed = progress.changed() => if changed.is_err() { break },
+                    () = send.closed() => {
+                        migration.cancel();
+                        while progress.changed().await.is_ok() {}
+                        break;
+                    }
+                }
                 let last = *progress.borrow_and_update();
                 let _ = send.try_send(Ok(report(last, false)));
             }

@@ -304,7 +304,12 @@ pub const HOST: Section = Section {
     about: "A real server of power saving (docs/power-saving.md). Its agent has guard = \"tap\" and is no voter.",
     keys: &[
         key("agent", "name of an agent", "", "its agent"),
-        key("watts", "table", "none: nothing is said of kWh", "what it draws, for the sums of `kagectl pss`"),
+        key(
+            "watts",
+            "table",
+            "60 W awake, 3 W asleep",
+            "what it draws: what sleep saves, and the sums of `kagectl pss`",
+        ),
         key("pinned", "string", "none: it may sleep", "why it never sleeps"),
         key(
             "wake",

@@ -75,6 +75,10 @@ impl Cluster {
         self.targets_changed(&next.targets, &mut changes);
         listed("[[host]]", &self.hosts, &next.hosts, &mut changes);
         listed("[[group]]", &self.groups, &next.groups, &mut changes);
+        if self.groups.is_empty() != next.groups.is_empty() {
+            let why = "power saving begins and ends with kage-coordinator";
+            changes.needs_restart.push(format!("the first or last [[group]]: {why}"));
+        }
         if self.saving != next.saving {
             changes.applied.push("[pss]: changed".to_owned());
         }

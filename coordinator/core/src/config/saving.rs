@@ -215,12 +215,12 @@ fn hosts(faults: &mut Faults<'_>, root: &Table<'_, '_>, others: &Others<'_>) -> 
                 others.agents.keys().map(AgentId::as_str),
                 "[[agent]]",
             ),
-            Some(machine) if machine.guard != Guard::Tap => {
-                let reason = "its agent's guard is not \"tap\": a real server of power saving runs virtual servers";
-                faults.value(&table.place, "agent", span, reason);
-            }
             Some(machine) if machine.voter => {
                 let reason = "a voter must stay awake: take another machine as voter, or leave this one out";
+                faults.value(&table.place, "agent", span, reason);
+            }
+            Some(machine) if machine.guard != Guard::Tap => {
+                let reason = "its agent's guard is not \"tap\": a real server of power saving runs virtual servers";
                 faults.value(&table.place, "agent", span, reason);
             }
             Some(_) => {}
@@ -268,9 +268,20 @@ fn groups(
         }
         for member in &members {
             let target = member.get_ref();
-            if !others.targets.contains_key(target) {
-                let known = others.targets.keys().map(TargetName::as_str);
-                unknown(faults, &table.place, "members", &member.span(), target.as_str(), known, "[[target]]");
+            match others.targets.get(target) {
+                None => {
+                    let known = others.targets.keys().map(TargetName::as_str);
+                    unknown(faults, &table.place, "members", &member.span(), target.as_str(), known, "[[target]]");
+                }
+                Some(it) if it.vm.is_none() => {
+                    let reason = "this target is no virtual server: give it vm = { domain, host }, or leave it out";
+                    faults.value(&table.place, "members", member.span(), reason);
+                }
+                Some(it) if !hosts.contains_key(&it.agent) => {
+                    let reason = format!("its real server {} is no [[host]]: add one", it.agent);
+                    faults.value(&table.place, "members", member.span(), reason);
+                }
+                Some(_) => {}
             }
             if let Some(other) = taken.insert(target.clone(), name.get_ref().clone()) {
                 faults.value(&table.place, "members", member.span(), format!("also a member of group {other}"));

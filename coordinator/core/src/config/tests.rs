@@ -236,8 +236,10 @@ fn saving(more: &str) -> String {
 #[test]
 fn power_saving_is_read_with_its_defaults() {
     let text = saving(
-        "[[host]]\nagent = \"rs1\"\nwatts = { awake = 88, asleep = 4 }\npinned = \"files\"\nwakes_in = \"9s\"\n\
-         [[group]]\nname = \"mail\"\nmembers = [\"mail\"]\nbase = \"rs1\"\n\
+        "[[target]]\nname = \"mail1\"\nvm = { domain = \"mail1\", host = \"rs1\" }\naddress = \"10.77.0.61\"\n\
+         vips = [\"10.77.0.111\"]\nbackup = { agent = \"mgmt\", domain = \"mailb\" }\n\
+         [[host]]\nagent = \"rs1\"\nwatts = { awake = 88, asleep = 4 }\npinned = \"files\"\nwakes_in = \"9s\"\n\
+         [[group]]\nname = \"mail\"\nmembers = [\"mail1\"]\nbase = \"rs1\"\n\
          thresholds = { cpu = { light = 10 } }\nrepeats = { light = 4 }\nawake = [\"Mon-Fri 07:00-19:00\"]\n\
          [pss]\ninterval = \"20s\"\nsurvive_host = false",
     );
@@ -256,7 +258,7 @@ fn power_saving_is_read_with_its_defaults() {
 #[test]
 fn faults_of_power_saving_are_told_with_line_value_and_reason() {
     let text = saving(
-        "[[host]]\nagent = \"rs1\"\nwatts = { awake = 4, asleep = 88 }\n[[host]]\nagent = \"rs2\"\n[[host]]\nagent = \"w1\"\n\
+        "[[host]]\nagent = \"rs1\"\nwatts = { awake = 4, asleep = 88 }\n[[host]]\nagent = \"rs2\"\n[[host]]\nagent = \"v1\"\n\
          [[group]]\nname = \"mail\"\nmembers = [\"mial\", \"mail\", \"mail\"]\nbase = \"rs3\"\n\
          thresholds = { cpu = { light = 60 }, memory = { heavy = 80 } }\nrepeats = { light = 2 }\nraeted = 5\n\
          [pss]\nfresh = \"5s\"\npatience = \"1m\"\nmigration_uri = \"qemu+tcp://x/system\"\nawake_hosts = 0\nalarm = \"48h\"",
