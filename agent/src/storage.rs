@@ -10,7 +10,7 @@ use std::{
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Writes that may wait. A voter answers nothing while one waits, so there are few.
 const QUEUE: usize = 256;
@@ -26,10 +26,12 @@ pub enum Write {
     Owner(OwnerState),
     /// Best effort.
     Writers(WriterMemory),
+    /// Answered when all before it has been written, or tried.
+    Flush(oneshot::Sender<()>),
 }
 
 /// Handle of the thread.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Storage(SyncSender<Write>);
 
 impl Storage {
@@ -57,12 +59,14 @@ fn run(state: &StateDir, queue: &Receiver<Write>, inputs: &mpsc::Sender<Input>) 
     while let Ok(first) = queue.recv() {
         // Each write is the whole: of several that wait only the last counts.
         let (mut voter, mut memory, mut owner, mut writers) = (None, None, None, None);
+        let mut flushed = Vec::new();
         for write in std::iter::once(first).chain(queue.try_iter()) {
             match write {
                 Write::Voter(version, store) => voter = Some((version, store)),
                 Write::Memory(version, wanted) => memory = Some((version, wanted)),
                 Write::Owner(state) => owner = Some(state),
                 Write::Writers(state) => writers = Some(state),
+                Write::Flush(done) => flushed.push(done),
             }
         }
         if let Some((version, store)) = voter {
@@ -92,6 +96,10 @@ fn run(state: &StateDir, queue: &Receiver<Write>, inputs: &mpsc::Sender<Input>) 
             && let Err(error) = state.write_owner(&owner)
         {
             tracing::error!(%error, "a restart would not know what this agent holds");
+        }
+        for done in flushed {
+            // Whoever asked may have gone.
+            let _ = done.send(());
         }
     }
 }

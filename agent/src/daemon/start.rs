@@ -166,7 +166,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
         inputs,
         hands: hands.clone(),
         live: live_vips,
-        storage,
+        storage: storage.clone(),
         voters,
         events: events.clone(),
         taps,
@@ -216,7 +216,7 @@ pub async fn run(config: Config, plaintext: bool) -> anyhow::Result<()> {
 
     tracing::info!(agent = %name, %listen, version = env!("CARGO_PKG_VERSION"), took_ms = now().since(started).as_millis(), "kage-agent is up");
     stop::notify_ready(handle.clone());
-    let ended = stop::wait(signals, serving, &handle, &events, &hands, &stop).await;
+    let ended = stop::wait(signals, serving, &handle, &events, &hands, &storage, &stop).await;
     let _ = tokio::time::timeout(stop::FLUSH, session).await;
     driver.abort();
     ended

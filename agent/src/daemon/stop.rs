@@ -5,6 +5,7 @@ use crate::{
     events::Events,
     guard::unprotect_child,
     hands::{Hands, Order},
+    storage::{Storage, Write},
 };
 use kage_proto::agent::v1::{GoingDown, agent_event::Event};
 use std::time::Duration;
@@ -81,6 +82,7 @@ pub(super) async fn wait(
     handle: &Handle,
     events: &Events,
     hands: &Hands,
+    storage: &Storage,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut ended = Ok(());
@@ -117,6 +119,11 @@ pub(super) async fn wait(
     let (reply, flushed) = oneshot::channel();
     hands.order(Order::Flush(reply));
     let _ = timeout(Duration::from_millis(500), flushed).await;
+    // What is held back must be known to the next process: it would not be brought up again.
+    let (reply, flushed) = oneshot::channel();
+    if storage.write(Write::Flush(reply)) {
+        let _ = timeout(Duration::from_millis(500), flushed).await;
+    }
     stop.cancel();
     ended
 }

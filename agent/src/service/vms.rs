@@ -46,7 +46,7 @@ pub struct Vms {
     sleeps: Arc<Mutex<BTreeMap<String, Sleep>>>,
     /// Domains that are being moved, and where to.
     moving: Arc<Mutex<BTreeMap<String, String>>>,
-    ports: ports::Turn,
+    turns: ports::Turns,
 }
 
 /// What was seen of a domain's sleep, since this agent started.
@@ -73,7 +73,7 @@ pub(super) enum Change {
 
 impl Vms {
     fn new(vm: Result<Vm, &'static str>) -> Self {
-        Self { vm, sleeps: Arc::default(), moving: Arc::default(), ports: ports::Turn::default() }
+        Self { vm, sleeps: Arc::default(), moving: Arc::default(), turns: ports::Turns::default() }
     }
 
     /// Connects in the background.
@@ -309,6 +309,11 @@ impl Shared {
     ) -> Result<v1::VmReply, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
         let v1::VmRequest { authority, domain, timeout_ms, order, force } = request.into_inner();
+        let _turn = match change {
+            Change::Resume | Change::Pause => Some(self.vms.turn(&domain).await),
+            // Slow ones wait for nobody, and nobody for them.
+            Change::Save | Change::Shutdown | Change::Destroy | Change::Reboot => None,
+        };
         // A domain whose name is none of ours is no coordinator's.
         if let Ok(name) = DomainName::new(&domain) {
             self.handle.order(name, Term(authority.map_or(0, |authority| authority.term)), order).await?;

@@ -95,6 +95,8 @@ pub(crate) enum TargetJob {
     Restart,
     Reboot,
     Wake,
+    /// The target says that nothing behind this virtual IP (by its place among the target's) writes there any more.
+    LetGo(usize),
     /// The target gets its storage access back.
     Unfence,
 }

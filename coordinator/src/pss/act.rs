@@ -271,8 +271,10 @@ impl Context {
             destination_uri: destination(&self.cluster.saving.migration_uri, address),
             bandwidth_mib_s: bandwidth(limit),
             max_downtime_ms: downtime.map_or(0, ms),
-            keep_defined: false,
+            // Every real server knows every virtual server: it goes back, and may be started where it was.
+            keep_defined: true,
             timeout_ms: ms(timeout),
+            data_uri: String::new(),
         };
         let mut progress = self.agent(from)?.migrate_vm(with_deadline(request, timeout)).await?.into_inner();
         let mut done = false;

@@ -201,6 +201,10 @@ impl World {
 
     /// The process starts over what the disk holds and the kernel has.
     pub fn start_agent(&mut self, machine: usize) {
+        if self.machines[machine].asleep.is_some() {
+            // Its service manager sleeps too.
+            return self.after(100 * MS, Ev::StartAgent(machine));
+        }
         if self.machines[machine].agent.is_some() || !self.machines[machine].up() {
             return;
         }

@@ -317,6 +317,13 @@ impl World {
 
     pub(super) fn stop_agent(&mut self, machine: usize, down: Ns) {
         self.say_of(machine, || "agent stops as planned".into());
+        // Its last act: what waits for the disk is written.
+        let here = &mut self.machines[machine];
+        if let Some(agent) = &mut here.agent {
+            for (_, write) in std::mem::take(&mut agent.writes) {
+                here.disk.keep(write);
+            }
+        }
         self.end_process(machine, false);
         self.after(down, Ev::StartAgent(machine));
     }

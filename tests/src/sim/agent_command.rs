@@ -101,7 +101,10 @@ impl World {
     }
 
     fn tell_libvirt(&mut self, machine: usize, takes: Ns, domain: DomainName, runs: bool, reply: Reply) {
-        let (at, boot) = (self.libvirt_call(machine, takes), self.machines[machine].boots);
+        let boot = self.machines[machine].boots;
+        let before = self.machines[machine].vm_ends.get(&domain).map_or(0, |end| end.saturating_sub(self.now));
+        let at = self.libvirt_call(machine, before + takes);
+        self.machines[machine].vm_ends.insert(domain.clone(), at);
         self.at(at, Ev::Errand(machine, boot, Errand::Vm(domain, runs), reply));
     }
 

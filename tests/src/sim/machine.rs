@@ -113,6 +113,8 @@ pub struct Machine {
     pub vms: BTreeMap<DomainName, Vm>,
     /// Its libvirt.
     pub libvirt: Libvirt,
+    /// When what was begun with a VM ends: what comes after it waits, as in the agent and in libvirt.
+    pub vm_ends: BTreeMap<DomainName, Ns>,
     /// Its services; those not listed are good.
     pub services: BTreeMap<ServiceName, Health>,
     /// Neighbours do not hear what it announces.
@@ -145,6 +147,7 @@ impl Machine {
             reads: None,
             vms: BTreeMap::new(),
             libvirt: Libvirt::default(),
+            vm_ends: BTreeMap::new(),
             services: BTreeMap::new(),
             unheard: false,
             writing: BTreeMap::new(),

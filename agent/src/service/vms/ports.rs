@@ -5,17 +5,29 @@ use crate::{
     guard::{IfName, port},
     vm::{DomainEvent, DomainEventDetail, DomainEventKind, DomainInfo, DomainState, Outcome, VmError},
 };
-use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// One at a time looks whether a domain sleeps and does what follows from it: else its port could be shut just after it
-/// was resumed.
-pub(super) type Turn = Arc<Mutex<()>>;
+/// Of each domain one at a time lets it go on or stand still, or looks which it does and does what follows from it: else
+/// the later of two orders could be done first, or a port be shut just after its guest was resumed.
+pub(super) type Turns = Arc<std::sync::Mutex<BTreeMap<String, Arc<Mutex<()>>>>>;
 
 impl Vms {
-    /// Lets a domain go on, with its ports open.
+    /// To be held while a domain is made to go on or to stand still, from before the order is looked at.
+    pub(super) async fn turn(&self, domain: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            // Whole after each statement that holds it.
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(domain.to_owned()).or_default())
+        };
+        turn.lock_owned().await
+    }
+
+    /// Lets a domain go on, with its ports open. Its turn is the caller's.
     pub(super) async fn resume_with_ports(&self, vm: &Vm, domain: &str) -> Result<Outcome, VmError> {
-        let _turn = self.ports.lock().await;
         let shut = self.sleeps().get_mut(domain).map(|sleep| std::mem::take(&mut sleep.shut)).unwrap_or_default();
         set(domain, &shut, true);
         let result = vm.resume(domain).await;
@@ -35,7 +47,7 @@ impl Vms {
             return;
         }
         let domain = &event.domain;
-        let _turn = self.ports.lock().await;
+        let _turn = self.turn(domain).await;
         if let Ok(info) = self.find(domain).await {
             self.set_ports_of(&info);
         }
@@ -43,9 +55,11 @@ impl Vms {
 
     /// Of all domains: libvirt is connected anew, and what happened meanwhile is not known.
     pub(super) async fn set_all_ports(&self) {
-        let _turn = self.ports.lock().await;
         for info in self.list().await.unwrap_or_default() {
-            self.set_ports_of(&info);
+            let _turn = self.turn(&info.name).await;
+            if let Ok(info) = self.find(&info.name).await {
+                self.set_ports_of(&info);
+            }
         }
     }
 

@@ -145,7 +145,12 @@ impl Coordinator {
                 let timeout = detection.probe_timeout;
                 actions.push(Action::ReadPower { job, agent: target.agent.clone(), timeout });
             }
-            TargetJob::Ping | TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::Unfence => {
+            TargetJob::Ping
+            | TargetJob::Restart
+            | TargetJob::Reboot
+            | TargetJob::Wake
+            | TargetJob::LetGo(_)
+            | TargetJob::Unfence => {
                 let timeout = detection.ping_timeout;
                 let address = vip.filter(|_| look == Look::AtDouble).unwrap_or(target.address);
                 actions.push(Action::Ping { job, address, count: detection.ping_count, timeout });
@@ -168,6 +173,7 @@ impl Coordinator {
                 self.check_done(now, name, &what, job, &result, actions);
             }
             TargetJob::Restart => self.restart_done(now, name, &result, actions),
+            TargetJob::LetGo(index) => self.let_go_done(now, name, index, &result, actions),
             TargetJob::Unfence => self.unfence_done(now, name, &result, actions),
             TargetJob::Reboot | TargetJob::Wake => {
                 if result != JobResult::Done {
@@ -220,7 +226,7 @@ impl Coordinator {
                     *off = Some(*asked);
                 }
             }
-            TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::Unfence => {}
+            TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::LetGo(_) | TargetJob::Unfence => {}
         }
         if running.is_empty()
             && let Some(next) = queue.pop_front()

@@ -3,6 +3,10 @@
 use super::*;
 use crate::placement::FENCE_TIMEOUT;
 use kage_types::DomainName;
+use kage_types::{AskVip, Epoch};
+
+/// A service is given this long to stop: the agent answers when it has.
+const LET_GO: Duration = Duration::from_secs(5);
 
 impl Coordinator {
     // ---- Backup server mode ----
@@ -166,10 +170,46 @@ impl Coordinator {
             self.move_all(now, target, &self.home_owner(target), cause, true);
             return self.enter(now, name, Mode::Returning { unfencing: None });
         }
+        self.enter(now, name, Mode::Returning { unfencing: Some(cause) });
+        self.let_go(name, target, 0, actions);
+    }
+
+    /// It was shut out while it wrote, and may be doing so still: a service that is slow to stop, an agent that stalled.
+    /// It gets the storage back when its agent has acknowledged that nothing behind its VIPs runs.
+    fn let_go(&mut self, name: &TargetName, target: &Target, index: usize, actions: &mut Vec<Action>) {
+        if let Some(vip) = target.vips.iter().nth(index) {
+            let epoch = self.vips.get(vip).and_then(|state| state.row.as_ref()).map_or(Epoch(0), |row| row.epoch);
+            let job = self.job(JobFor::Target(name.clone(), TargetJob::LetGo(index)));
+            let command = AgentCommand::Release { ask: AskVip { vip: *vip, epoch } };
+            actions.push(Action::Command { job, agent: target.agent.clone(), command, timeout: LET_GO });
+            return;
+        }
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Unfence));
         let (address, timeout) = (target.address, FENCE_TIMEOUT);
         actions.push(Action::FenceStorage { job, address, revoke: false, timeout });
-        self.enter(now, name, Mode::Returning { unfencing: Some(cause) });
+    }
+
+    pub(crate) fn let_go_done(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        index: usize,
+        result: &JobResult,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(target) = self.cluster.targets.get(name).cloned() else {
+            return;
+        };
+        let Mode::Returning { unfencing: Some(_) } = self.dbss(name).mode else {
+            return;
+        };
+        if *result == JobResult::Done {
+            return self.let_go(name, &target, index + 1, actions);
+        }
+        let text = format!("it does not say that its services are down: {}; asked again", describe(result));
+        self.note(Some(name.clone()), Severity::Warning, "unfence-failed", text, actions);
+        let background = Background::Healthy { since: now, waits: Waits::Steadiness };
+        self.enter(now, name, Mode::TargetServerRecovery { background });
     }
 
     pub(crate) fn unfence_done(&mut self, now: Time, name: &TargetName, result: &JobResult, actions: &mut Vec<Action>) {

@@ -9,11 +9,13 @@ use kage_pss_core::{
 use kage_types::Revision;
 
 fn signals(actions: &[Action]) -> Vec<&Signal> {
-    let signal = |action| match action {
-        &Action::Signal { ref signal, .. } => Some(signal),
-        _ => None,
-    };
-    actions.iter().filter_map(signal).collect()
+    let mut found = Vec::new();
+    for action in actions {
+        if let Action::Signal { signal, .. } = action {
+            found.push(signal);
+        }
+    }
+    found
 }
 
 #[test]

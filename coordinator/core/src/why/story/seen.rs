@@ -100,7 +100,9 @@ impl Teller {
                         (Source::Probe(service.to_owned()), true)
                     }
                     TargetJob::Power(_) => (Source::Power, true),
-                    TargetJob::Restart | TargetJob::Reboot => (Source::Agent(target.agent.to_string()), false),
+                    TargetJob::Restart | TargetJob::Reboot | TargetJob::LetGo(_) => {
+                        (Source::Agent(target.agent.to_string()), false)
+                    }
                     TargetJob::Wake => (Source::Agent(target.backup.agent.to_string()), false),
                     TargetJob::Unfence => (Source::Storage, false),
                 };
@@ -110,6 +112,7 @@ impl Teller {
                     TargetJob::Restart => format!("restart: {}", describe(result)),
                     TargetJob::Reboot => format!("reboot: {}", describe(result)),
                     TargetJob::Wake => format!("magic packet: {}", describe(result)),
+                    TargetJob::LetGo(_) => format!("its services are down: {}", describe(result)),
                     TargetJob::Unfence => format!("access given back: {}", describe(result)),
                 };
                 if check { self.check(now, source, what) } else { self.tell(now, source, what) }
