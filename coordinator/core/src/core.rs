@@ -81,6 +81,8 @@ pub(crate) enum VipJob {
     PowerRead(Time),
     /// A writer's storage access is revoked.
     FenceStorage,
+    /// The target says that nothing behind the VIP writes there any more, whoever the owner was.
+    LetGo,
     /// The double is suspended before its target writes again.
     Quiet,
 }

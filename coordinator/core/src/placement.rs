@@ -21,6 +21,8 @@ const LISTEN: Duration = Duration::from_millis(150);
 pub(crate) const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An owner that can be reached releases within this time; then its writers are fenced as if it could not.
 pub(crate) const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
+/// A service is given this long to stop: its agent answers when it has.
+pub(crate) const LET_GO: Duration = Duration::from_secs(5);
 /// A planned move gives the preparations this long before it releases all the same.
 const PREPARE: Duration = Duration::from_secs(1);
 
@@ -51,6 +53,15 @@ pub(crate) enum Try {
 }
 
 impl Try {
+    fn at_once() -> Self {
+        Try::Idle { not_before: Time::ZERO }
+    }
+
+    /// Was it tried in vain?
+    pub fn failed_since(&self, began: Time) -> bool {
+        matches!(self, Try::Idle { not_before } if *not_before > began)
+    }
+
     pub fn due(&self, now: Time) -> bool {
         matches!(self, Try::Idle { not_before } if now >= *not_before)
     }
@@ -93,7 +104,7 @@ pub(crate) struct Securing {
     consents_until: Time,
     /// The last of them was given by then.
     last_consent: Time,
-    release: Try,
+    pub release: Try,
     prepared: Try,
     pub vm: Try,
     conflict: Try,
@@ -108,6 +119,10 @@ pub(crate) struct WriterSteps {
     pub storage: Try,
     /// The double is suspended before its target writes.
     pub quiet: Try,
+    /// Of a move begun under an earlier term: the target was asked whether it still writes. Absent in snapshots of before
+    /// it was there.
+    #[serde(default = "Try::at_once")]
+    pub left: Try,
     pub told: bool,
 }
 
@@ -756,6 +771,9 @@ impl Coordinator {
                     }
                 }
             }
+            (Stage::Securing(securing), VipJob::LetGo) if securing.writers.left == Try::Running(job) => {
+                securing.writers.left = if result == JobResult::Done { Try::Done } else { again };
+            }
             (Stage::Securing(securing), VipJob::Quiet) if securing.writers.quiet == Try::Running(job) => {
                 if result == JobResult::Done {
                     securing.writers.quiet = Try::Done;
@@ -834,7 +852,13 @@ impl Securing {
             prepared: idle.clone(),
             vm: idle.clone(),
             conflict: idle.clone(),
-            writers: WriterSteps { power: idle.clone(), storage: idle.clone(), quiet: idle, told: false },
+            writers: WriterSteps {
+                power: idle.clone(),
+                storage: idle.clone(),
+                quiet: idle.clone(),
+                left: idle,
+                told: false,
+            },
         }
     }
 }

@@ -6,9 +6,9 @@ use crate::{
     core::{Coordinator, JobFor, VipJob},
     dbss::unfenced,
     event::{Action, AgentCommand, Cause, Severity},
-    placement::{FENCE_TIMEOUT, Freed, Move, Owner, RELEASE_PATIENCE, Stage, Try, VipState},
+    placement::{FENCE_TIMEOUT, Freed, LET_GO, Move, Owner, RELEASE_PATIENCE, Stage, Try, VipState},
 };
-use kage_types::{Time, Vip};
+use kage_types::{AskVip, Epoch, Time, Vip};
 
 impl Coordinator {
     /// Is it certain that nobody else writes, so that the new owner may run its services? Does what makes it so.
@@ -38,15 +38,29 @@ impl Coordinator {
             return false;
         };
         let (owner, address) = (target.agent.clone(), target.address);
-        // Only an owner that is known can be switched off: after a restart in between, its power is read.
-        let off =
-            moving.from.is_some() && self.cluster.agents.get(&owner).is_some_and(|machine| machine.power_off.is_some());
+        let begun_earlier = moving.from.is_none();
+        let epoch = state.row.as_ref().map_or(Epoch(0), |row| Epoch(row.epoch.0.saturating_sub(1)));
         let Stage::Securing(securing) = &mut moving.stage else {
             return false;
         };
+        // Begun under an earlier term, it is not known any more who owned it. Beside the double only the target writes: it
+        // is asked to let go of every earlier epoch, and answers when nothing behind the VIP runs there.
+        if begun_earlier && securing.writers.left == Try::Done {
+            return true;
+        }
+        if begun_earlier && securing.writers.left.due(now) {
+            let job = self.job(JobFor::Vip(vip, VipJob::LetGo));
+            let command = AgentCommand::Release { ask: AskVip { vip, epoch } };
+            actions.push(Action::Command { job, agent: owner.clone(), command, timeout: LET_GO });
+            securing.writers.left = Try::Running(job);
+        }
         if planned && now < securing.since + RELEASE_PATIENCE {
             return false;
         }
+        // Only an owner that is known is switched off, and not one that answers: it has released, or is about to. After a
+        // restart in between, its power is read.
+        let silent = securing.release.failed_since(securing.since);
+        let off = !begun_earlier && self.cluster.agents.get(&owner).is_some_and(|machine| machine.power_off.is_some());
         if let Some(service) = &writers.unfenced {
             if now >= securing.since + RELEASE_PATIENCE && !std::mem::replace(&mut securing.writers.told, true) {
                 self.note(Some(state.target.clone()), Severity::Alert, "held", unfenced(service), actions);
@@ -54,7 +68,7 @@ impl Coordinator {
             return false;
         }
         let timeout = FENCE_TIMEOUT;
-        if writers.power && securing.writers.power.due(now) {
+        if writers.power && (silent || !off) && securing.writers.power.due(now) {
             let job = self.job(JobFor::Vip(vip, if off { VipJob::PowerOff } else { VipJob::PowerRead(now) }));
             actions.push(if off {
                 Action::PowerOff { job, agent: owner, timeout }

@@ -1,12 +1,9 @@
 //! Backup server mode, and the way back.
 
 use super::*;
-use crate::placement::FENCE_TIMEOUT;
+use crate::placement::{FENCE_TIMEOUT, LET_GO};
 use kage_types::DomainName;
 use kage_types::{AskVip, Epoch};
-
-/// A service is given this long to stop: the agent answers when it has.
-const LET_GO: Duration = Duration::from_secs(5);
 
 impl Coordinator {
     // ---- Backup server mode ----
@@ -177,10 +174,16 @@ impl Coordinator {
     /// It was shut out while it wrote, and may be doing so still: a service that is slow to stop, an agent that stalled.
     /// It gets the storage back when its agent has acknowledged that nothing behind its VIPs runs.
     fn let_go(&mut self, name: &TargetName, target: &Target, index: usize, actions: &mut Vec<Action>) {
-        if let Some(vip) = target.vips.iter().nth(index) {
-            let epoch = self.vips.get(vip).and_then(|state| state.row.as_ref()).map_or(Epoch(0), |row| row.epoch);
-            let job = self.job(JobFor::Target(name.clone(), TargetJob::LetGo(index)));
-            let command = AgentCommand::Release { ask: AskVip { vip: *vip, epoch } };
+        let home = self.home_owner(target);
+        for (at, vip) in target.vips.iter().enumerate().skip(index) {
+            let Some(row) = self.vips.get(vip).and_then(|state| state.row.as_ref()) else { continue };
+            // What it owns again it may write behind.
+            if row.owner == home.agent && row.domain == home.domain {
+                continue;
+            }
+            let ask = AskVip { vip: *vip, epoch: Epoch(row.epoch.0.saturating_sub(1)) };
+            let job = self.job(JobFor::Target(name.clone(), TargetJob::LetGo(at)));
+            let command = AgentCommand::Release { ask };
             actions.push(Action::Command { job, agent: target.agent.clone(), command, timeout: LET_GO });
             return;
         }

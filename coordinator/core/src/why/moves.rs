@@ -102,6 +102,7 @@ impl Following {
             | VipJob::PowerOff
             | VipJob::PowerRead(_)
             | VipJob::FenceStorage
+            | VipJob::LetGo
             | VipJob::Quiet => {}
         }
     }

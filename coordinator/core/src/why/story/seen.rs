@@ -133,6 +133,9 @@ impl Teller {
                     VipJob::Hold => (Source::Agent(to), format!("hold {vip}: {}", describe(result))),
                     VipJob::PowerOff => (Source::Power, format!("switched off: {}", describe(result))),
                     VipJob::PowerRead(_) => (Source::Power, power(result)),
+                    VipJob::LetGo => {
+                        (Source::Agent(target.agent.to_string()), format!("nothing writes there: {}", describe(result)))
+                    }
                     VipJob::FenceStorage => (Source::Storage, format!("access revoked: {}", describe(result))),
                     VipJob::Quiet => (
                         Source::Agent(target.backup.agent.to_string()),
