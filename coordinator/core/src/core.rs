@@ -124,6 +124,10 @@ pub struct Coordinator {
     pub(crate) jobs: BTreeMap<JobId, JobFor>,
     last_job: JobId,
     long_asks: BTreeMap<AgentId, LongAsk>,
+    /// By which process, and in which request, a long lease was asked for last: what was said before it and arrives after
+    /// it does not give it back. Absent in snapshots of before it was there.
+    #[serde(default)]
+    last_long: BTreeMap<AgentId, (u64, Nonce)>,
     /// Doubles that are being suspended.
     #[serde(with = "crate::journal::pairs")]
     pub(crate) pausing: BTreeMap<Owner, JobId>,
@@ -203,6 +207,7 @@ impl Coordinator {
             jobs: BTreeMap::new(),
             last_job: JobId(0),
             long_asks: BTreeMap::new(),
+            last_long: BTreeMap::new(),
             pausing: BTreeMap::new(),
             promised: None,
             sif: Err("not asked yet".into()),

@@ -22,6 +22,7 @@ mod mode;
 mod moves;
 mod recovery;
 mod trouble;
+mod virtual_server;
 
 pub(crate) use trouble::unfenced;
 
@@ -130,13 +131,19 @@ impl Dbss {
 impl Coordinator {
     /// Do what the target's mode needs now. Called when its wake time has come; sets the next.
     pub(crate) fn supervise(&mut self, now: Time, name: &TargetName, actions: &mut Vec<Action>) {
-        let Some(target) = self.cluster.targets.get(name).cloned() else {
+        let Some(target) = self.cluster.targets.get(name).map(|target| self.as_it_is(target)) else {
             return;
         };
         let Some(dbss) = self.targets.get_mut(name) else {
             return;
         };
         dbss.wake = Time::FAR;
+        if self.rests(now, name, &target) {
+            return;
+        }
+        let Some(dbss) = self.targets.get_mut(name) else {
+            return;
+        };
         match dbss.mode.clone() {
             Mode::Starting => self.starting(now, name, &target),
             Mode::Regular { next, .. } => self.regular(now, name, &target, next, actions),

@@ -22,7 +22,11 @@ impl Coordinator {
         if ask.long && ask.via.is_none() && in_authority && hears {
             return self.note_long_lease(agent, &ask, actions);
         }
-        if ask.via.is_none() && ask.long_surrendered && in_authority {
+        let later = self
+            .last_long
+            .get(agent)
+            .is_none_or(|(incarnation, nonce)| ask.incarnation != *incarnation || ask.nonce > *nonce);
+        if ask.via.is_none() && ask.long_surrendered && in_authority && hears && later {
             self.long_returned(now, agent, actions);
         }
         let origin = ask.via.is_some().then(|| agent.clone());
@@ -66,6 +70,7 @@ impl Coordinator {
     // ---- long leases (rule 9) ----
 
     fn note_long_lease(&mut self, agent: &AgentId, ask: &Asked, actions: &mut Vec<Action>) {
+        self.last_long.insert(agent.clone(), (ask.incarnation, ask.nonce));
         let mut left = BTreeSet::new();
         for item in &ask.vips {
             let job = self.job(JobFor::LongLease(agent.clone()));

@@ -19,6 +19,7 @@ impl Coordinator {
         why: Why,
         actions: &mut Vec<Action>,
     ) {
+        self.function_restored(target);
         let until = now + target.reboot_wait;
         let background = match why {
             Why::Operator { .. } => Background::Operator { healthy: false },
@@ -49,7 +50,7 @@ impl Coordinator {
         self.note(Some(name.clone()), Severity::Info, "rebooting", text.into(), actions);
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Reboot));
         let (agent, timeout) = (target.agent.clone(), Duration::from_secs(5));
-        actions.push(Action::Command { job, agent, command: AgentCommand::Reboot, timeout });
+        actions.push(Action::Command { job, agent, command: Self::reboot_command(target), timeout });
         Job::Reboot { again: None }
     }
 
@@ -82,6 +83,9 @@ impl Coordinator {
         let text = format!("{why}: the backup keeps serving; repair it, then `kagectl failback {name}`");
         self.note(Some(name.clone()), Severity::Alert, "down", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "down".into(), detail: why.clone() });
+        if let Some(target) = self.cluster.targets.get(name).cloned() {
+            self.verdict(name, &target, false);
+        }
         self.enter(now, name, Mode::Ended { why });
     }
 
@@ -123,8 +127,9 @@ impl Coordinator {
             return self.double_silent(now, name, target, before, *told, actions);
         }
         let answers = dbss.ping.good();
-        let alive = answers || connected;
-        let came_back = connected && (answers || detection.push);
+        let alive = answers || connected && target.vm.is_none();
+        // The agent of a virtual server's host says nothing of the virtual server.
+        let came_back = connected && (answers || detection.push && target.vm.is_none());
         let healthy = came_back && dbss.services_good(target.services.len());
         let settling = |job| Background::Settling { job, look: now + detection.settle, until: now + target.start_wait };
         let next = match background {
@@ -303,6 +308,9 @@ impl Coordinator {
         let until = now + target.start_wait;
         if self.hold_back(name, Act::Wake, "it does not come back by itself", actions) {
             return Background::AwaitReboot { job: Job::Resumed, until, left: true };
+        }
+        if let Some(domain) = target.domain().cloned() {
+            return self.start_virtual_server(now, name, target, &domain, attempt, actions);
         }
         let mac = self.cluster.agents.get(&target.agent).and_then(|machine| machine.mac.clone());
         let Some(mac) = mac else {

@@ -19,6 +19,7 @@ impl Coordinator {
         if self.stays_regular(now, name, Act::TakeOver, why.as_str(), actions) {
             return;
         }
+        self.claim(name, target, why.as_str());
         let to = Self::at_backup(target);
         let (reason, planned) = (why.as_str(), why.planned());
         let text = format!("{} on {} takes over ({reason})", target.backup.domain, target.backup.agent);
@@ -38,8 +39,8 @@ impl Coordinator {
             .cluster
             .targets
             .iter()
-            .filter(|(_, target)| target.agent == *agent)
-            .map(|(name, target)| (name.clone(), target.clone()))
+            .map(|(name, target)| (name.clone(), self.as_it_is(target)))
+            .filter(|(_, target)| target.agent == *agent && !self.is_suspended(target))
             .collect();
         for (name, target) in names {
             match self.dbss(&name).mode {
@@ -86,6 +87,7 @@ impl Coordinator {
         let back = fresh && steady.is_some_and(|since| since > self.dbss(name).since);
         if back && self.at_home_but_for_moves(target) && self.cancel_moves(&self.vips_of(target)) {
             let text = "its lease is renewed again before anything was moved: rolled back".to_owned();
+            self.unclaim(name, target);
             self.note(Some(name.clone()), Severity::Info, "rolled-back", text, actions);
             actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
             return self.enter_regular(now, name);
@@ -248,6 +250,7 @@ impl Coordinator {
             let text = format!("the target serves again (moved back within {:?})", whole_millis(took));
             self.note(Some(name.clone()), Severity::Info, "regular", text, actions);
             actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
+            self.verdict(name, target, true);
             self.suspend_double(target, name, actions);
             return self.enter_regular(now, name);
         }

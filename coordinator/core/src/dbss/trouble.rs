@@ -30,7 +30,8 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let detection = self.cluster.detection;
-        let silent = self.silent(now, &target.agent);
+        let silent = self.silent_as(now, name, target);
+        let of_host = self.silent(now, &target.agent);
         let dbss = self.dbss(name);
         match dbss.round {
             Round::Idle => return self.begin_round(now, name, target, Look::Lost, actions),
@@ -41,7 +42,7 @@ impl Coordinator {
         let probe_bad = !dbss.bad_services().is_empty();
         let all_good = dbss.ping.good() && dbss.services_good(target.services.len());
         if detection.push {
-            let fresh = silent <= self.silence_limit();
+            let fresh = of_host <= self.silence_limit();
             if fresh && (!ping_bad || !probe_bad) {
                 let text = "false alarm: its lease is renewed".to_owned();
                 self.note(Some(name.clone()), Severity::Info, "network-normal", text, actions);
@@ -123,7 +124,7 @@ impl Coordinator {
     ) {
         let found = self.cluster.targets.iter().find_map(|(name, target)| {
             let index = target.services.iter().position(|known| known.name == *service)?;
-            (target.agent == *agent).then(|| (name.clone(), target.clone(), index))
+            (Self::restarter(target).as_ref() == Some(agent)).then(|| (name.clone(), self.as_it_is(target), index))
         });
         let Some((name, target, index)) = found else {
             return;
@@ -238,9 +239,10 @@ impl Coordinator {
         else {
             return self.enter_regular(now, name);
         };
-        if !service.restart {
+        let restarter = Self::restarter(target);
+        let Some(agent) = restarter.filter(|_| service.restart) else {
             return self.take_over(now, name, target, Why::Service, actions);
-        }
+        };
         if !self.dbss(name).budgets.take_restart(now, index, &target.budget) {
             let Budget { restarts, within, .. } = target.budget;
             let text = format!(
@@ -255,7 +257,7 @@ impl Coordinator {
         self.enter(now, name, Mode::ServiceRecovery { services, step: ServiceStep::Restarting });
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Restart));
         let command = AgentCommand::RestartService { service: service.name.clone() };
-        actions.push(Action::Command { job, agent: target.agent.clone(), command, timeout: RESTART_TIMEOUT });
+        actions.push(Action::Command { job, agent, command, timeout: RESTART_TIMEOUT });
     }
 
     pub(crate) fn restart_done(&mut self, now: Time, name: &TargetName, result: &JobResult, actions: &mut Vec<Action>) {
