@@ -540,6 +540,8 @@ impl Coordinator {
             self.ask_for_bars(now, vip, epoch, securing, actions);
         }
         let barred = same_owner || securing.bars.len() >= needed;
+        // A machine that was dead and is switched on again must not find voters that let it write on.
+        let may_write = barred || writers.is_none() || unproven;
 
         let resumes = self.is_to_be_resumed(moving.cause, &to);
         let Stage::Securing(securing) = &mut moving.stage else {
@@ -547,7 +549,7 @@ impl Coordinator {
         };
         if let (Some(domain), true) = (
             to.domain.as_ref().filter(|_| resumes),
-            one_writer && securing.vm.due(now) && !self.pausing.contains_key(&to),
+            one_writer && may_write && securing.vm.due(now) && !self.pausing.contains_key(&to),
         ) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
