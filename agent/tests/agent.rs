@@ -9,8 +9,8 @@ mod support {
 
 use kage_proto::{
     agent::v1::{
-        BarRequest, GetVoterStateRequest, HeldVip, HoldVipReply, HoldVipRequest, ListLeasesReply, ListLeasesRequest,
-        ReleaseVipRequest, agent_client::AgentClient, voter_client::VoterClient,
+        BarRequest, GetVoterStateRequest, HeldVip, HoldVipReply, HoldVipRequest, HostRequest, ListLeasesReply,
+        ListLeasesRequest, ReleaseVipRequest, agent_client::AgentClient, voter_client::VoterClient,
     },
     channel::{Credentials, Options, channel},
     issue::{Authority, Subject},
@@ -353,6 +353,51 @@ fn the_machine_going_down_releases() {
         agent.start();
         agent.up().await;
         assert!(agent.held().await.is_none(), "nothing is asked for anew");
+    });
+}
+
+#[test]
+fn a_host_sleeps_when_it_is_idle_and_sure_to_wake() {
+    in_namespaces(async || {
+        let mut cluster = Cluster::new(&[]).await;
+        let alarm = cluster.dir.path().join("alarm");
+        let set = format!("echo $0 >> {}", alarm.display());
+        // As a whole machine that is frozen from outside: the command outlasts the sleep, and no clock jumps.
+        let freeze = "kill -STOP $PPID; sleep 1.5; kill -CONT $PPID";
+        let power = format!(
+            "[power]\nalarm = [\"sh\", \"-c\", {set:?}]\narm_wake = [\"test\", \"-e\", {:?}]\nsuspend = [\"sh\", \"-c\", {freeze:?}]\n",
+            cluster.dir.path().join("armed")
+        );
+        let agent = cluster.agent_with("rs1", 11, false, &power);
+        agent.up().await;
+        let sleep = async || {
+            let authority = Some(kage_proto::agent::v1::Authority { term: 1 });
+            let request = HostRequest { authority, alarm_ms: 60_000, ..HostRequest::default() };
+            AgentClient::new(agent.client.clone()).suspend_host(request).await.map(tonic::Response::into_inner)
+        };
+        let alarms = || fs::read_to_string(&alarm).unwrap_or_default();
+        let events = || cluster.fake.mood.lock().unwrap().events.clone();
+
+        agent.hold(1).await.expect("hold");
+        let refused = sleep().await.expect_err("it serves");
+        assert!(refused.message().contains("drain first") && refused.message().contains(VIP), "{refused}");
+        let release = ReleaseVipRequest { term: 1, vip: VIP.to_owned(), epoch: 1 };
+        AgentClient::new(agent.client.clone()).release_vip(release).await.expect("release");
+
+        let refused = sleep().await.expect_err("nothing would wake it");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert_eq!(alarms(), "", "not even begun");
+        agent.hold(2).await.expect("it stays, and takes what it is given");
+        let release = ReleaseVipRequest { term: 1, vip: VIP.to_owned(), epoch: 2 };
+        AgentClient::new(agent.client.clone()).release_vip(release).await.expect("release");
+
+        fs::write(cluster.dir.path().join("armed"), "").expect("write");
+        let reply = sleep().await.expect("sleeps");
+        assert!(reply.woken_by.contains("armed") && reply.woken_by.contains("alarm after 60 s"), "{reply:?}");
+        let woke = async || events().iter().any(|(_, what)| what.contains("Woke") && what.contains("failed: \"\""));
+        wait_until("it wakes", woke).await;
+        assert_eq!(alarms(), "60\n0\n", "set, and cleared");
+        agent.hold(3).await.expect("it takes virtual IPs again");
     });
 }
 

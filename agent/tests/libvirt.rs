@@ -99,6 +99,8 @@ async fn a_domains_life() {
     assert_eq!(find(&vm, "d1").await.state, DomainState::Paused);
     assert_eq!(vm.resume("d1").await, Ok(Outcome::Done));
     assert_eq!(timed("reboot", vm.reboot("d1")).await, Ok(Outcome::Done));
+    assert_eq!(timed("reset", vm.reset("d1")).await, Ok(Outcome::Done));
+    assert_eq!(find(&vm, "d1").await.state, DomainState::Running);
 
     assert_eq!(timed("destroy", vm.destroy("d1")).await, Ok(Outcome::Done));
     assert_eq!(event(&mut events, DomainEventKind::Stopped).await, DomainEventDetail::Destroyed);
@@ -106,6 +108,7 @@ async fn a_domains_life() {
     assert_eq!(vm.shutdown("d1", LONG).await, Ok(Outcome::Already));
     assert!(matches!(vm.pause("d1").await, Err(VmError::WrongState { state: DomainState::ShutOff, .. })));
     assert!(matches!(vm.restore("d1", true, LONG).await, Err(VmError::Refused { .. })));
+    assert!(matches!(vm.reset("d1").await, Err(VmError::WrongState { state: DomainState::ShutOff, .. })));
     assert_eq!(vm.destroy("none").await, Ok(Outcome::Already));
     assert_eq!(vm.resume("none").await, Err(VmError::NoDomain { domain: "none".into() }));
 

@@ -136,10 +136,9 @@ impl World {
         let time = here.clock.at(self.now);
         let until = match reason {
             LossReason::Lapsed => agent.owner.owned_until(vip).unwrap_or(time),
-            LossReason::Superseded
-            | LossReason::Released
-            | LossReason::ClockJumped
-            | LossReason::SwitchedOver(_) => time,
+            LossReason::Superseded | LossReason::Released | LossReason::ClockJumped | LossReason::SwitchedOver(_) => {
+                time
+            }
         };
         self.step_writers(machine, WriterEvent::Lost { vip, until });
     }

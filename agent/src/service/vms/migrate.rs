@@ -12,6 +12,7 @@ use kage_proto::agent::v1;
 use kage_types::DomainName;
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -38,17 +39,15 @@ impl Shared {
     ) -> Result<Many<v1::MigrateProgress>, Status> {
         self.admit(&request, request.get_ref().authority.as_ref()).await?;
         let request = request.into_inner();
-        let Some(to) = host(&request.destination_uri) else {
-            return Err(invalid(format!(
-                "destination_uri {:?} names no host: give one like qemu+tls://HOST/system",
-                request.destination_uri
-            )));
-        };
+        if request.destination_uri.is_empty() {
+            return Err(invalid("destination_uri is empty: give one like qemu+tls://HOST/system"));
+        }
+        let to = host(&request.destination_uri).unwrap_or_else(|| request.destination_uri.clone());
         let vm = self.vms.vm()?;
         let info = self.vms.find(&request.domain).await?;
         let options = MigrateOptions {
             destination: request.destination_uri.clone(),
-            data_uri: None,
+            data_uri: Some(request.data_uri.clone()).filter(|uri| !uri.is_empty()).or_else(|| data_uri(&to)),
             bandwidth_bytes_per_s: (request.bandwidth_mib_s > 0)
                 .then(|| request.bandwidth_mib_s.saturating_mul(1 << 20)),
             max_downtime: (request.max_downtime_ms > 0).then(|| Duration::from_millis(request.max_downtime_ms.into())),
@@ -116,6 +115,15 @@ fn host(uri: &str) -> Option<String> {
         None => host.split(':').next()?,
     };
     (!host.is_empty()).then(|| host.to_owned())
+}
+
+/// Where memory is sent, unless that is told: libvirt would ask the destination for its host name, and have this host
+/// resolve it.
+fn data_uri(host: &str) -> Option<String> {
+    Some(match host.parse().ok()? {
+        IpAddr::V4(address) => format!("tcp://{address}"),
+        IpAddr::V6(address) => format!("tcp://[{address}]"),
+    })
 }
 
 /// What libvirt says of a destination, and what to do about it. Its messages have no numbers of their own: found by words
@@ -200,6 +208,9 @@ mod tests {
         ] {
             assert_eq!(host(uri).as_deref(), wanted, "{uri}");
         }
+        assert_eq!(data_uri("10.0.0.3").as_deref(), Some("tcp://10.0.0.3"));
+        assert_eq!(data_uri("2001:db8::3").as_deref(), Some("tcp://[2001:db8::3]"));
+        assert_eq!(data_uri("rs2"), None);
     }
 
     #[test]
