@@ -76,7 +76,7 @@ async fn off_anyway(
 }
 
 fn vm(authority: Option<Authority>, domain: &DomainName, timeout_ms: u32, job: JobId) -> VmRequest {
-    VmRequest { authority, domain: domain.to_string(), timeout_ms, order: job.0 }
+    VmRequest { authority, domain: domain.to_string(), timeout_ms, order: job.0, force: false }
 }
 
 async fn destroy(client: &mut AgentClient<Channel>, request: VmRequest, deadline: Duration) -> Result<(), Status> {

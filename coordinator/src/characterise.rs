@@ -256,7 +256,7 @@ fn quiet(core: &Coordinator, name: &TargetName) -> Result<(), Status> {
     let home = target.vips.iter().all(|vip| {
         core.vip(*vip).is_some_and(|vip| {
             let row = vip.row.as_ref();
-            vip.moving.is_none() && row.is_some_and(|row| row.owner == target.agent && row.domain.is_none())
+            vip.moving.is_none() && row.is_some_and(|row| target.is_served_by(row))
         })
     });
     if view.mode != "regular" || !home {

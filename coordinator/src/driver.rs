@@ -8,7 +8,9 @@ use crate::{
     journal::Journal,
     sif::Sif,
 };
-use kage_coordinator_core::{Action, Coordinator, Event, JobId, JobResult, SessionId, config::Cluster};
+use kage_coordinator_core::{
+    Action, Coordinator, Event, JobId, JobResult, SessionId, arrangement::Arrangement, config::Cluster,
+};
 use kage_proto::{
     channel::ChannelError,
     coordinator::v1::{CoordinatorMessage, RelayedGrant, coordinator_message::Message},
@@ -138,6 +140,7 @@ pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
 
 impl Driver {
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        self.follow_tables();
         self.step(Event::Tick);
         loop {
             self.tell_wall_clock();
@@ -158,6 +161,13 @@ impl Driver {
                 },
                 () = tokio::time::sleep(wait) => self.step(Event::Tick),
             }
+        }
+    }
+
+    /// Without virtual servers nobody asks what the shared tables say.
+    fn follow_tables(&self) {
+        if !Arrangement::of(self.core.cluster()).is_empty() {
+            self.sif.follow_tables();
         }
     }
 
@@ -231,19 +241,15 @@ impl Driver {
             }
             Action::PutArrangement { job, arrangement } => self.sif.put_arrangement(job, self.term(), &arrangement),
             Action::FunctionRestored { job, place, backup, host } => {
-                let request = FunctionRestoredRequest {
-                    term: self.term().0,
-                    target: place.into(),
-                    backup: backup.into(),
-                    host: host.into(),
-                };
-                self.sif.signal(job, move |mut client| async move { client.function_restored(request).await });
+                self.sif.function_restored(job, self.term(), place, backup, host);
             }
             Action::TargetVerdict { job, place, recovered, host } => {
-                let request =
-                    TargetVerdictRequest { term: self.term().0, target: place.into(), recovered, host: host.into() };
-                self.sif.signal(job, move |mut client| async move { client.target_verdict(request).await });
+                self.sif.target_verdict(job, self.term(), place, recovered, host);
             }
+            Action::PutClaims { job, target, why, claims } => {
+                self.sif.put_claims(job, self.term(), target, why, &claims);
+            }
+            Action::MovedTo { job, vm, host } => self.sif.moved_to(job, self.term(), vm, host),
             Action::Bar { job, voter, vip, floor } => self.agents.bar(job, self.term(), &voter, vip, floor),
             Action::Command { job, agent, command, timeout } => {
                 self.agents.command(job, self.term(), &agent, command, timeout, self.core.cluster());
@@ -288,6 +294,7 @@ impl Driver {
 
     /// Agents that are listed no more are left; the others are told what is to be guarded now.
     fn configured(&mut self) {
+        self.follow_tables();
         self.agents.reconfigure(self.core.cluster());
         if let Some(saving) = &self.saving {
             saving.configure(self.core.cluster());

@@ -17,6 +17,7 @@ mod pss;
 mod reload;
 mod replay;
 mod sif;
+mod tables;
 mod why;
 
 use anyhow::Context as _;

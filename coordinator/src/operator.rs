@@ -195,10 +195,11 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
                 .filter_map(|vip| {
                     let state = core.vip(*vip)?;
                     let owner = state.row.as_ref().map(|row| row.owner.clone());
+                    let at_home = state.row.as_ref().is_some_and(|row| target.is_served_by(row));
                     let holder = match &owner {
                         None => "nobody",
                         Some(_) if !state.held => "nobody",
-                        Some(owner) if *owner == target.agent => "target",
+                        Some(_) if at_home => "target",
                         Some(_) => "backup",
                     };
                     Some(VipStatus {

@@ -19,6 +19,7 @@ use kage_proto::{
 };
 use kage_types::{AgentId, DomainName, Epoch, Order, OrderScope, TargetName, Term, Vip};
 use std::time::Duration;
+use tokio::sync::watch;
 use tonic::{Code, Request, Status, transport::Channel};
 
 /// A commit takes milliseconds; a SIF that needs longer than this is away.
@@ -27,21 +28,23 @@ const DEADLINE: Duration = Duration::from_millis(1500);
 /// The way to SIF.
 #[derive(Clone)]
 pub struct Sif {
-    client: SifClient<Channel>,
-    handle: Handle,
+    pub(crate) client: SifClient<Channel>,
+    pub(crate) handle: Handle,
     agents: Agents,
     reporters: Vec<AgentId>,
     certificates: Certificates,
+    /// Is the core told of the shared tables?
+    pub(crate) follows_tables: watch::Sender<bool>,
 }
 
-fn with_deadline<T>(message: T) -> Request<T> {
+pub(crate) fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
     request
 }
 
 /// Certainly not done, or perhaps done?
-fn failure(status: &Status) -> JobResult {
+pub(crate) fn failure(status: &Status) -> JobResult {
     let refused = [
         Code::FailedPrecondition,
         Code::Aborted,
@@ -112,7 +115,8 @@ impl Sif {
             channel(&cluster.sif.to_string(), &Credentials::Tls(pki.clone()), Expected::role(Role::Sif), &options)?;
         let voters: Vec<AgentId> = cluster.voters().cloned().collect();
         let reporters = if voters.len() >= 3 { voters } else { cluster.agents.keys().cloned().collect() };
-        Ok(Self { client: SifClient::new(channel), handle, agents, reporters, certificates })
+        let follows_tables = watch::Sender::new(false);
+        Ok(Self { client: SifClient::new(channel), handle, agents, reporters, certificates, follows_tables })
     }
 
     /// A new term; a new or restored ledger is told first what a majority has stored (rule 7).
@@ -140,6 +144,7 @@ impl Sif {
         let standing = Event::OrdersRead { orders: orders(&ledger), now_unix_ms: unix_ms() };
         self.handle.event(standing).await;
         self.handle.event(Event::TroublesRead { down: given_up(&ledger) }).await;
+        self.tell_tables().await;
         let rows = rows(&ledger);
         let length = Duration::from_millis(reply.length_ms.into());
         Ok(Event::TermAcquired { term: Term(reply.term), sent, length, rows })

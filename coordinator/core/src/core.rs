@@ -273,7 +273,7 @@ impl Coordinator {
         if let Some(due) = self.signals.deadline() {
             next = next.min((due, "tell SIF"));
         }
-        for dbss in self.targets.values() {
+        for dbss in self.targets.values().filter(|_| self.cluster.supervise) {
             next = next.min((dbss.wake, "supervise"));
         }
         for vip in self.vips.values() {
@@ -297,8 +297,10 @@ impl Coordinator {
         self.end_orders(now, actions);
         self.update_brake(now, actions);
         self.end_quarantines(now, actions);
+        // Without DBSS among the controllers leases are granted and nobody is looked at.
+        let supervised = self.targets.iter().filter(|_| self.cluster.supervise);
         let due: Vec<TargetName> =
-            self.targets.iter().filter(|(_, dbss)| now >= dbss.wake).map(|(name, _)| name.clone()).collect();
+            supervised.filter(|(_, dbss)| now >= dbss.wake).map(|(name, _)| name.clone()).collect();
         for target in due {
             self.supervise(now, &target, actions);
         }

@@ -245,3 +245,7 @@ impl Flights {
         self.0.remove(&id);
     }
 }
+
+#[cfg(test)]
+#[path = "signal_tests.rs"]
+mod tests;

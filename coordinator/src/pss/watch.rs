@@ -173,3 +173,61 @@ pub fn read_sample(
     };
     Some((vm.domain.parse().ok()?, read))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kage_proto::agent::v1::Nic;
+
+    #[test]
+    fn samples_of_what_runs_are_read() {
+        let host = "rs1".parse().expect("name");
+        let sample = LoadSample { at_ns: 5_000_000_000, ..LoadSample::default() };
+        let vm = |state: &str| VmSample {
+            domain: "mail1".into(),
+            state: state.into(),
+            cpu_time_ns: 7,
+            vcpus: 2,
+            memory_max_bytes: 2 << 30,
+            memory_used_bytes: 1 << 30,
+            received_bytes: 10,
+            sent_bytes: 20,
+        };
+        let (domain, read) = read_sample(&host, 3, &sample, &vm("running"), None).expect("a sample");
+        assert_eq!(domain.as_str(), "mail1");
+        assert_eq!((read.stream, read.at, read.cpu), (3, Time::from_millis(5_000), CpuCounter::DomainNanos(7)));
+        assert_eq!((read.memory_used, read.memory_max, read.cores), (Bytes::gib(1), Bytes::gib(2), 2));
+        assert!(read_sample(&host, 3, &sample, &vm("paused"), None).is_none());
+        assert!(
+            read_sample(&host, 3, &sample, &VmSample { domain: "no name".into(), ..vm("running") }, None).is_none()
+        );
+    }
+
+    #[test]
+    fn a_host_tells_its_speed_its_mac_and_what_it_runs() {
+        let nic = |up, speed_mbit, mac: &str, wake_on: &str| Nic {
+            up,
+            speed_mbit,
+            mac: mac.into(),
+            wake_on: wake_on.into(),
+            ..Nic::default()
+        };
+        let nics = vec![nic(true, 1000, "a", "d"), nic(false, 10_000, "b", "g"), nic(true, 100, "c", "pumbg")];
+        let facts = Facts { cpus: 4, memory_bytes: 8 << 30, nics, ..Facts::default() };
+        let vm = |domain: &str, state: &str| Vm { domain: domain.into(), state: state.into(), ..Vm::default() };
+        let vms = [vm("mail1", "running"), vm("mail2", "paused"), vm("old", "shutoff"), vm("odd", "blocked")];
+        let seen = seen(&facts, &vms);
+        assert_eq!((seen.speed_mbit, seen.mac.as_deref(), seen.cores), (1000, Some("b"), 4));
+        let states: Vec<VmState> = seen.vms.values().map(|vm| vm.state).collect();
+        assert_eq!(states, [VmState::Running, VmState::Suspended, VmState::Running, VmState::Stopped]);
+    }
+
+    #[test]
+    fn watts_are_energy_over_time() {
+        // 35 J in 500 ms.
+        assert_eq!(drawn(Some((0, 5)), Some((500_000_000, 35_000_005))), Some(Watts(70_000)));
+        assert_eq!(drawn(Some((0, 5)), Some((500_000_000, 4))), None, "the meter began anew");
+        assert_eq!(drawn(None, Some((1, 1))), None);
+        assert_eq!(drawn(Some((1, 1)), Some((2, 2))), None, "no time went by");
+    }
+}

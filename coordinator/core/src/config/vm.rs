@@ -5,6 +5,7 @@ use super::{
     parse::{A_NAME, Places, known},
     read::{Faults, Given, Table},
 };
+use crate::event::VipRow;
 use kage_types::{AgentId, DomainName, TargetName};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, ops::Range};
@@ -23,6 +24,12 @@ impl Target {
     #[must_use]
     pub fn domain(&self) -> Option<&DomainName> {
         self.vm.as_ref().map(|vm| &vm.domain)
+    }
+
+    /// Does it serve this virtual IP itself? A virtual server does so on any real server.
+    #[must_use]
+    pub fn is_served_by(&self, row: &VipRow) -> bool {
+        row.domain.as_ref() == self.domain() && (self.vm.is_some() || row.owner == self.agent)
     }
 
     /// Who restarts its services and tells of them: the agent on the target itself, be it a machine or a guest.

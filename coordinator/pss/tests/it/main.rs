@@ -8,5 +8,6 @@ mod planner;
 mod policy;
 mod power;
 mod properties;
+mod resume;
 mod support;
 mod thesis;
