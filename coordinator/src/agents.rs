@@ -204,10 +204,8 @@ impl Agents {
         timeout: Duration,
         cluster: &Cluster,
     ) {
-        let migration = match &command {
-            AgentCommand::MigrateVm { to, .. } => Some(migration(cluster, to)),
-            _ => None,
-        };
+        let migration =
+            if let AgentCommand::MigrateVm { to, .. } = &command { Some(migration(cluster, to)) } else { None };
         let client = self.agent(agent);
         let authority = Some(Authority { term: term.0 });
         let deadline = timeout + WAY;

@@ -119,6 +119,12 @@ impl Characterise {
         }
         let name = self.target.clone();
         let subject = self.handle.query(move |core, _| subject(core, &name)).await??;
+        if subject.target.vm.is_some() && self.machine_runs > 0 {
+            return Err(Status::failed_precondition(format!(
+                "{} is a virtual server: its machine is not rebooted and switched off to measure it, as others run there",
+                self.target
+            )));
+        }
         let conditions =
             |what: &str| format!("{what}; from agent {}, profile {}", subject.observer, subject.profile.as_str());
         let mut figures = Figures::default();

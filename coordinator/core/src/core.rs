@@ -471,10 +471,9 @@ impl Coordinator {
     }
 
     pub(crate) fn wake_targets_of(&mut self, agent: &AgentId, now: Time) {
-        for (name, target) in &self.cluster.targets {
-            if (target.agent == *agent || target.backup.agent == *agent)
-                && let Some(dbss) = self.targets.get_mut(name)
-            {
+        let concerned = self.cluster.targets.iter().filter(|(_, target)| self.concerns(target, agent));
+        for name in concerned.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            if let Some(dbss) = self.targets.get_mut(&name) {
                 dbss.wake = now;
             }
         }

@@ -208,12 +208,13 @@ impl Coordinator {
 
     fn connected(&self, now: Time, agent: &AgentId) -> bool {
         let heard = self.agents.get(agent).is_some_and(|view| view.alive.is_some());
-        heard && !self.fell_silent(now, agent)
+        heard && self.silent(now, agent) <= self.silence_limit()
     }
 
-    /// Not the opposite of connected: one that was never heard is neither until its time to find us is over.
+    /// Not the opposite of connected: one that was never heard is neither until its time to find us is over, nor is one that
+    /// sleeps on purpose.
     pub(crate) fn fell_silent(&self, now: Time, agent: &AgentId) -> bool {
-        self.silent(now, agent) > self.silence_limit()
+        self.silent(now, agent) > self.silence_limit() && !self.at_rest(agent)
     }
 
     // ---- Starting ----

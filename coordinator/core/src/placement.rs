@@ -128,6 +128,16 @@ pub(crate) struct Move {
     pub began: Time,
 }
 
+impl Move {
+    /// The epoch that is left is over for good, and its owner has said so by itself.
+    pub fn switched(&mut self, now: Time) {
+        self.proof = Some(now);
+        if let Stage::Advancing { ahead: ahead @ None, .. } = &mut self.stage {
+            *ahead = Some(Box::new(Securing::new(now)));
+        }
+    }
+}
+
 /// One VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VipState {
@@ -300,10 +310,7 @@ impl Coordinator {
         }
         state.begin_move(now, to, Cause::Arranged, false);
         if let Some(moving) = &mut state.moving {
-            moving.proof = Some(now);
-            if let Stage::Advancing { ahead, .. } = &mut moving.stage {
-                *ahead = Some(Box::new(Securing::new(now)));
-            }
+            moving.switched(now);
         }
     }
 

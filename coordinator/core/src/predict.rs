@@ -140,7 +140,8 @@ pub fn predict(cluster: &Cluster, characteristics: &Characteristics) -> Report {
             if target.services.is_empty() {
                 notes.push("no [[target.service]]: only the machine and its lease are watched".into());
             }
-            if cluster.agents.get(&target.agent).is_some_and(|machine| machine.mac.is_none()) {
+            let machine = cluster.agents.get(&target.agent).filter(|_| target.vm.is_none());
+            if machine.is_some_and(|machine| machine.mac.is_none()) {
                 notes.push(format!("{} has no mac: once it is off it must be switched on by hand", target.agent));
             }
             let figures = characteristics.targets.get(name).unwrap_or(&nothing);

@@ -183,7 +183,7 @@ impl Coordinator {
         let mut targets = cluster.targets.values();
         let announced = self.quarantines.machines.get(agent).and_then(|machine| machine.announced);
         cluster.quarantine.lapses > 0
-            && targets.any(|target| target.agent == *agent || target.backup.agent == *agent)
+            && targets.any(|target| self.concerns(target, agent))
             && self.brake.is_none()
             && self.quarantines.braked.is_none_or(|braked| before > braked)
             && announced.is_none_or(|at| before.since(at) > ANNOUNCED_FOR)

@@ -162,13 +162,15 @@ impl Coordinator {
             return None;
         }
         let target = self.cluster.targets.get(name)?;
-        let agent = OrderScope::Agent(target.agent.clone());
+        let agent = OrderScope::Agent(self.host_of(target));
         self.orders.first([OrderScope::All, OrderScope::Target(name.clone()), agent])
     }
 
     /// Is this machine being worked on? Then its silence says nothing about it.
     pub(crate) fn left_alone(&self, agent: &AgentId) -> bool {
-        let serves = |name: &TargetName| self.cluster.targets.get(name).is_some_and(|target| target.agent == *agent);
+        // A virtual server's maintenance says nothing of its host.
+        let target = |name: &TargetName| self.cluster.targets.get(name);
+        let serves = |name: &TargetName| target(name).is_some_and(|target| target.inner_agent() == Some(agent));
         self.orders.rows.keys().any(|scope| match scope {
             OrderScope::All => true,
             OrderScope::Agent(name) => name == agent,
@@ -393,14 +395,14 @@ impl Coordinator {
         let covers = |name: &TargetName, target: &crate::config::Target| match scope {
             OrderScope::All => true,
             OrderScope::Target(covered) => covered == name,
-            OrderScope::Agent(agent) => *agent == target.agent || *agent == target.backup.agent,
+            OrderScope::Agent(agent) => self.concerns(target, agent),
         };
         let covered: Vec<(TargetName, AgentId)> = self
             .cluster
             .targets
             .iter()
             .filter(|(name, target)| covers(name, target))
-            .map(|(name, target)| (name.clone(), target.agent.clone()))
+            .map(|(name, target)| (name.clone(), self.host_of(target)))
             .collect();
         for (name, agent) in covered {
             self.orders.held.remove(&name);

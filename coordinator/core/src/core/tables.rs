@@ -49,9 +49,15 @@ impl Coordinator {
     }
 
     /// The real server that this target is on; of one that is no virtual server its machine.
-    pub(crate) fn host_of(&self, target: &Target) -> AgentId {
+    #[must_use]
+    pub fn host_of(&self, target: &Target) -> AgentId {
         let host = target.domain().and_then(|domain| self.where_is(domain));
         host.unwrap_or_else(|| target.agent.clone())
+    }
+
+    /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?
+    pub(crate) fn concerns(&self, target: &Target, agent: &AgentId) -> bool {
+        self.host_of(target) == *agent || target.inner_agent() == Some(agent) || target.backup.agent == *agent
     }
 
     /// Who owns this target's virtual IPs while it serves itself.
@@ -163,7 +169,7 @@ impl Coordinator {
             && moving.from.as_ref().is_some_and(|(from, epoch)| from.agent == *agent && *epoch == ask.epoch)
         {
             // A takeover, or its arrangement, is under way already.
-            moving.proof = Some(now);
+            moving.switched(now);
             state.wake = now;
         }
         let row = state.row.as_ref().filter(|row| row.owner == *agent && row.epoch == ask.epoch);

@@ -168,7 +168,7 @@ impl World {
                 vip,
                 epoch: Epoch(1),
                 owner: cluster.targets[target].agent.clone(),
-                domain: None,
+                domain: cluster.targets[target].domain().cloned(),
                 cause: Cause::First,
                 long_lease: false,
             })
