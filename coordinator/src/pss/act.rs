@@ -273,6 +273,7 @@ impl Context {
             max_downtime_ms: downtime.map_or(0, ms),
             keep_defined: false,
             timeout_ms: ms(timeout),
+            data_uri: String::new(),
         };
         let mut progress = self.agent(from)?.migrate_vm(with_deadline(request, timeout)).await?.into_inner();
         let mut done = false;
