@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tonic::transport::Channel;
 
 /// Subcommands of `kagectl ledger`.
 #[derive(Debug, clap::Subcommand)]
@@ -45,7 +46,22 @@ pub async fn run(command: &Command, global: &Global) -> Result<(), Failure> {
     }
 }
 
-fn unreachable(sif: &str, why: &str) -> Failure {
+/// The end of a call that failed.
+pub fn told(sif: &str, status: &tonic::Status) -> Failure {
+    match std::error::Error::source(status) {
+        Some(_) => unreachable(sif, &reason(status)),
+        None => Failure::Failed(format!("SIF refused: {}", status.message())),
+    }
+}
+
+pub fn client(global: &Global, sif: &str) -> Result<SifClient<Channel>, Failure> {
+    let credentials =
+        if global.plaintext { Credentials::PlaintextLoopback } else { Credentials::Tls(Pki::load(&global.pki)?) };
+    let options = Options { connect_timeout: global.timeout.min(Duration::from_secs(5)), ..Options::default() };
+    Ok(SifClient::new(channel(sif, &credentials, Expected::role(Role::Sif), &options)?))
+}
+
+pub fn unreachable(sif: &str, why: &str) -> Failure {
     Failure::Unreachable(format!(
         "can't ask SIF at {sif}: {why}\n\
          Next: is kage-sif running there (`systemctl status kage-sif`)? Is the address right (--sif, KAGE_SIF)?"
@@ -53,14 +69,8 @@ fn unreachable(sif: &str, why: &str) -> Failure {
 }
 
 async fn fetch(global: &Global, sif: &str) -> Result<Vec<u8>, Failure> {
-    let credentials =
-        if global.plaintext { Credentials::PlaintextLoopback } else { Credentials::Tls(Pki::load(&global.pki)?) };
-    let options = Options { connect_timeout: global.timeout.min(Duration::from_secs(5)), ..Options::default() };
-    let mut client = SifClient::new(channel(sif, &credentials, Expected::role(Role::Sif), &options)?);
-    let told = |status: tonic::Status| match std::error::Error::source(&status) {
-        Some(_) => unreachable(sif, &reason(&status)),
-        None => Failure::Failed(format!("SIF refused: {}", status.message())),
-    };
+    let mut client = client(global, sif)?;
+    let told = |status: tonic::Status| told(sif, &status);
     let mut chunks = client.backup(BackupRequest {}).await.map_err(told)?.into_inner();
     let mut copy = Vec::new();
     while let Some(chunk) = chunks.message().await.map_err(told)? {

@@ -15,6 +15,7 @@ mod saving;
 mod status;
 mod style;
 mod table;
+mod tables;
 mod thesis;
 mod watch;
 mod why;
@@ -139,6 +140,8 @@ enum Command {
     /// Copies of SIF's ledger, for the day its disk is lost.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// The shared tables of SIF: who is where, what sleeps, which condition each group is in, and what is under way.
+    Tables(tables::Options),
     /// Certificates: make an authority, issue, show; tokens for machines that enrol.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -218,6 +221,7 @@ async fn main() -> ExitCode {
         Command::Failback(planned) => events::failback(&cli.global, planned).await,
         Command::Probe(options) => probe::run(&cli.global, options).await,
         Command::Ledger(command) => ledger::run(command, &cli.global).await,
+        Command::Tables(options) => tables::run(options, &cli.global).await,
         Command::Pki(command) => pki::run(command, &cli.global).await,
     };
     match outcome {

@@ -39,7 +39,11 @@ fn missing(field: &'static str) -> FieldError {
     wrong(field, "is missing")
 }
 
-fn parse<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T, FieldError> {
+/// A name or an address.
+///
+/// # Errors
+/// None, or no good one.
+pub fn parse<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T, FieldError> {
     text.parse().map_err(|error: T::Err| wrong(field, error.to_string()))
 }
 

@@ -75,9 +75,14 @@ pub fn decode(file: &[u8]) -> Result<(Ledger, u64), String> {
     let copy: Copy = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let ledger = copy.ledger;
     let epochs = ledger.vips.values().map(|row| row.epoch).chain(ledger.floors.values().copied());
-    if epochs.map(|epoch| epoch.0).chain([ledger.term.0, ledger.revision.0]).any(|number| number > PLAUSIBLE_LIMIT) {
+    if epochs
+        .map(|epoch| epoch.0)
+        .chain([ledger.term.0, ledger.revision.0, ledger.shared.tables.revision.0])
+        .any(|number| number > PLAUSIBLE_LIMIT)
+    {
         return Err("it holds a number that no cluster reaches".to_owned());
     }
+    ledger.shared.check()?;
     if ledger.orders.iter().any(|(scope, order)| *scope != order.scope) {
         return Err("an order in it is not where it belongs".to_owned());
     }

@@ -4,14 +4,14 @@ use crate::store::{CHANGES_KEPT, Contents, Store};
 use kage_sif_core::{
     Action, Alert, Change, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Request, RequestId, Stamped,
 };
-use kage_types::Revision;
+use kage_types::{Revision, Tables};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, mpsc as jobs},
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Commands on their way to the driver, which never blocks: enough for a burst of one per service host.
 const COMMANDS: usize = 1024;
@@ -71,6 +71,7 @@ enum Command {
     Ask { request: Request, answer: oneshot::Sender<Answer> },
     Read { answer: oneshot::Sender<Ledger> },
     Subscribe { after: Revision, answer: oneshot::Sender<Result<Subscription, SubscribeError>> },
+    Watch { answer: oneshot::Sender<Result<watch::Receiver<Arc<Tables>>, SubscribeError>> },
 }
 
 /// How the RPCs reach the driver.
@@ -104,6 +105,14 @@ impl Handle {
         self.call(|answer| Command::Subscribe { after, answer }).await?
     }
 
+    /// The shared tables as they are durable, now and after each change; who looks late sees the last one.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Full`], [`SubscribeError::Stopped`].
+    pub async fn watch(&self) -> Result<watch::Receiver<Arc<Tables>>, SubscribeError> {
+        self.call(|answer| Command::Watch { answer }).await?
+    }
+
     async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
         let (answer, answered) = oneshot::channel();
         self.commands.send(command(answer)).await.map_err(|_| Stopped)?;
@@ -124,7 +133,9 @@ pub fn start(
     let (jobs, work) = jobs::channel();
     let (outcome, outcomes) = mpsc::channel(1);
     let thread = thread::Builder::new().name("ledger".to_owned()).spawn(move || serve(store, &work, &outcome))?;
+    let tables = watch::Sender::new(Arc::new(contents.ledger.shared.tables.clone()));
     let driver = Driver {
+        tables,
         core: Core::new(contents.ledger, electorate),
         jobs,
         open: BTreeMap::new(),
@@ -155,6 +166,7 @@ struct Driver {
     last_id: u64,
     log: VecDeque<Arc<Stamped>>,
     live: broadcast::Sender<Arc<Stamped>>,
+    tables: watch::Sender<Arc<Tables>>,
 }
 
 impl Driver {
@@ -187,12 +199,17 @@ impl Driver {
             // Who asked may have gone away: no concern of the others.
             Command::Read { answer } => drop(answer.send(self.core.ledger().clone())),
             Command::Subscribe { after, answer } => drop(answer.send(self.subscribe(after))),
+            Command::Watch { answer } => {
+                let full = self.tables.receiver_count() >= SUBSCRIBER_LIMIT;
+                drop(answer.send(if full { Err(SubscribeError::Full) } else { Ok(self.tables.subscribe()) }));
+            }
         }
         Ok(())
     }
 
     fn event(&mut self, event: Event) -> Result<(), StoreDied> {
         let mut actions = Vec::new();
+        let mut tables = false;
         self.core.step(event, &mut actions);
         for action in actions {
             match action {
@@ -201,12 +218,18 @@ impl Driver {
                 }
                 Action::Reload => self.jobs.send(Job::Reload).map_err(|_| StoreDied)?,
                 Action::Reply { id, result } => self.reply(id, result),
-                Action::Publish { change } => self.publish(change),
+                Action::Publish { change } => {
+                    tables |= matches!(change.change, Change::Tables { .. });
+                    self.publish(change);
+                }
                 Action::Alert { alert: alert @ Alert::StoreRecovered { .. } } => {
                     tracing::info!(alert = %alert, "ledger")
                 }
                 Action::Alert { alert } => tracing::error!(alert = %alert, "ledger"),
             }
+        }
+        if tables {
+            self.tables.send_replace(Arc::new(self.core.ledger().shared.tables.clone()));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod config;
 pub mod driver;
 pub mod service;
+mod signals;
 pub mod store;
 mod wire;
 

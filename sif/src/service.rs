@@ -3,10 +3,11 @@
 use crate::{
     backup,
     driver::{Handle, Subscription},
+    signals,
     wire::{self, field, optional},
 };
-use kage_proto::{audit, sif::v1 as proto, tls::Pki};
-use kage_sif_core::{Ledger, Reply, Request as Ask};
+use kage_proto::{audit, sif::v1 as proto, tables::FieldError, tls::Pki};
+use kage_sif_core::{Ledger, Reply, Request as Ask, Signal};
 use kage_types::{Epoch, Revision, Term, Vip};
 use std::{
     pin::Pin,
@@ -52,8 +53,47 @@ impl Service {
     async fn written(&self, rpc: &'static str, request: Ask) -> Result<u64, Status> {
         match self.ask(rpc, request).await?.0 {
             Reply::Written { revision } => Ok(revision.0),
-            Reply::Term { .. } | Reply::Renewed | Reply::Reported { .. } | Reply::Epoch { .. } => Err(mismatch()),
+            Reply::Term { .. }
+            | Reply::Renewed
+            | Reply::Reported { .. }
+            | Reply::Epoch { .. }
+            | Reply::Tables { .. }
+            | Reply::Transition { .. } => Err(mismatch()),
         }
+    }
+
+    /// A signal about the shared tables.
+    async fn tell<R: std::fmt::Debug>(
+        &self,
+        rpc: &'static str,
+        request: Request<R>,
+        signal: impl FnOnce(R) -> Result<Signal, FieldError>,
+    ) -> Result<Reply, Status> {
+        audit::about(request.get_ref());
+        let signal = signal(request.into_inner())?;
+        tracing::debug!(rpc, ?signal, "signal");
+        Ok(self.ask(rpc, Ask::Signal(signal)).await?.0)
+    }
+
+    async fn signal<R: std::fmt::Debug>(
+        &self,
+        rpc: &'static str,
+        request: Request<R>,
+        signal: impl FnOnce(R) -> Result<Signal, FieldError>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        let Reply::Tables { revision } = self.tell(rpc, request, signal).await? else { return Err(mismatch()) };
+        Ok(Response::new(proto::TablesReply { revision: revision.0 }))
+    }
+
+    async fn transition<R: std::fmt::Debug>(
+        &self,
+        rpc: &'static str,
+        request: Request<R>,
+        signal: impl FnOnce(R) -> Result<Signal, FieldError>,
+    ) -> Result<Response<proto::TransitionReply>, Status> {
+        let Reply::Transition { revision, id } = self.tell(rpc, request, signal).await? else { return Err(mismatch()) };
+        tracing::info!(rpc, id, "transition");
+        Ok(Response::new(proto::TransitionReply { revision: revision.0, id }))
     }
 }
 
@@ -222,65 +262,8 @@ impl proto::sif_server::Sif for Service {
     }
 
     async fn get_tables(&self, _: Request<proto::GetTablesRequest>) -> Result<Response<proto::Tables>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn put_arrangement(
-        &self,
-        _: Request<proto::PutArrangementRequest>,
-    ) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn ask_target(&self, _: Request<proto::AskTargetRequest>) -> Result<Response<proto::AskTargetReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn function_restored(
-        &self,
-        _: Request<proto::FunctionRestoredRequest>,
-    ) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn target_verdict(
-        &self,
-        _: Request<proto::TargetVerdictRequest>,
-    ) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn put_claims(&self, _: Request<proto::PutClaimsRequest>) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn moved_to(&self, _: Request<proto::MovedToRequest>) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn begin_transition(
-        &self,
-        _: Request<proto::BeginTransitionRequest>,
-    ) -> Result<Response<proto::TransitionReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn take_transition(
-        &self,
-        _: Request<proto::TakeTransitionRequest>,
-    ) -> Result<Response<proto::TransitionReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn put_step(&self, _: Request<proto::PutStepRequest>) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
-    }
-
-    async fn end_transition(
-        &self,
-        _: Request<proto::EndTransitionRequest>,
-    ) -> Result<Response<proto::TablesReply>, Status> {
-        Err(Status::unimplemented("tables"))
+        let ledger = self.handle.read().await.map_err(wire::stopped)?;
+        Ok(Response::new(wire::tables(&ledger)))
     }
 
     type WatchTablesStream = Pin<Box<dyn Stream<Item = Result<proto::Tables, Status>> + Send>>;
@@ -289,7 +272,73 @@ impl proto::sif_server::Sif for Service {
         &self,
         _: Request<proto::WatchTablesRequest>,
     ) -> Result<Response<Self::WatchTablesStream>, Status> {
-        Err(Status::unimplemented("tables"))
+        let tables = self.handle.watch().await.map_err(|error| wire::not_subscribed(&error))?;
+        Ok(Response::new(signals::watch(tables, self.stop.clone())))
+    }
+
+    async fn put_arrangement(
+        &self,
+        request: Request<proto::PutArrangementRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("PutArrangement", request, signals::put_arrangement).await
+    }
+
+    async fn ask_target(
+        &self,
+        request: Request<proto::AskTargetRequest>,
+    ) -> Result<Response<proto::AskTargetReply>, Status> {
+        let ledger = self.handle.read().await.map_err(wire::stopped)?;
+        Ok(Response::new(signals::ask_target(&ledger.shared.tables, request.get_ref())?))
+    }
+
+    async fn function_restored(
+        &self,
+        request: Request<proto::FunctionRestoredRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("FunctionRestored", request, signals::function_restored).await
+    }
+
+    async fn target_verdict(
+        &self,
+        request: Request<proto::TargetVerdictRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("TargetVerdict", request, signals::target_verdict).await
+    }
+
+    async fn put_claims(
+        &self,
+        request: Request<proto::PutClaimsRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("PutClaims", request, signals::put_claims).await
+    }
+
+    async fn moved_to(&self, request: Request<proto::MovedToRequest>) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("MovedTo", request, signals::moved_to).await
+    }
+
+    async fn begin_transition(
+        &self,
+        request: Request<proto::BeginTransitionRequest>,
+    ) -> Result<Response<proto::TransitionReply>, Status> {
+        self.transition("BeginTransition", request, signals::begin_transition).await
+    }
+
+    async fn take_transition(
+        &self,
+        request: Request<proto::TakeTransitionRequest>,
+    ) -> Result<Response<proto::TransitionReply>, Status> {
+        self.transition("TakeTransition", request, |request| Ok(signals::take_transition(request))).await
+    }
+
+    async fn put_step(&self, request: Request<proto::PutStepRequest>) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("PutStep", request, |request| signals::put_step(&request, now_unix_ms())).await
+    }
+
+    async fn end_transition(
+        &self,
+        request: Request<proto::EndTransitionRequest>,
+    ) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("EndTransition", request, signals::end_transition).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The ledger on disk: `ledger.redb`, one durable transaction for each commit.
 
-use kage_sif_core::{Change, Established, Ledger, Report, Stamped, TroubleRow, VipRow};
+use kage_sif_core::{Change, Edit, Established, Ledger, Report, Shared, Stamped, TroubleRow, VipRow};
 use kage_types::{Epoch, Order, Revision, Term};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -17,8 +17,8 @@ pub const FILE_NAME: &str = "ledger.redb";
 /// longer reads the whole ledger.
 pub const CHANGES_KEPT: usize = 4096;
 
-/// Of the rows below. Raised when an older kage-sif could misread them. 2: with orders.
-const FORMAT: u32 = 2;
+/// Of the rows below. Raised when an older kage-sif could misread them. 2: with orders. 3: with the shared tables.
+const FORMAT: u32 = 3;
 
 /// The whole ledger of the largest cluster takes some MB.
 const CACHE_BYTES: usize = 16 << 20;
@@ -29,6 +29,8 @@ const FLOORS: TableDefinition<&str, &[u8]> = TableDefinition::new("floors");
 const VIPS: TableDefinition<&str, &[u8]> = TableDefinition::new("vips");
 const TROUBLES: TableDefinition<&str, &[u8]> = TableDefinition::new("troubles");
 const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
+/// The shared tables: the last edit of each row, by its key.
+const SHARED: TableDefinition<&str, &[u8]> = TableDefinition::new("shared");
 const CHANGES: TableDefinition<u64, &[u8]> = TableDefinition::new("changes");
 const HEAD: &str = "head";
 
@@ -39,6 +41,9 @@ struct Head {
     term: Term,
     coordinator: String,
     established: bool,
+    /// Of the shared tables.
+    #[serde(default)]
+    tables: Revision,
 }
 
 /// Of any format.
@@ -246,7 +251,7 @@ fn create(directory: &Path, file: &Path, ledger: &Ledger) -> Result<(), StoreErr
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
 }
 
-/// What [`Ledger::restored`] leaves: numbers, floors and orders.
+/// What [`Ledger::restored`] leaves: numbers, floors, orders and the shared tables.
 fn write_restored(file: &Path, database: &Database, ledger: &Ledger) -> Result<(), StoreError> {
     macro_rules! disk {
         ($operation:expr) => {
@@ -264,12 +269,17 @@ fn write_restored(file: &Path, database: &Database, ledger: &Ledger) -> Result<(
         for order in ledger.orders.values() {
             disk!(orders.insert(order.scope.to_string().as_str(), json(file, order)?.as_slice()));
         }
+        let mut shared = disk!(transaction.open_table(SHARED));
+        for edit in Shared::default().edits_to(&ledger.shared) {
+            write_edit(file, &mut shared, &edit)?;
+        }
         let head = Head {
             format: FORMAT,
             revision: ledger.revision,
             term: ledger.term,
             coordinator: String::new(),
             established: false,
+            tables: ledger.shared.tables.revision,
         };
         disk!(disk!(transaction.open_table(META)).insert(HEAD, json(file, &head)?.as_slice()));
     }
@@ -299,6 +309,7 @@ fn write_changes(file: &Path, transaction: &redb::WriteTransaction, changes: &[S
     let mut vips = disk!(transaction.open_table(VIPS));
     let mut troubles = disk!(transaction.open_table(TROUBLES));
     let mut orders = disk!(transaction.open_table(ORDERS));
+    let mut shared = disk!(transaction.open_table(SHARED));
     let mut log = disk!(transaction.open_table(CHANGES));
     let mut head = match disk!(meta.get(HEAD)) {
         Some(bytes) => Head { format: FORMAT, ..parse::<Head>(file, HEAD, bytes.value())? },
@@ -308,6 +319,7 @@ fn write_changes(file: &Path, transaction: &redb::WriteTransaction, changes: &[S
             term: Term(0),
             coordinator: String::new(),
             established: false,
+            tables: Revision(0),
         },
     };
     for stamped in changes {
@@ -332,6 +344,12 @@ fn write_changes(file: &Path, transaction: &redb::WriteTransaction, changes: &[S
             }
             Change::OrderCleared { scope } => {
                 disk!(orders.remove(scope.to_string().as_str()));
+            }
+            Change::Tables { revision, edits } => {
+                for edit in edits {
+                    write_edit(file, &mut shared, edit)?;
+                }
+                head.tables = *revision;
             }
             Change::Reported { reporter, report } => {
                 disk!(reports.insert(reporter.as_str(), json(file, report)?.as_slice()));
@@ -359,6 +377,25 @@ fn write_changes(file: &Path, transaction: &redb::WriteTransaction, changes: &[S
         disk!(log.pop_first());
     }
     disk!(meta.insert(HEAD, json(file, &head)?.as_slice()));
+    Ok(())
+}
+
+/// A row of the shared tables is the edit that made it: what is read is what was applied.
+fn write_edit(file: &Path, shared: &mut redb::Table<'_, &str, &[u8]>, edit: &Edit) -> Result<(), StoreError> {
+    macro_rules! disk {
+        ($operation:expr) => {
+            $operation.map_err(|error| StoreError::redb(file, error))?
+        };
+    }
+    if let Some(begins) = edit.replaces() {
+        disk!(shared.retain(|key, _| !key.starts_with(&begins)));
+    }
+    let key = edit.key();
+    if edit.removes() {
+        disk!(shared.remove(key.as_str()));
+    } else {
+        disk!(shared.insert(key.as_str(), json(file, edit)?.as_slice()));
+    }
     Ok(())
 }
 
@@ -414,6 +451,17 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
             ledger.orders.insert(order.scope.clone(), order);
         }
     }
+    if format >= 3 {
+        for row in disk!(disk!(transaction.open_table(SHARED)).iter()) {
+            let (key, value) = disk!(row);
+            let edit = parse::<Edit>(file, key.value(), value.value())?;
+            if edit.key() != key.value() || edit.removes() {
+                return Err(damaged(&format!("{}: holds a row of another key", key.value())));
+            }
+            ledger.shared.apply(&edit);
+        }
+        ledger.shared.tables.revision = head.tables;
+    }
     if !head.established {
         let mut reports = std::collections::BTreeMap::new();
         for row in disk!(disk!(transaction.open_table(REPORTS)).iter()) {
@@ -441,3 +489,7 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "store_torn_tests.rs"]
+mod torn;

@@ -1,9 +1,12 @@
 use super::*;
 use crate::driver;
-use kage_sif_core::{Cause, Electorate, Refusal, Reply, Request, Stage};
-use kage_types::{AgentId, OrderScope, TargetName, Vip};
+use kage_sif_core::{Cause, Electorate, Ended, Recovery, Refusal, Reply, Request, Stage};
+use kage_types::{
+    AgentId, Claim, Condition, DomainName, GroupName, MigrationRow, OperationRow, OrderScope, RealServerRow, StateRow,
+    Step, StepState, TargetName, TransitionRow, Vip,
+};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,6 +41,52 @@ fn order(scope: OrderScope, n: u64) -> Order {
     }
 }
 
+/// Every kind of edit; rows come and go.
+fn edits(n: u64) -> Vec<Edit> {
+    let (place, host) = (DomainName::new(format!("vm{}", n % 3)).unwrap(), AgentId::new("rs1").unwrap());
+    let group = GroupName::new("mail").unwrap();
+    let there = !n.is_multiple_of(3);
+    let row = OperationRow {
+        group: Some(group.clone()),
+        vm: place.clone(),
+        host: host.clone(),
+        home: host.clone(),
+        home_vips: BTreeSet::from([vip(n % 5 + 1)]),
+    };
+    let step = Step::SuspendHost { host: host.clone() };
+    let transition = TransitionRow {
+        id: n,
+        by: "c1".to_owned(),
+        plan: "x".repeat(usize::try_from(n).unwrap()),
+        steps: vec![(step.clone(), StepState::Planned), (step.inverse(), StepState::Planned)],
+        groups: BTreeMap::from([(group.clone(), (Condition::Moderate, Condition::Light))]),
+    };
+    let state = StateRow { condition: Condition::Light, base: Some(host.clone()) };
+    let claims = BTreeSet::from([Claim::Vm(place.clone()), Claim::Host(host.clone())]);
+    let ended = Ended { id: n, by: "c1".to_owned(), committed: there, state: [(group.clone(), state.clone())].into() };
+    let mut edits = vec![
+        Edit::Operation(place.clone(), there.then(|| row.clone())),
+        Edit::Suspend(place.clone(), (!there).then_some(row)),
+        Edit::LiveMigration(
+            place.clone(),
+            there.then(|| MigrationRow { vm: place.clone(), original_host: host.clone() }),
+        ),
+        Edit::RealServer(host, Some(RealServerRow { asleep_since_unix_ms: Some(n), wake_took_ms: None })),
+        Edit::State(group, Some(state)),
+        Edit::Placement(vip(n % 5 + 1), there.then(|| place.clone())),
+        Edit::Paused(place, !there),
+        Edit::Recovery(format!("a/ä {}", n % 3), there.then(|| Recovery { why: "down".to_owned(), claims })),
+        Edit::Ended(Some(ended)),
+    ];
+    match n % 8 {
+        0 => edits.push(Edit::Transition(None)),
+        2 => edits.push(Edit::Transition(Some(transition))),
+        4 => edits.push(Edit::TransitionBy(format!("c{n}"))),
+        _ => edits.extend([Edit::TransitionStep(0, StepState::Done), Edit::TransitionStep(1, StepState::Begun)]),
+    }
+    edits
+}
+
 /// Every kind of change, several times, in an order that the rules could give.
 pub(crate) fn changes(count: u64) -> Vec<Stamped> {
     let target = |n: u64| TargetName::new(format!("t{n}")).unwrap();
@@ -51,6 +100,7 @@ pub(crate) fn changes(count: u64) -> Vec<Stamped> {
             row: TroubleRow { stage: Stage::Backup, detail: "x".to_owned(), since_unix_ms: n },
         },
         8 => Change::TroubleCleared { target: target(n % 2) },
+        3 | 9 if n.is_multiple_of(2) => Change::Tables { revision: Revision(n), edits: edits(n) },
         5 if n.is_multiple_of(4) => Change::OrderCleared { scope: OrderScope::Target(target(n % 3)) },
         5 => Change::Order { order: order(OrderScope::Target(target(n % 3)), n) },
         10 if n.is_multiple_of(4) => Change::Restored {
@@ -131,14 +181,66 @@ fn a_ledger_from_before_orders_is_read_and_raised_by_its_next_change() {
 }
 
 #[test]
+fn a_ledger_from_before_the_shared_tables_is_read_and_raised_by_its_next_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    store.commit(&changes(2)).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    transaction.delete_table(SHARED).unwrap();
+    let old = br#"{"format":2,"revision":2,"term":2,"coordinator":"c","established":true}"#;
+    transaction.open_table(META).unwrap().insert(HEAD, old.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    let mut ledger = store.reopen().unwrap().ledger;
+    assert_eq!((ledger.revision, &ledger.shared), (Revision(2), &Shared::default()));
+    let change = Stamped { revision: Revision(3), change: Change::Tables { revision: Revision(1), edits: edits(2) } };
+    store.commit(std::slice::from_ref(&change)).unwrap();
+    ledger.apply(&change);
+    assert!(ledger.shared.tables.transition.is_some());
+    assert_eq!(store.reopen().unwrap().ledger, ledger);
+}
+
+#[test]
+fn a_row_of_the_shared_tables_under_anothers_key_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    let change = Change::Tables { revision: Revision(1), edits: edits(2) };
+    store.commit(&[Stamped { revision: Revision(1), change }]).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    {
+        let mut shared = transaction.open_table(SHARED).unwrap();
+        let row = shared.get("operation/vm2").unwrap().unwrap().value().to_vec();
+        shared.insert("operation/vm1", row.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+    let error = store.reopen().unwrap_err();
+    assert!(error.to_string().contains("operation/vm1: holds a row of another key"), "{error}");
+}
+
+#[test]
+fn a_restored_ledger_is_begun_with_its_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::default();
+    let (rs1, group) = (AgentId::new("rs1").unwrap(), GroupName::new("mail").unwrap());
+    let edits = vec![
+        Edit::RealServer(rs1, Some(RealServerRow { asleep_since_unix_ms: Some(5), wake_took_ms: Some(7) })),
+        Edit::State(group, Some(StateRow { condition: Condition::Light, base: None })),
+    ];
+    ledger.apply(&Stamped { revision: Revision(9), change: Change::Tables { revision: Revision(3), edits } });
+    let restored = ledger.clone().restored();
+    assert_eq!(restored.shared.tables.real_servers, ledger.shared.tables.real_servers);
+    Store::begin_with(directory.path(), &restored).unwrap();
+    assert_eq!(Store::open(directory.path()).unwrap().1.ledger, restored);
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path()).unwrap();
     let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":3,"other":[]}"#.as_slice()).unwrap();
+    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":4,"other":[]}"#.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(store);
-    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 3, .. }));
+    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 4, .. }));
 }
 
 #[test]

@@ -7,6 +7,14 @@
 //! | a term above the ledger's | FAILED_PRECONDITION | unknown-term | the term |
 //! | the epoch is another | ABORTED | conflict | the epoch |
 //! | no such VIP | NOT_FOUND | unknown-vip | |
+//! | the tables have changed since the plan | ABORTED | stale-generation | their revision |
+//! | another transition | ABORTED | transition-under-way | its id |
+//! | a recovery needs it | ABORTED | claimed | |
+//! | no longer under way | NOT_FOUND | other-transition | the id of the one that is |
+//! | another process carries it out | ABORTED | other-process | |
+//! | no such place, virtual server, group, real server | NOT_FOUND | unknown | |
+//! | a step's ground has changed | ABORTED | not-as-planned | |
+//! | a signal contradicts itself | INVALID_ARGUMENT | invalid | |
 //! | no such agent, damaged report | INVALID_ARGUMENT | unknown-reporter, implausible | |
 //! | a named limit, the queue | RESOURCE_EXHAUSTED | limit, busy | |
 //! | disk, stop | UNAVAILABLE | unavailable | |
@@ -33,6 +41,14 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
         Refusal::Conflict { current, .. } => (Code::Aborted, "conflict", Some(current.0)),
         Refusal::UnknownVip { .. } => (Code::NotFound, "unknown-vip", None),
         Refusal::Overtaken { latest, .. } => (Code::Aborted, "overtaken", Some(*latest)),
+        Refusal::StaleGeneration { current, .. } => (Code::Aborted, "stale-generation", Some(current.0)),
+        Refusal::UnderWay { id, .. } => (Code::Aborted, "transition-under-way", Some(*id)),
+        Refusal::Claimed { .. } => (Code::Aborted, "claimed", None),
+        Refusal::NoTransition { under_way, .. } => (Code::NotFound, "other-transition", *under_way),
+        Refusal::OtherProcess { .. } => (Code::Aborted, "other-process", None),
+        Refusal::Unknown { .. } => (Code::NotFound, "unknown", None),
+        Refusal::NotAsPlanned { .. } => (Code::Aborted, "not-as-planned", None),
+        Refusal::Invalid { .. } => (Code::InvalidArgument, "invalid", None),
         Refusal::UnknownReporter { .. } => (Code::InvalidArgument, "unknown-reporter", None),
         Refusal::Implausible { .. } => (Code::InvalidArgument, "implausible", None),
         Refusal::TooMuch { .. } => (Code::ResourceExhausted, "limit", None),
@@ -132,7 +148,16 @@ pub(crate) fn order(row: Option<proto::OrderRow>) -> Result<Order, Status> {
     })
 }
 
-/// None for a change that is SIF's own: reports, and being established.
+/// The shared tables, with who holds which virtual IP, and troubles.
+pub(crate) fn tables(ledger: &Ledger) -> proto::Tables {
+    proto::Tables {
+        vips: ledger.vips.iter().map(|(vip, row)| vip_row(*vip, row)).collect(),
+        troubles: ledger.troubles.iter().map(|(target, row)| trouble_row(target, row)).collect(),
+        ..proto::Tables::from(&ledger.shared.tables)
+    }
+}
+
+/// None for a change that is SIF's own: reports, and being established; and for the shared tables.
 ///
 /// # Errors
 /// OUT_OF_RANGE after a restored backup, whose lost rows can't be told one by one.
@@ -144,7 +169,8 @@ pub(crate) fn change(stamped: &Stamped) -> Result<Option<proto::Change>, Status>
         Change::TroubleCleared { target } => proto::change::Change::TroubleCleared(target.to_string()),
         Change::Order { order } => proto::change::Change::Order(order_row(order)),
         Change::OrderCleared { scope } => proto::change::Change::OrderCleared(scope.to_string()),
-        Change::Reported { .. } | Change::Established { .. } => return Ok(None),
+        // The tables are sent whole, by WatchTables.
+        Change::Tables { .. } | Change::Reported { .. } | Change::Established { .. } => return Ok(None),
         Change::Restored { .. } => {
             return Err(Status::out_of_range(
                 "the ledger turned out to be an old backup: read it with GetLedger and subscribe from its revision",

@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod cluster;
+
+use cluster::{Client, Cluster, acquire, report};
 use kage_proto::{
     channel::{Credentials, Options, channel},
-    issue::{Authority, Subject, Trust},
-    roles::{Identity, Role},
+    issue::{Authority, Trust},
+    roles::Role,
     sif::v1::{
-        AcquireTermReply, AcquireTermRequest, AdvanceEpochRequest, BackupRequest, Change, ClearOrderRequest,
-        EpochReport, GetLedgerRequest, Ledger, OrderRow, PutOrderRequest, PutTroubleRequest, RenewTermRequest,
-        ReportVoterRequest, SetLongLeaseRequest, SubscribeRequest, change, sif_client::SifClient,
+        AdvanceEpochRequest, BackupRequest, Change, ClearOrderRequest, GetLedgerRequest, OrderRow, PutOrderRequest,
+        PutTroubleRequest, RenewTermRequest, SetLongLeaseRequest, SubscribeRequest, change, sif_client::SifClient,
     },
     tls::{Expected, Pki},
 };
@@ -18,118 +20,11 @@ use kage_sif_core::UNSEEN_MARGIN;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
-use tonic::{Code, Status, transport::Channel};
-
-type Client = SifClient<Channel>;
-
-struct Cluster {
-    directory: tempfile::TempDir,
-    address: SocketAddr,
-    process: Option<Child>,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn issue(authority: &Authority, directory: &Path, role: Role) {
-    let issued = authority.issue(&Subject::new(Identity::new(role, "x").unwrap())).unwrap();
-    fs::create_dir_all(directory).unwrap();
-    fs::write(directory.join("ca.pem"), authority.ca_pem()).unwrap();
-    fs::write(directory.join("cert.pem"), issued.certificate_pem).unwrap();
-    fs::write(directory.join("key.pem"), issued.key_pem).unwrap();
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let authority = Authority::create(&directory.path().join("authority"), "test", 2).unwrap();
-        for role in [Role::Sif, Role::Coordinator, Role::Operator, Role::Viewer] {
-            issue(&authority, &directory.path().join(role.as_str()), role);
-        }
-        let mut config = format!("name = 'test'\n[sif]\nlisten = '{address}'\nterm = '3s'\n");
-        for name in ["a", "b", "c"] {
-            config.push_str(&format!("[[agent]]\nname = '{name}'\naddress = '10.0.0.1:1'\nvoter = true\n"));
-        }
-        fs::write(directory.path().join("cluster.toml"), config).unwrap();
-        Self { directory, address, process: None }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kage-sif"));
-        command.arg("--config").arg(self.path("cluster.toml")).arg("--state").arg(self.path("state"));
-        command.arg("--pki").arg(self.path("sif"));
-        command
-    }
-
-    fn start(&mut self) {
-        let log = fs::OpenOptions::new().append(true).create(true).open(self.path("log")).unwrap();
-        self.process = Some(self.command().stderr(Stdio::from(log)).spawn().unwrap());
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    fn client(&self, role: Role) -> Client {
-        let credentials = Credentials::Tls(Pki::load(&self.path(role.as_str())).unwrap());
-        let address = self.address.to_string();
-        SifClient::new(channel(&address, &credentials, Expected::role(Role::Sif), &Options::default()).unwrap())
-    }
-
-    /// Answers within five seconds.
-    async fn ledger(&self, client: &mut Client) -> Ledger {
-        let begun = Instant::now();
-        loop {
-            match client.get_ledger(GetLedgerRequest {}).await {
-                Ok(ledger) => return ledger.into_inner(),
-                Err(error) if begun.elapsed() > Duration::from_secs(5) => {
-                    panic!("{error}\n{}", fs::read_to_string(self.path("log")).unwrap())
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    }
-
-    /// Started, established, with a term.
-    async fn ready() -> (Self, Client, u64) {
-        let mut cluster = Self::new();
-        cluster.start();
-        let mut client = cluster.client(Role::Coordinator);
-        assert!(!cluster.ledger(&mut client).await.established);
-        for reporter in ["a", "b"] {
-            report(&mut client, reporter, 0, &[]).await.unwrap();
-        }
-        let term = acquire(&mut client).await.unwrap().term;
-        (cluster, client, term)
-    }
-}
-
-async fn report(client: &mut Client, reporter: &str, term: u64, epochs: &[(&str, u64)]) -> Result<(bool, u32), Status> {
-    let epochs = epochs.iter().map(|(vip, epoch)| EpochReport { vip: (*vip).to_owned(), epoch: *epoch }).collect();
-    let request = ReportVoterRequest { reporter: reporter.to_owned(), highest_term: term, epochs };
-    let reply = client.report_voter(request).await?.into_inner();
-    Ok((reply.established, reply.reports_needed))
-}
-
-async fn acquire(client: &mut Client) -> Result<AcquireTermReply, Status> {
-    Ok(client.acquire_term(AcquireTermRequest { coordinator: "c1".to_owned() }).await?.into_inner())
-}
+use tonic::{Code, Status};
 
 async fn advance(client: &mut Client, term: u64, vip: &str, expected_epoch: u64, owner: &str) -> Result<u64, Status> {
     let request = AdvanceEpochRequest {
@@ -408,13 +303,11 @@ async fn a_copy_taken_under_load_is_restored_and_no_number_is_given_twice() {
         epoch
     });
     let mut operator = cluster.client(Role::Operator);
-    let mut file = Vec::new();
-    let mut copied = 0;
-    while copied < 5 {
-        file = copy(&mut operator).await.unwrap();
-        let (ledger, _) = kage_sif::backup::decode(&file).unwrap();
-        copied = ledger.vips.values().next().map_or(0, |row| row.epoch.0);
-    }
+    // Operators' commands are limited in number: not asked for before there is something to copy.
+    while cluster.ledger(&mut client).await.vips.first().is_none_or(|row| row.epoch < 5) {}
+    let file = copy(&mut operator).await.unwrap();
+    let (ledger, _) = kage_sif::backup::decode(&file).unwrap();
+    let copied = ledger.vips.values().next().map_or(0, |row| row.epoch.0);
     for role in [Role::Viewer, Role::Coordinator] {
         let refused = copy(&mut cluster.client(role)).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");

@@ -245,11 +245,11 @@ pub struct TransitionRow {
     pub groups: BTreeMap<GroupName, (Condition, Condition)>,
 }
 
-/// The shared tables of thesis ch. 4 at one revision of the ledger. Virtual IPs, epochs and the Trouble table are
+/// The shared tables of thesis ch. 4 at one revision. Virtual IPs, epochs and the Trouble table are
 /// tables of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tables {
-    /// Of the ledger.
+    /// Of the tables: one higher with each signal that changed them, and with nothing else.
     pub revision: Revision,
     /// By place: the name of the virtual server whose place it is.
     pub operation: BTreeMap<DomainName, OperationRow>,

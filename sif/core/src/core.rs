@@ -1,7 +1,7 @@
 //! Order and durability: requests in, commits out, answers after.
 
 use crate::decide::{Key, Verdict, decide, key, renew};
-use crate::{Alert, Electorate, Ledger, Refusal, Reply, Request, Stamped};
+use crate::{Alert, Electorate, Ledger, Refusal, Reply, Request, Shared, Stamped};
 use kage_types::{Term, Vip};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -151,6 +151,8 @@ struct Batch {
     answers: Vec<(RequestId, Result<Reply, Refusal>)>,
     alerts: Vec<Alert>,
     touched: BTreeSet<Key>,
+    /// The shared tables as the signals of this batch leave them, if they change.
+    shared: Option<Box<Shared>>,
 }
 
 impl Core {
@@ -313,7 +315,7 @@ impl Core {
                 batch.answers.push((id, Err(refusal)));
                 continue;
             }
-            match decide(&self.ledger, &self.electorate, revision, request) {
+            match decide(&self.ledger, &self.electorate, revision, &mut batch.shared, request) {
                 Verdict::Answer(result) => batch.answers.push((id, result)),
                 Verdict::Change { changes, reply, alert } => {
                     for change in changes {
@@ -332,6 +334,8 @@ impl Core {
 impl Batch {
     fn independent(&self, key: &Key) -> bool {
         self.touched.is_empty()
-            || (*key != Key::Whole && !self.touched.contains(&Key::Whole) && !self.touched.contains(key))
+            || (*key != Key::Whole
+                && !self.touched.contains(&Key::Whole)
+                && (*key == Key::Tables || !self.touched.contains(key)))
     }
 }

@@ -1,6 +1,9 @@
 //! The rules: one request against the durable ledger (safety rules 5 and 7).
 
-use crate::{Alert, Change, Electorate, Established, Ledger, Refusal, Reply, Report, Request, TroubleRow, VipRow};
+use crate::{
+    Alert, Change, Electorate, Established, Ledger, Refusal, Reply, Report, Request, Shared, TroubleRow, VipRow,
+    signals,
+};
 use kage_types::{AgentId, Epoch, Order, OrderScope, REASON_LIMIT, Revision, TargetName, Term, Vip};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +37,8 @@ pub(crate) enum Key {
     Vip(Vip),
     Trouble(TargetName),
     Order(OrderScope),
+    /// The shared tables. Signals do see each other, within a batch too: each is decided on what those before it leave.
+    Tables,
     /// Terms and reports: ordered against everything.
     Whole,
 }
@@ -45,12 +50,26 @@ pub(crate) fn key(request: &Request) -> Key {
         Request::PutTrouble { target, .. } => Key::Trouble(target.clone()),
         Request::PutOrder { order, .. } => Key::Order(order.scope.clone()),
         Request::ClearOrder { scope, .. } => Key::Order(scope.clone()),
+        Request::Signal(_) => Key::Tables,
     }
 }
 
-/// `base` is the revision after which the changes will be made: the ledger's, or higher within a batch.
-pub(crate) fn decide(ledger: &Ledger, electorate: &Electorate, base: Revision, request: Request) -> Verdict {
+/// `base` is the revision after which the changes will be made: the ledger's, or higher within a batch. `shared`: the
+/// shared tables by then, if the batch changes them.
+pub(crate) fn decide(
+    ledger: &Ledger,
+    electorate: &Electorate,
+    base: Revision,
+    shared: &mut Option<Box<Shared>>,
+    request: Request,
+) -> Verdict {
     let outcome = match request {
+        Request::Signal(signal) => {
+            let now = shared.as_deref().unwrap_or(&ledger.shared);
+            let (verdict, next) = signals::decide(ledger, electorate, now, signal);
+            *shared = next.map(Box::new).or_else(|| shared.take());
+            return verdict;
+        }
         Request::AcquireTerm { coordinator } => acquire(ledger, electorate, coordinator),
         Request::RenewTerm { term } => renew(ledger, electorate, term).map(Verdict::answer),
         Request::ReportVoter { reporter, report } => report_voter(ledger, electorate, reporter, report),
@@ -90,11 +109,19 @@ pub(crate) fn renew(ledger: &Ledger, electorate: &Electorate, term: Term) -> Res
     writer(ledger, electorate, term).map(|()| Reply::Renewed)
 }
 
-/// All writes need the current term of an established ledger.
-fn writer(ledger: &Ledger, electorate: &Electorate, given: Term) -> Result<(), Refusal> {
-    if let Established::Fresh { reports } = &ledger.established {
-        return Err(Refusal::NeedsReports { needed: electorate.missing(reports.keys()).max(1) });
+/// No write before a majority has reported.
+pub(crate) fn established(ledger: &Ledger, electorate: &Electorate) -> Result<(), Refusal> {
+    match &ledger.established {
+        Established::Fresh { reports } => {
+            Err(Refusal::NeedsReports { needed: electorate.missing(reports.keys()).max(1) })
+        }
+        Established::Established => Ok(()),
     }
+}
+
+/// All writes but power saving's need the current term of an established ledger.
+pub(crate) fn writer(ledger: &Ledger, electorate: &Electorate, given: Term) -> Result<(), Refusal> {
+    established(ledger, electorate)?;
     match given.cmp(&ledger.term) {
         std::cmp::Ordering::Less => Err(Refusal::StaleTerm { given, current: ledger.term }),
         std::cmp::Ordering::Greater => Err(Refusal::UnknownTerm { given, current: ledger.term }),
@@ -192,6 +219,9 @@ fn report_voter(
             // A majority of one is content with this report: it was in force before, too.
             let established = needed == 0;
             let mut changes = vec![Change::Restored { term, floors, reporter, report }];
+            let shared = ledger.shared.clone().restored();
+            let edits = ledger.shared.edits_to(&shared);
+            changes.push(Change::Tables { revision: shared.tables.revision, edits });
             if established {
                 changes.push(Change::Established { term, floors: BTreeMap::new() });
             }

@@ -1,5 +1,6 @@
 //! The tables, and the changes that lead from one revision to the next.
 
+use crate::{Edit, Shared};
 use kage_types::{AgentId, DomainName, Epoch, Order, OrderScope, Revision, TargetName, Term, Vip};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -23,6 +24,9 @@ pub struct Ledger {
     pub troubles: BTreeMap<TargetName, TroubleRow>,
     /// What operators want not to be acted on.
     pub orders: BTreeMap<OrderScope, Order>,
+    /// The shared tables of thesis ch. 4.
+    #[serde(default)]
+    pub shared: Shared,
 }
 
 /// A ledger that is new or restored gives out nothing before a majority has reported (safety rule 7).
@@ -235,6 +239,13 @@ pub enum Change {
         /// VIPs whose highest epoch is known only from reports. A row of theirs is out of date and goes.
         floors: BTreeMap<Vip, Epoch>,
     },
+    /// One signal's edits of the shared tables.
+    Tables {
+        /// Of the tables, by then.
+        revision: Revision,
+        /// In order.
+        edits: Vec<Edit>,
+    },
     /// An agent knows more than the established ledger: it is an old backup. Owners and terms given since are
     /// unknown, so a majority must report again.
     Restored {
@@ -290,6 +301,10 @@ impl Ledger {
             Change::OrderCleared { scope } => {
                 self.orders.remove(scope);
             }
+            Change::Tables { revision, edits } => {
+                edits.iter().for_each(|edit| self.shared.apply(edit));
+                self.shared.tables.revision = *revision;
+            }
             Change::Reported { reporter, report } => match &mut self.established {
                 Established::Fresh { reports } => {
                     reports.insert(reporter.clone(), report.clone());
@@ -311,7 +326,8 @@ impl Ledger {
 
     /// The ledger to begin with after this one, an older copy, is all that is left (safety rule 7). Whose the VIPs are may
     /// have changed since, so only their epochs are kept, below which none is ever given again; nothing is given out
-    /// before a majority has reported. Operators' orders stand; recoveries were those of that moment.
+    /// before a majority has reported. Operators' orders stand, and the shared tables as they were last known, without what was
+    /// under way (transition, claims); recoveries were those of that moment.
     #[must_use]
     pub fn restored(self) -> Self {
         let mut floors = self.floors;
@@ -329,6 +345,7 @@ impl Ledger {
             floors,
             troubles: BTreeMap::new(),
             orders: self.orders,
+            shared: self.shared.restored(),
         }
     }
 

@@ -10,7 +10,13 @@ mod core;
 mod decide;
 mod electorate;
 mod ledger;
+mod recovery;
 mod request;
+mod shared;
+mod signal;
+mod signals;
+mod tidy;
+mod transition;
 
 #[cfg(feature = "sabotage")]
 pub use crate::core::Sabotage;
@@ -18,4 +24,9 @@ pub use crate::core::{Action, BATCH_LIMIT, CommitId, Core, Event, QUEUE_LIMIT, R
 pub use decide::{DETAIL_LIMIT, PLAUSIBLE_LIMIT, ROW_LIMIT, UNSEEN_MARGIN};
 pub use electorate::{Electorate, VOTERS_FOR_MAJORITY};
 pub use ledger::{Cause, Change, Established, Ledger, Report, Stage, Stamped, TroubleRow, UnknownWord, VipRow};
+pub use recovery::{CLAIM_LIMIT, HOME_VIP_LIMIT, PLACE_LIMIT, RECOVERY_LIMIT};
 pub use request::{Alert, Refusal, Reply, Request};
+pub use shared::{Edit, Ended, Recovery, Shared};
+pub use signal::Signal;
+pub use tidy::{held, holder};
+pub use transition::{PLAN_LIMIT, STEP_LIMIT};

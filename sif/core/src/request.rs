@@ -1,7 +1,7 @@
 //! What the core is asked, and what it answers.
 
-use crate::{Cause, Report, Stage};
-use kage_types::{AgentId, DomainName, Epoch, Order, OrderScope, Revision, TargetName, Term, Vip};
+use crate::{Cause, Report, Signal, Stage};
+use kage_types::{AgentId, Claim, DomainName, Epoch, Order, OrderScope, Revision, TargetName, Term, Vip};
 use serde::{Deserialize, Serialize};
 
 /// A request of a coordinator. Reads are not here: they take [`crate::Core::ledger`].
@@ -79,6 +79,8 @@ pub enum Request {
         /// Which.
         scope: OrderScope,
     },
+    /// About the shared tables.
+    Signal(Signal),
 }
 
 /// Done, and durable.
@@ -109,6 +111,18 @@ pub enum Reply {
     Written {
         /// Of the ledger by then.
         revision: Revision,
+    },
+    /// The shared tables say so.
+    Tables {
+        /// Of the tables by then.
+        revision: Revision,
+    },
+    /// The transition is the asker's.
+    Transition {
+        /// Of the tables by then.
+        revision: Revision,
+        /// Which.
+        id: u64,
     },
 }
 
@@ -166,6 +180,66 @@ pub enum Refusal {
         given: u64,
         /// The latest seen in this term.
         latest: u64,
+    },
+    /// A plan made of tables that have changed since.
+    #[error("the tables are at revision {current}, the plan was made of {given}: plan again")]
+    StaleGeneration {
+        /// The plan's.
+        given: Revision,
+        /// Of the tables.
+        current: Revision,
+    },
+    /// One at a time.
+    #[error("transition {id} of {by} is under way: wait for its end, or take it over with TakeTransition")]
+    UnderWay {
+        /// Which.
+        id: u64,
+        /// Whose.
+        by: String,
+    },
+    /// Recoveries go first.
+    #[error("{claim} is claimed by the recovery of {by}: leave it alone until that is over")]
+    Claimed {
+        /// What.
+        claim: Claim,
+        /// Which recovery.
+        by: String,
+    },
+    /// Ended, or of a lost ledger.
+    #[error("transition {given} is not under way{}: stop carrying it out and look at the tables", .under_way.map(|id| format!(", but {id}")).unwrap_or_default())]
+    NoTransition {
+        /// As given.
+        given: u64,
+        /// The one that is.
+        under_way: Option<u64>,
+    },
+    /// It was taken over.
+    #[error("transition {id} is carried out by {by}, not by {given}: stop carrying it out")]
+    OtherProcess {
+        /// Which.
+        id: u64,
+        /// Whose it is.
+        by: String,
+        /// As given.
+        given: String,
+    },
+    /// Nothing of that name in the tables.
+    #[error("the tables know no {what}: put what is configured with PutArrangement, or plan again")]
+    Unknown {
+        /// What.
+        what: String,
+    },
+    /// A step whose ground has changed.
+    #[error("not as planned: {why}; look at the tables and plan again")]
+    NotAsPlanned {
+        /// What is otherwise.
+        why: String,
+    },
+    /// A signal that contradicts itself.
+    #[error("{why}: this signal can't be meant so")]
+    Invalid {
+        /// How.
+        why: String,
     },
     /// Not in configuration.
     #[error("{reporter} is no agent of this cluster: list it as [[agent]] in cluster.toml and restart kage-sif")]

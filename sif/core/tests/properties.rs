@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
 
 use kage_sif_core::{
-    Action, Cause, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Report, Request, RequestId, Stage,
-    Stamped,
+    Action, Cause, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Report, Request, RequestId, Signal,
+    Stage, Stamped,
 };
-use kage_types::{AgentId, Epoch, Order, OrderScope, TargetName, Term, Vip};
+use kage_types::{AgentId, DomainName, Epoch, OperationRow, Order, OrderScope, TargetName, Term, Vip};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +21,23 @@ fn vip(n: u8) -> Vip {
     format!("10.0.0.{}", n + 1).parse().unwrap()
 }
 
+fn arrangement(term: Term) -> Request {
+    let row = |place: &DomainName| OperationRow {
+        group: None,
+        vm: place.clone(),
+        host: agent("rs1"),
+        home: agent("rs1"),
+        home_vips: BTreeSet::new(),
+    };
+    let places = (0..3).map(|n| DomainName::new(format!("t{n}")).unwrap());
+    Request::Signal(Signal::PutArrangement {
+        term,
+        operation: places.map(|place| (place.clone(), row(&place))).collect(),
+        real_servers: BTreeSet::from([agent("rs1")]),
+        groups: BTreeSet::new(),
+    })
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Acquire,
@@ -29,6 +46,7 @@ enum Op {
     LongLease { vip: u8, outstanding: bool },
     Trouble { target: u8, stage: Option<Stage> },
     Order { target: u8, lifted: bool },
+    Signal { place: u8, restored: bool },
     Renew { stale: bool },
     Report { voter: u8 },
     DiskDone,
@@ -49,6 +67,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..3u8, any::<bool>()).prop_map(|(vip, outstanding)| Op::LongLease { vip, outstanding }),
         2 => (0..2u8, stage).prop_map(|(target, stage)| Op::Trouble { target, stage }),
         2 => (0..2u8, any::<bool>()).prop_map(|(target, lifted)| Op::Order { target, lifted }),
+        3 => (0..3u8, any::<bool>()).prop_map(|(place, restored)| Op::Signal { place, restored }),
         1 => any::<bool>().prop_map(|stale| Op::Renew { stale }),
         2 => (0..3u8).prop_map(|voter| Op::Report { voter }),
         10 => Just(Op::DiskDone),
@@ -168,6 +187,9 @@ impl World {
                     report.epochs.insert(vip, epoch);
                 });
             }
+            Ok(Reply::Tables { revision } | Reply::Transition { revision, .. }) => {
+                prop_assert!(self.disk.shared.tables.revision >= revision, "durable first");
+            }
             Ok(Reply::Renewed | Reply::Reported { .. } | Reply::Written { .. }) | Err(_) => {}
         }
         Ok(())
@@ -195,6 +217,16 @@ impl World {
     fn run(&mut self, op: Op) -> Result<(), TestCaseError> {
         let term = self.core.ledger().term;
         match op {
+            Op::Signal { place, restored } => {
+                self.ask(arrangement(term))?;
+                let place = DomainName::new(format!("t{place}")).unwrap();
+                self.ask(Request::Signal(if restored {
+                    let backup = DomainName::new("b").unwrap();
+                    Signal::FunctionRestored { term, place, backup, host: agent("mgmt") }
+                } else {
+                    Signal::TargetVerdict { term, place, recovered: true, host: agent("rs1") }
+                }))
+            }
             Op::Acquire => self.ask(Request::AcquireTerm { coordinator: "c".to_owned() }),
             Op::Advance { vip: n, owner, off, stale } => self.ask(Request::AdvanceEpoch {
                 term: if stale { Term(term.0.saturating_sub(1)) } else { term },
