@@ -4,7 +4,7 @@ use crate::store::{CHANGES_KEPT, Contents, Store};
 use kage_sif_core::{
     Action, Alert, Change, CommitId, Core, Electorate, Event, Ledger, Refusal, Reply, Request, RequestId, Stamped,
 };
-use kage_types::{Revision, Tables};
+use kage_types::Revision;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, mpsc as jobs},
@@ -71,7 +71,7 @@ enum Command {
     Ask { request: Request, answer: oneshot::Sender<Answer> },
     Read { answer: oneshot::Sender<Ledger> },
     Subscribe { after: Revision, answer: oneshot::Sender<Result<Subscription, SubscribeError>> },
-    Watch { answer: oneshot::Sender<Result<watch::Receiver<Arc<Tables>>, SubscribeError>> },
+    Watch { answer: oneshot::Sender<Result<watch::Receiver<Arc<Ledger>>, SubscribeError>> },
 }
 
 /// How the RPCs reach the driver.
@@ -105,11 +105,11 @@ impl Handle {
         self.call(|answer| Command::Subscribe { after, answer }).await?
     }
 
-    /// The shared tables as they are durable, now and after each change; who looks late sees the last one.
+    /// The shared tables, with who holds which VIP, as they are durable, now and after each change; who looks late sees the last one.
     ///
     /// # Errors
     /// [`SubscribeError::Full`], [`SubscribeError::Stopped`].
-    pub async fn watch(&self) -> Result<watch::Receiver<Arc<Tables>>, SubscribeError> {
+    pub async fn watch(&self) -> Result<watch::Receiver<Arc<Ledger>>, SubscribeError> {
         self.call(|answer| Command::Watch { answer }).await?
     }
 
@@ -133,7 +133,7 @@ pub fn start(
     let (jobs, work) = jobs::channel();
     let (outcome, outcomes) = mpsc::channel(1);
     let thread = thread::Builder::new().name("ledger".to_owned()).spawn(move || serve(store, &work, &outcome))?;
-    let tables = watch::Sender::new(Arc::new(contents.ledger.shared.tables.clone()));
+    let tables = watch::Sender::new(Arc::new(contents.ledger.clone()));
     let driver = Driver {
         tables,
         core: Core::new(contents.ledger, electorate),
@@ -166,7 +166,7 @@ struct Driver {
     last_id: u64,
     log: VecDeque<Arc<Stamped>>,
     live: broadcast::Sender<Arc<Stamped>>,
-    tables: watch::Sender<Arc<Tables>>,
+    tables: watch::Sender<Arc<Ledger>>,
 }
 
 impl Driver {
@@ -209,7 +209,7 @@ impl Driver {
 
     fn event(&mut self, event: Event) -> Result<(), StoreDied> {
         let mut actions = Vec::new();
-        let mut tables = false;
+        let mut changed = false;
         self.core.step(event, &mut actions);
         for action in actions {
             match action {
@@ -219,7 +219,7 @@ impl Driver {
                 Action::Reload => self.jobs.send(Job::Reload).map_err(|_| StoreDied)?,
                 Action::Reply { id, result } => self.reply(id, result),
                 Action::Publish { change } => {
-                    tables |= matches!(change.change, Change::Tables { .. });
+                    changed = true;
                     self.publish(change);
                 }
                 Action::Alert { alert: alert @ Alert::StoreRecovered { .. } } => {
@@ -228,8 +228,16 @@ impl Driver {
                 Action::Alert { alert } => tracing::error!(alert = %alert, "ledger"),
             }
         }
-        if tables {
-            self.tables.send_replace(Arc::new(self.core.ledger().shared.tables.clone()));
+        if changed {
+            let now = self.core.ledger();
+            self.tables.send_if_modified(|before| {
+                let seen = |ledger: &Ledger| (ledger.shared.tables.clone(), ledger.vips.clone(), ledger.troubles.clone());
+                let differs = seen(before) != seen(now);
+                if differs {
+                    *before = Arc::new(now.clone());
+                }
+                differs
+            });
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use kage_proto::{
     sif::v1 as proto,
     tables::{self, FieldError, parse},
 };
-use kage_sif_core::{Signal, held};
+use kage_sif_core::{Ledger, Signal, held};
 use kage_types::{DomainName, Revision, Tables, Term};
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
@@ -115,7 +115,7 @@ pub(crate) fn end_transition(request: proto::EndTransitionRequest) -> Taken {
 /// The tables now and after each change. They are taken when there is room for them: a slow reader gets the last ones,
 /// and nothing piles up.
 pub(crate) fn watch(
-    mut tables: watch::Receiver<Arc<Tables>>,
+    mut tables: watch::Receiver<Arc<Ledger>>,
     mut stop: watch::Receiver<bool>,
 ) -> Pin<Box<dyn Stream<Item = Result<proto::Tables, Status>> + Send>> {
     let (sender, receiver) = mpsc::channel(1);
@@ -125,7 +125,7 @@ pub(crate) fn watch(
             while tables.changed().await.is_ok() {
                 let Ok(room) = sender.reserve().await else { return };
                 let now = Arc::clone(&tables.borrow_and_update());
-                room.send(Ok(proto::Tables::from(&*now)));
+                room.send(Ok(wire::tables(&now)));
             }
         };
         tokio::select! {

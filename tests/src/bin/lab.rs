@@ -17,7 +17,7 @@ use kage_tests::lab::network::Cut;
 use kage_tests::lab::nodes::{self, Kind, Layout, Service};
 use kage_tests::lab::trouble::Trouble;
 use kage_tests::lab::{
-    capture, client, console, hypervisor, image, lifecycle, machine, network, nic, spawn, speech, storage,
+    capture, client, console, hypervisor, image, lifecycle, machine, network, nic, realserver, spawn, speech, storage,
 };
 
 #[derive(Parser)]
@@ -34,7 +34,8 @@ enum Command {
         /// The product's timings: normal, fast or thesis
         #[arg(long, default_value = "normal")]
         profile: Profile,
-        /// Who is in it: small (one target), or msbs (Mail and Web, Debian, data on a file server)
+        /// Who is in it: small (one target), msbs (Mail and Web, Debian, data on a file server), or pss (three real servers
+        /// with six virtual ones)
         #[arg(long, default_value = "small")]
         layout: Layout,
     },
@@ -205,6 +206,12 @@ enum Command {
     /// (internal) The network cards of machines that are off
     #[command(hide = true)]
     Nic,
+    /// (internal) A real server's own way to sleep: ask the lab, and be frozen
+    #[command(hide = true)]
+    Sleep { host: String },
+    /// (internal) A real server's alarm: wakes it after so many seconds; 0 clears it
+    #[command(hide = true)]
+    Alarm { host: String, seconds: u64 },
     /// (internal) Run a program as its children's reaper: what daemons leave behind is taken at once
     #[command(hide = true)]
     Reap {
@@ -506,6 +513,8 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Image { which } => make_image(&which)?,
         Command::Nic => nic::serve()?,
+        Command::Sleep { host } => realserver::sleep(nodes::find(&host)?)?,
+        Command::Alarm { host, seconds } => realserver::set_alarm(nodes::find(&host)?, seconds)?,
         Command::Reap { command } => spawn::reap(&command)?,
         Command::Magic { machine } => nic::send(nodes::machine(&machine)?)?,
         Command::Ask { address, service } => {
@@ -559,7 +568,7 @@ fn make_image(which: &str) -> Result<()> {
 
 fn shell(name: &str) -> Result<()> {
     let node = nodes::find(name)?;
-    if matches!(node.kind, Kind::Machine | Kind::Domain) {
+    if matches!(node.kind, Kind::Machine | Kind::Domain | Kind::VirtualServer) {
         note(&format!(
             "{name} is a guest. One command: tests/lab exec {name} -- COMMAND\nIts console: {}\nIts own shell: socat -,raw,echo=0 unix:{}",
             machine::console_log(node).display(),

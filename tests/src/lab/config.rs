@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::dirs;
 use super::nodes::{self, Kind, Service, Spec, System, find, of};
 use super::run::{run, text, write};
+use super::{dirs, realserver};
 
 /// The profile of the product's timings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,9 @@ pub fn agent_file(node: &Spec) -> PathBuf {
 
 /// Who runs an agent, and so needs a certificate and a configuration.
 pub fn agents() -> impl Iterator<Item = &'static Spec> {
-    nodes::nodes().iter().filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::Voter | Kind::Machine))
+    nodes::nodes().iter().filter(|node| {
+        matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::Voter | Kind::Machine)
+    })
 }
 
 /// Makes a new authority, the certificates of the controllers and the operator, and one for each agent.
@@ -126,8 +128,11 @@ pub fn agent_toml(node: &Spec) -> String {
             toml.push_str("\n[guard]\nkind = \"host\"\ninterface = \"eth0\"\n\n");
             toml.push_str(service_toml(node));
         }
-        Kind::Hypervisor => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
-        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::Domain => {}
+        Kind::Hypervisor | Kind::RealServer => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
+        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::Domain | Kind::VirtualServer => {}
+    }
+    if node.kind == Kind::RealServer {
+        toml.push_str(&realserver::power_toml(node));
     }
     toml
 }
@@ -168,9 +173,13 @@ pub fn cluster_toml(profile: Profile) -> String {
             Kind::Machine => {
                 let _ = writeln!(toml, "guard = \"host\"\nmac = \"{}\"", node.mac_text());
             }
-            Kind::Switch | Kind::Client | Kind::FileServer | Kind::Domain => {}
+            Kind::RealServer => {
+                let _ = writeln!(toml, "guard = \"tap\"\nmac = \"{}\"", node.mac_text());
+            }
+            Kind::Switch | Kind::Client | Kind::FileServer | Kind::Domain | Kind::VirtualServer => {}
         }
     }
+    toml.push_str(&realserver::cluster_toml());
     for double in of(Kind::Domain) {
         if let (Some(target), Some(vip)) = (double.double_of, double.vip()) {
             let (wait, service) = (reboot_wait(double).as_secs(), double.service.name());
@@ -193,7 +202,7 @@ pub fn cluster_toml(profile: Profile) -> String {
 }
 
 /// Trc: how long a machine that does not answer may be rebooting. The thesis takes 1.3 times a measured reboot.
-const fn reboot_wait(node: &Spec) -> Duration {
+pub(super) const fn reboot_wait(node: &Spec) -> Duration {
     match node.system {
         System::Busybox => Duration::from_secs(15),
         System::Debian => Duration::from_secs(45),

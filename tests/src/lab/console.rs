@@ -26,7 +26,7 @@ pub struct Answer {
 /// # Errors
 /// The guest is off, hangs, or has not ended the command within `limit`.
 pub fn exec(node: &Spec, command: &str, limit: Duration) -> Result<Answer> {
-    if !matches!(node.kind, Kind::Machine | Kind::Domain) {
+    if !matches!(node.kind, Kind::Machine | Kind::Domain | Kind::VirtualServer) {
         bail!("{} is no guest; use `tests/lab shell {}`", node.name, node.name);
     }
     let deadline = Instant::now() + limit;

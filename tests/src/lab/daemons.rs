@@ -56,7 +56,7 @@ impl Part {
         match self {
             Self::Sif => "kage-sif",
             Self::Coordinator => "kage-coordinator",
-            Self::Agent(node) if node.kind == Kind::Hypervisor => "kage-agent-libvirt",
+            Self::Agent(node) if node.has_libvirt() => "kage-agent-libvirt",
             Self::Agent(_) => "kage-agent",
         }
     }
@@ -260,6 +260,7 @@ pub fn outside() -> Result<Vec<Part>> {
     let mut parts = vec![Part::Sif, Part::Coordinator];
     parts.extend(of(Kind::Voter).map(Part::Agent));
     parts.push(Part::Agent(find("mgmt")?));
+    parts.extend(of(Kind::RealServer).map(Part::Agent));
     Ok(parts)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::image;
-use super::machine::{command_line, console_log, initramfs_path, shell_socket};
+use super::machine::{Power, command_line, console_log, initramfs_path, power, shell_path, shell_socket};
 use super::nodes::{Kind, Spec, System, find, of};
 use super::run::{run, succeeds, text, wait_until, write};
 use super::spawn::{Daemon, HOLDER, run_in};
@@ -21,7 +21,7 @@ pub fn libvirtd(node: &'static Spec) -> Daemon {
     Daemon::new(node, "libvirtd")
 }
 
-fn private(node: &Spec, path: &str) -> std::path::PathBuf {
+pub(super) fn private(node: &Spec, path: &str) -> std::path::PathBuf {
     dirs::node(node.name).join("root").join(path.trim_start_matches('/'))
 }
 
@@ -110,7 +110,16 @@ pub fn state(domain: &Spec) -> Result<String> {
     virsh(find(domain.host)?, &["domstate", domain.name])
 }
 
-/// Makes the domain known to its hypervisor, with a fresh image.
+/// Where a virtual server runs or is paused, and libvirt's word for that; none: nowhere, or where nobody can ask.
+#[must_use]
+pub fn whereabouts(domain: &Spec) -> Option<(&'static Spec, String)> {
+    of(Kind::RealServer).chain(of(Kind::Hypervisor)).filter(|host| power(host) == Power::On).find_map(|host| {
+        let state = virsh(host, &["domstate", domain.name]).ok()?;
+        (state != "shut off").then_some((host, state))
+    })
+}
+
+/// Makes the domain known to its hypervisor, a virtual server and its double to all of them, with a fresh image.
 ///
 /// # Errors
 /// libvirt refuses the definition.
@@ -172,11 +181,15 @@ pub fn define(domain: &Spec) -> Result<()> {
         command_line = command_line(domain, true),
         mac = domain.mac_text(),
         console = text(&console_log(domain)),
-        shell = text(&shell_socket(domain)),
+        shell = if domain.group.is_some() { shell_path(domain) } else { text(&shell_socket(domain)) },
     );
     let file = folder.join("domain.xml");
     write(&file, xml)?;
-    virsh(find(domain.host)?, &["define", &text(&file)])?;
+    let home = find(domain.host)?;
+    let others = of(Kind::RealServer).filter(|host| domain.group.is_some() && host.name != home.name);
+    for host in std::iter::once(home).chain(others) {
+        virsh(host, &["define", &text(&file)])?;
+    }
     Ok(())
 }
 
@@ -215,7 +228,7 @@ pub fn boot_and_suspend(domain: &Spec, limit: Duration) -> Result<Duration> {
 /// # Errors
 /// Something survives.
 pub fn down() -> Result<()> {
-    for node in of(Kind::Hypervisor) {
+    for node in of(Kind::Hypervisor).chain(of(Kind::RealServer)) {
         super::cgroup::Cgroup::of(node.name).kill()?;
     }
     // Mount points we may have made; rmdir refuses those in use by a real libvirt.

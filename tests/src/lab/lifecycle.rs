@@ -65,7 +65,7 @@ pub fn up(layout: Layout, profile: Profile, say: &mut dyn FnMut(&str)) -> Result
         debian::image()?;
     }
     say(&format!("guests run Linux {} under {}", kernel.release, image::accelerator(&kernel)?));
-    for node in nodes::nodes().iter().filter(|node| node.kind != Kind::Domain) {
+    for node in nodes::nodes().iter().filter(|node| !matches!(node.kind, Kind::Domain | Kind::VirtualServer)) {
         Cgroup::of(node.name).create()?;
     }
     network::up()?;
@@ -84,7 +84,7 @@ pub fn up(layout: Layout, profile: Profile, say: &mut dyn FnMut(&str)) -> Result
     for node in of(Kind::FileServer) {
         fileserver::up(node)?;
     }
-    for node in of(Kind::Hypervisor) {
+    for node in of(Kind::Hypervisor).chain(of(Kind::RealServer)) {
         hypervisor::up(node)?;
     }
     Daemon::new(find("sw")?, "nic").start(&[&this_program()?, "nic"])?;
@@ -115,6 +115,10 @@ fn guests(say: &mut dyn FnMut(&str)) -> Result<()> {
             hypervisor::start(domain)?;
         }
     }
+    for server in of(Kind::VirtualServer) {
+        hypervisor::define(server)?;
+        hypervisor::start(server)?;
+    }
     for domain in of(Kind::Domain) {
         let took = hypervisor::boot_and_suspend(domain, domain.boot_limit())?;
         say(&format!("{} answered after {took:.2?} and is suspended", domain.name));
@@ -122,7 +126,7 @@ fn guests(say: &mut dyn FnMut(&str)) -> Result<()> {
     if !guarded {
         start_machines()?;
     }
-    for node in of(Kind::Machine) {
+    for node in of(Kind::Machine).chain(of(Kind::VirtualServer)) {
         let took = machine::wait_answering(node, node.boot_limit())?;
         say(&format!("{} answers ({took:.2?})", node.name));
     }
@@ -201,7 +205,9 @@ pub fn status() -> Result<Status> {
             name: node.name,
             ip: node.ip().to_string(),
             state: match node.kind {
-                Kind::Machine => format!("{:?}", machine::power(node)).to_lowercase(),
+                Kind::Machine | Kind::RealServer => format!("{:?}", machine::power(node)).to_lowercase(),
+                Kind::VirtualServer => hypervisor::whereabouts(node)
+                    .map_or_else(|| "nowhere".to_owned(), |(host, state)| format!("{state} on {}", host.name)),
                 Kind::Domain => hypervisor::state(node).unwrap_or_else(|_| "unknown".to_owned()),
                 Kind::Switch | Kind::Hypervisor | Kind::Voter | Kind::Client | Kind::FileServer => "on".to_owned(),
             },
@@ -212,7 +218,7 @@ pub fn status() -> Result<Status> {
         })
         .collect();
     let mut served_by: Vec<(String, Option<String>)> = Vec::new();
-    for node in of(Kind::Machine) {
+    for node in of(Kind::Machine).chain(of(Kind::VirtualServer)) {
         if let Some(vip) = node.vip() {
             served_by.push((vip.to_string(), network::who_serves(client, vip, node.service)));
         }
@@ -242,7 +248,7 @@ impl Status {
         for node in &self.nodes {
             let _ = writeln!(
                 table,
-                "{:8} {:12} {:10} {:6} {}",
+                "{:8} {:12} {:14} {:6} {}",
                 node.name,
                 node.ip,
                 node.state,

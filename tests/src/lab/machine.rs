@@ -10,7 +10,7 @@ use super::cgroup::Cgroup;
 use super::nodes::{Kind, Spec, System};
 use super::run::{run, text, wait_until, write};
 use super::spawn::Daemon;
-use super::{debian, dirs, image, network};
+use super::{debian, dirs, hypervisor, image, network, realserver};
 
 /// Where a machine's power stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -44,8 +44,9 @@ pub fn command_line(node: &Spec, static_vip: bool) -> String {
     if node.system == System::Debian {
         line.push_str(&format!(" KAGE_ROOT=/dev/vda KAGE_SERVICE={} net.ifnames=0", node.service.name()));
     }
-    if let (true, Some(vip)) = (static_vip, node.vip()) {
-        line.push_str(&format!(" KAGE_VIP={vip}"));
+    let carried: Vec<String> = node.carried().iter().map(ToString::to_string).collect();
+    if static_vip && !carried.is_empty() {
+        line.push_str(&format!(" KAGE_VIP={}", carried.join(",")));
     }
     line
 }
@@ -53,7 +54,17 @@ pub fn command_line(node: &Spec, static_vip: bool) -> String {
 /// The socket of a guest's root shell, on its second serial line.
 #[must_use]
 pub fn shell_socket(node: &Spec) -> PathBuf {
-    dirs::node(node.name).join("shell.sock")
+    let host = if node.group.is_some() { hypervisor::whereabouts(node).map(|(host, _)| host) } else { None };
+    host.map_or_else(
+        || dirs::node(node.name).join("shell.sock"),
+        |host| hypervisor::private(host, &shell_path(node)),
+    )
+}
+
+/// The same as its host sees it, for a guest that moves: the host that it leaves would remove the socket from under the
+/// one that it comes to.
+pub(super) fn shell_path(node: &Spec) -> String {
+    format!("/run/libvirt/shell-{}.sock", node.name)
 }
 
 /// The guest's first serial line: kernel, init and agent speak there.
@@ -99,11 +110,16 @@ while \"$@\" && tail -n 1 \"$console\" | grep -q 'Restarting system'; do :; done
 /// # Errors
 /// It is on already, or its image can't be made.
 pub fn power_on(node: &'static Spec) -> Result<()> {
-    if node.kind != Kind::Machine {
+    if !matches!(node.kind, Kind::Machine | Kind::RealServer) {
         bail!("{} is no machine", node.name);
     }
     if power(node) != Power::Off {
         bail!("{} is not off but {:?}; try `tests/lab power wake {}`", node.name, power(node), node.name);
+    }
+    if node.kind == Kind::RealServer {
+        let _ = std::fs::remove_file(sleep_mark(node));
+        network::set_link(node, true)?;
+        return realserver::boot(node).with_context(|| format!("cannot power on {}", node.name));
     }
     let kernel = image::kernel()?;
     let accelerator = image::accelerator(&kernel)?;
@@ -200,6 +216,9 @@ pub fn power(node: &Spec) -> Power {
 /// The processes survive.
 pub fn power_off(node: &Spec) -> Result<()> {
     let _ = std::fs::remove_file(sleep_mark(node));
+    if node.kind == Kind::RealServer {
+        network::set_link(node, false)?;
+    }
     Cgroup::of(node.name).kill()
 }
 

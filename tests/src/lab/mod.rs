@@ -39,6 +39,8 @@ pub mod network;
 pub mod nic;
 pub mod nodes;
 pub mod pcap;
+pub mod power;
+pub mod realserver;
 pub mod report;
 pub mod run;
 pub mod spawn;

@@ -64,7 +64,7 @@ fn link(node: &Spec, script: &mut String) {
              ip -n {ns} link set br-sw up
              ip netns exec {ns} nft add table bridge {TABLE}"
         ),
-        Kind::Hypervisor => writeln!(
+        Kind::Hypervisor | Kind::RealServer => writeln!(
             script,
             "ip netns add {ns}; ip -n {ns} link set lo up
              ip link add uplink netns {ns} type veth peer name p-{name} netns kage-sw
@@ -87,7 +87,7 @@ fn link(node: &Spec, script: &mut String) {
             "ip -n kage-sw tuntap add dev p-{name} mode tap
              ip -n kage-sw link set p-{name} master br-sw up"
         ),
-        Kind::Domain => Ok(()),
+        Kind::Domain | Kind::VirtualServer => Ok(()),
     };
 }
 

@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, r
 use super::lifecycle::this_program;
 use super::machine::{self, Power};
 use super::nodes::{Kind, Spec, find, of};
+use super::realserver;
 use super::spawn::run_in;
 
 const ETH_P_ALL: u16 = 3;
@@ -26,7 +27,7 @@ pub fn is_magic(frame: &[u8], mac: [u8; 6]) -> bool {
 }
 
 fn called(frame: &[u8]) -> Option<&'static Spec> {
-    of(Kind::Machine).find(|node| is_magic(frame, node.mac()))
+    of(Kind::Machine).chain(of(Kind::RealServer)).find(|node| is_magic(frame, node.mac()))
 }
 
 /// Listens on every port of the switch and wakes the machines that are called, for ever.
@@ -38,6 +39,9 @@ pub fn serve() -> Result<()> {
     let protocol = std::num::NonZeroU32::new(u32::from(ETH_P_ALL.to_be())).map(Protocol::from_raw);
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
         .context("cannot open a packet socket; this is `kage-lab up`'s own daemon and needs root")?;
+    for node in of(Kind::RealServer) {
+        std::thread::spawn(move || realserver::keep(node));
+    }
     let mut buffer = vec![0; 2048];
     loop {
         let (_, length) = recv(&socket, &mut buffer[..], RecvFlags::empty()).context("cannot receive frames")?;

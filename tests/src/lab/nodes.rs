@@ -27,6 +27,22 @@ pub enum Kind {
     Machine,
     /// A libvirt domain on [`Spec::host`]: the suspended double of a machine.
     Domain,
+    /// A network namespace with a libvirt and an agent, and a power switch of its own: its libvirt domains are virtual
+    /// servers (thesis ch. 4: a real server).
+    RealServer,
+    /// A libvirt domain that is a server itself: at home on [`Spec::host`], defined on every real server.
+    VirtualServer,
+}
+
+/// Virtual servers with the same service (thesis ch. 4: a service group).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name in the product's configuration.
+    pub name: &'static str,
+    /// Last octets of its virtual addresses, each configured inside all its members and their double.
+    pub vips: &'static [u8],
+    /// The double that is every member's.
+    pub double: &'static str,
 }
 
 /// What a guest offers its clients.
@@ -108,6 +124,8 @@ pub struct Spec {
     pub service: Service,
     /// What it runs, if it is a guest.
     pub system: System,
+    /// Whose service it offers, as a member or as their double.
+    pub group: Option<&'static Group>,
 }
 
 const fn spec(name: &'static str, kind: Kind, host_number: u8) -> Spec {
@@ -120,6 +138,7 @@ const fn spec(name: &'static str, kind: Kind, host_number: u8) -> Spec {
         double_of: None,
         service: Service::Http,
         system: System::Busybox,
+        group: None,
     }
 }
 
@@ -144,10 +163,12 @@ pub enum Layout {
     Small,
     /// Mail and Web with real services, their data on a file server: up in a minute or two.
     Msbs,
+    /// Three real servers with six virtual ones in three groups, for power saving: up in a minute or two.
+    Pss,
 }
 
 impl Layout {
-    const ALL: [Self; 2] = [Self::Small, Self::Msbs];
+    const ALL: [Self; 3] = [Self::Small, Self::Msbs, Self::Pss];
 
     /// Its name.
     #[must_use]
@@ -155,6 +176,7 @@ impl Layout {
         match self {
             Self::Small => "small",
             Self::Msbs => "msbs",
+            Self::Pss => "pss",
         }
     }
 
@@ -164,6 +186,7 @@ impl Layout {
         match self {
             Self::Small => SMALL,
             Self::Msbs => MSBS,
+            Self::Pss => PSS,
         }
     }
 }
@@ -174,7 +197,7 @@ impl FromStr for Layout {
     fn from_str(word: &str) -> Result<Self> {
         match Self::ALL.into_iter().find(|layout| layout.name() == word) {
             Some(layout) => Ok(layout),
-            None => bail!("`{word}` is no layout; layouts are small, msbs"),
+            None => bail!("`{word}` is no layout; layouts are small, msbs, pss"),
         }
     }
 }
@@ -229,11 +252,47 @@ const SMALL: &[Spec] = &[
     Spec { vip_number: Some(100), host: "mgmt", double_of: Some("mail"), ..spec("mailb", Kind::Domain, 31) },
 ];
 
+const MAILS: Group = Group { name: "mail", vips: &[111, 112], double: "mailb" };
+const WEBS: Group = Group { name: "web", vips: &[121, 122], double: "webb" };
+const FTPS: Group = Group { name: "ftp", vips: &[131, 132], double: "ftpb" };
+
+const fn member(group: &'static Group, index: usize, name: &'static str, host: &'static str, number: u8) -> Spec {
+    let vip_number = Some(group.vips[index]);
+    Spec { host, vip_number, group: Some(group), ..spec(name, Kind::VirtualServer, number) }
+}
+
+const fn double_of_group(group: &'static Group, number: u8) -> Spec {
+    Spec { host: "mgmt", group: Some(group), ..spec(group.double, Kind::Domain, number) }
+}
+
+const PSS: &[Spec] = &[
+    spec("sw", Kind::Switch, 0),
+    spec("mgmt", Kind::Hypervisor, 2),
+    spec("v1", Kind::Voter, 21),
+    spec("v2", Kind::Voter, 22),
+    spec("v3", Kind::Voter, 23),
+    spec("client", Kind::Client, 50),
+    spec("rs1", Kind::RealServer, 3),
+    spec("rs2", Kind::RealServer, 4),
+    spec("rs3", Kind::RealServer, 5),
+    member(&MAILS, 0, "mail1", "rs1", 61),
+    member(&MAILS, 1, "mail2", "rs2", 62),
+    member(&WEBS, 0, "web1", "rs1", 63),
+    member(&WEBS, 1, "web2", "rs3", 64),
+    member(&FTPS, 0, "ftp1", "rs2", 65),
+    member(&FTPS, 1, "ftp2", "rs3", 66),
+    double_of_group(&MAILS, 31),
+    double_of_group(&WEBS, 32),
+    double_of_group(&FTPS, 33),
+];
+
 impl Spec {
     /// Memory of a guest in MiB: small ones hold the kernel, and the initramfs twice while it is unpacked.
     #[must_use]
     pub const fn memory_mib(&self) -> u32 {
         match self.system {
+            // libvirt counts what QEMU itself takes as the guest's: it must not look full.
+            System::Busybox if self.group.is_some() => 512,
             System::Busybox => 160,
             System::Debian => 256,
         }
@@ -243,6 +302,8 @@ impl Spec {
     #[must_use]
     pub const fn boot_limit(&self) -> Duration {
         match self.system {
+            // Nine of them at once take their time.
+            System::Busybox if self.group.is_some() => Duration::from_secs(180),
             System::Busybox => Duration::from_secs(40),
             System::Debian => Duration::from_secs(180),
         }
@@ -272,13 +333,33 @@ impl Spec {
         self.vip_number.map(|last| Ipv4Addr::new(10, 77, 0, last))
     }
 
+    /// The virtual addresses configured inside it.
+    #[must_use]
+    pub fn carried(&self) -> Vec<Ipv4Addr> {
+        self.group.map_or_else(
+            || self.vip().into_iter().collect(),
+            |group| group.vips.iter().map(|last| Ipv4Addr::new(10, 77, 0, *last)).collect(),
+        )
+    }
+
+    /// Whether a libvirt of its own runs there.
+    #[must_use]
+    pub const fn has_libvirt(&self) -> bool {
+        matches!(self.kind, Kind::Hypervisor | Kind::RealServer)
+    }
+
     /// Its network namespace; guests hang on their host's or on the switch's.
     #[must_use]
     pub fn namespace(&self) -> String {
         match self.kind {
             Kind::Machine => "kage-sw".to_owned(),
-            Kind::Domain => format!("kage-{}", self.host),
-            Kind::Switch | Kind::Hypervisor | Kind::Voter | Kind::Client | Kind::FileServer => {
+            Kind::Domain | Kind::VirtualServer => format!("kage-{}", self.host),
+            Kind::Switch
+            | Kind::Hypervisor
+            | Kind::RealServer
+            | Kind::Voter
+            | Kind::Client
+            | Kind::FileServer => {
                 format!("kage-{}", self.name)
             }
         }
@@ -317,14 +398,14 @@ pub fn find(name: &str) -> Result<&'static Spec> {
     }
 }
 
-/// The machine called `name`, which has a power switch of its own.
+/// The machine or real server called `name`, which has a power switch of its own.
 ///
 /// # Errors
 /// It is not in the lab, or is no machine.
 pub fn machine(name: &str) -> Result<&'static Spec> {
     let node = find(name)?;
-    if node.kind != Kind::Machine {
-        let names: Vec<_> = of(Kind::Machine).map(|node| node.name).collect();
+    if !matches!(node.kind, Kind::Machine | Kind::RealServer) {
+        let names: Vec<_> = of(Kind::Machine).chain(of(Kind::RealServer)).map(|node| node.name).collect();
         bail!("`{name}` has no power switch of its own; machines are {}", names.join(", "));
     }
     Ok(node)

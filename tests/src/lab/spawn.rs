@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::cgroup::Cgroup;
 use super::dirs;
-use super::nodes::{self, Kind, Spec};
+use super::nodes::{self, Spec};
 use super::run::{read, run, text, wait_until};
 
 /// The process that keeps a hypervisor's mount namespace alive while its libvirtd restarts.
@@ -29,7 +29,7 @@ pub struct Daemon {
 pub fn enter(node: &Spec) -> Result<Vec<String>> {
     let mut words = vec!["nsenter".to_owned()];
     let host = nodes::find(node.host)?;
-    if host.kind == Kind::Hypervisor {
+    if host.has_libvirt() {
         let Some(pid) = Daemon::new(host, HOLDER).pid() else {
             bail!("{} is not up; run `tests/lab up`", host.name);
         };

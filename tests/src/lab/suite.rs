@@ -110,6 +110,11 @@ pub fn run(only: Option<&str>, say: Say<'_>) -> Result<bool> {
             }
         }
     }
+    match super::power::run(only, say) {
+        Some(true) => passed += 1,
+        Some(false) => failed += 1,
+        None => {}
+    }
     say(&format!("{passed} passed, {failed} failed"));
     Ok(failed == 0)
 }

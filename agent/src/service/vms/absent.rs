@@ -19,6 +19,11 @@ impl Migration {
     }
 
     /// Never.
+    pub fn cancel(&self) {
+        match self.0 {}
+    }
+
+    /// Never.
     pub fn wait(self) -> std::future::Ready<Result<(), VmError>> {
         match self.0 {}
     }
