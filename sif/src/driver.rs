@@ -231,7 +231,8 @@ impl Driver {
         if changed {
             let now = self.core.ledger();
             self.tables.send_if_modified(|before| {
-                let seen = |ledger: &Ledger| (ledger.shared.tables.clone(), ledger.vips.clone(), ledger.troubles.clone());
+                let seen =
+                    |ledger: &Ledger| (ledger.shared.tables.clone(), ledger.vips.clone(), ledger.troubles.clone());
                 let differs = seen(before) != seen(now);
                 if differs {
                     *before = Arc::new(now.clone());

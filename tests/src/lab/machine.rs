@@ -55,10 +55,7 @@ pub fn command_line(node: &Spec, static_vip: bool) -> String {
 #[must_use]
 pub fn shell_socket(node: &Spec) -> PathBuf {
     let host = if node.group.is_some() { hypervisor::whereabouts(node).map(|(host, _)| host) } else { None };
-    host.map_or_else(
-        || dirs::node(node.name).join("shell.sock"),
-        |host| hypervisor::private(host, &shell_path(node)),
-    )
+    host.map_or_else(|| dirs::node(node.name).join("shell.sock"), |host| hypervisor::private(host, &shell_path(node)))
 }
 
 /// The same as its host sees it, for a guest that moves: the host that it leaves would remove the socket from under the

@@ -354,12 +354,7 @@ impl Spec {
         match self.kind {
             Kind::Machine => "kage-sw".to_owned(),
             Kind::Domain | Kind::VirtualServer => format!("kage-{}", self.host),
-            Kind::Switch
-            | Kind::Hypervisor
-            | Kind::RealServer
-            | Kind::Voter
-            | Kind::Client
-            | Kind::FileServer => {
+            Kind::Switch | Kind::Hypervisor | Kind::RealServer | Kind::Voter | Kind::Client | Kind::FileServer => {
                 format!("kage-{}", self.name)
             }
         }
