@@ -139,11 +139,25 @@ pub(crate) struct Move {
     pub proof: Option<Time>,
     /// Release only when the rest is ready: the owner serves until then.
     pub planned: bool,
+    /// Of a single writer: as far as this VIP goes, nobody but the new owner can write any more. Absent in snapshots of
+    /// before it was there.
+    #[serde(default)]
+    pub clear: bool,
     pub stage: Stage,
     pub began: Time,
 }
 
 impl Move {
+    /// Its owner's power reads off (rule 5b): what was granted and consented to before that is gone with its kernel. Of
+    /// consents this says enough once a majority is barred.
+    pub fn proved(&self, last_grant: Option<Time>) -> bool {
+        let consented = match &self.stage {
+            Stage::Securing(securing) => securing.last_consent,
+            Stage::Advancing { .. } | Stage::Holding { .. } => Time::ZERO,
+        };
+        self.proof.is_some_and(|read| last_grant.is_none_or(|granted| granted < read) && consented < read)
+    }
+
     /// The epoch that is left is over for good, and its owner has said so by itself.
     pub fn switched(&mut self, now: Time) {
         self.proof = Some(now);
@@ -297,8 +311,18 @@ impl VipState {
             Stage::Holding { .. } => true,
         });
         let from_secured = self.secured || secured;
-        self.moving =
-            Some(Move { to, cause, from, from_secured, freed: Freed::No, proof: None, planned, stage, began: now });
+        self.moving = Some(Move {
+            to,
+            cause,
+            from,
+            from_secured,
+            freed: Freed::No,
+            proof: None,
+            planned,
+            clear: false,
+            stage,
+            began: now,
+        });
         self.held = false;
         self.wake = now;
     }
@@ -435,6 +459,7 @@ impl Coordinator {
             freed,
             proof: None,
             planned: false,
+            clear: false,
             stage: Stage::Securing(Box::new(Securing::new(now))),
             began: now,
         });
@@ -540,8 +565,13 @@ impl Coordinator {
             self.ask_for_bars(now, vip, epoch, securing, actions);
         }
         let barred = same_owner || securing.bars.len() >= needed;
-        // A machine that was dead and is switched on again must not find voters that let it write on.
-        let may_write = barred || writers.is_none() || unproven;
+        // A machine that was dead and is switched on again must not find voters that let it write on, by any of its VIPs.
+        let newly = one_writer && barred && !moving.clear;
+        moving.clear = one_writer && barred;
+        if newly && writers.is_some() {
+            self.wake_siblings(now, vip, &state.target);
+        }
+        let alone = writers.is_none() || unproven || (moving.clear && self.others_clear(vip, state, moving));
 
         let resumes = self.is_to_be_resumed(moving.cause, &to);
         let Stage::Securing(securing) = &mut moving.stage else {
@@ -549,7 +579,7 @@ impl Coordinator {
         };
         if let (Some(domain), true) = (
             to.domain.as_ref().filter(|_| resumes),
-            one_writer && may_write && securing.vm.due(now) && !self.pausing.contains_key(&to),
+            one_writer && alone && securing.vm.due(now) && !self.pausing.contains_key(&to),
         ) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);
@@ -585,12 +615,8 @@ impl Coordinator {
             securing.conflict = Try::Running(job);
         }
         let outlived = allowed && now >= patience && securing.conflict == Try::Done;
-        // Proof (rule 5b) covers what was granted and consented to before the power was read.
-        let proven = moving.from_secured
-            && moving.proof.is_some_and(|read| {
-                state.last_grant.is_none_or(|granted| granted < read) && securing.last_consent < read
-            });
-        if ready && vm_ready && one_writer && (moving.freed == Freed::Yes || proven || outlived) {
+        let proven = moving.from_secured && moving.proved(state.last_grant);
+        if ready && vm_ready && one_writer && alone && (moving.freed == Freed::Yes || proven || outlived) {
             moving.stage = Stage::Holding { step: Step(Try::Running(self.hold(vip, state, &to, actions))) };
             let how = match (&moving.freed, proven) {
                 (Freed::Yes, _) => "released",
@@ -609,7 +635,7 @@ impl Coordinator {
         if !resumes {
             wake = securing.release.wake().max(securing.since + PREPARE);
         }
-        if !one_writer {
+        if !(one_writer && alone) {
             wake = wake.min(now + RETRY);
         }
         for bar in securing.asking.values() {

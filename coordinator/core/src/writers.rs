@@ -8,7 +8,7 @@ use crate::{
     event::{Action, AgentCommand, Cause, Severity},
     placement::{FENCE_TIMEOUT, Freed, LET_GO, Move, Owner, RELEASE_PATIENCE, Stage, Try, VipState},
 };
-use kage_types::{AskVip, Epoch, Time, Vip};
+use kage_types::{AskVip, Epoch, TargetName, Time, Vip};
 
 impl Coordinator {
     /// Is it certain that nobody else writes, so that the new owner may run its services? Does what makes it so.
@@ -30,7 +30,8 @@ impl Coordinator {
             return self.double_is_quiet(now, vip, state, moving, actions);
         }
         // Released, or told again and asking already; or dead, for certain.
-        if moving.freed == Freed::Yes || moving.proof.is_some() {
+        let proved = moving.proved(state.last_grant);
+        if moving.freed == Freed::Yes || proved {
             return true;
         }
         let planned = moving.planned;
@@ -67,6 +68,10 @@ impl Coordinator {
             }
             return false;
         }
+        // It was switched on again after it had read off, and found voters that let it write.
+        if securing.writers.power == Try::Done {
+            securing.writers.power = Try::Idle { not_before: now };
+        }
         let timeout = FENCE_TIMEOUT;
         if writers.power && (silent || !off) && securing.writers.power.due(now) {
             let job = self.job(JobFor::Vip(vip, if off { VipJob::PowerOff } else { VipJob::PowerRead(now) }));
@@ -84,6 +89,26 @@ impl Coordinator {
         }
         (!writers.power || securing.writers.power == Try::Done)
             && (!writers.storage || securing.writers.storage == Try::Done)
+    }
+
+    /// A service writes by whatever VIP its machine holds: its double runs once all of them are clear of the target.
+    pub(crate) fn others_clear(&self, vip: Vip, state: &VipState, moving: &Move) -> bool {
+        let home = self.cluster.targets.get(&state.target).and_then(crate::config::Target::domain);
+        if moving.cause == Cause::Arranged || moving.to.domain.as_ref() == home {
+            return true;
+        }
+        let clear = |other: &VipState| match &other.moving {
+            None => other.only_its_owner_is_left() && other.settled_on(&moving.to),
+            Some(other) => other.to == moving.to && (other.clear || matches!(other.stage, Stage::Holding { .. })),
+        };
+        self.vips.iter().all(|(at, other)| *at == vip || other.target != state.target || clear(other))
+    }
+
+    /// The other VIPs of this target may have waited for this one.
+    pub(crate) fn wake_siblings(&mut self, now: Time, vip: Vip, target: &TargetName) {
+        for (_, other) in self.vips.iter_mut().filter(|(at, other)| **at != vip && other.target == *target) {
+            other.wake = other.wake.min(now);
+        }
     }
 
     /// On the way back, and when it is placed for the first time, the double is suspended before the target is told to

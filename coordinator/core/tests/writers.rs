@@ -2,23 +2,27 @@
 
 mod support;
 
-use kage_coordinator_core::{Action, AgentCommand, Event, JobResult};
+use kage_coordinator_core::{Action, AgentCommand, Cause, Event, JobResult};
 use kage_types::{Epoch, Term, Time};
 use std::time::Duration;
 use support::{Ms, World, agent, head, vip, with_target};
 
 const KEYS: &str = "healthy_for = \"2s\"\nreboot_wait = \"30s\"\nstart_wait = \"40s\"";
 
+const POWER: &str = "mac = \"52:54:00:00:00:00\"\npower_status = [\"status\"]\npower_off = [\"off\"]";
+
 fn world(fence: &str) -> World {
+    World::new(&config(fence))
+}
+
+fn config(fence: &str) -> String {
     let storage = "listen = \"10.0.0.2:7700\"\nstorage_fence = [\"revoke\"]\nstorage_unfence = [\"grant\"]";
-    let power = "mac = \"52:54:00:00:00:00\"\npower_status = [\"status\"]\npower_off = [\"off\"]";
     let mut config = head("normal").replacen("listen = \"10.0.0.2:7700\"", storage, 1);
     if fence == "power" {
-        config = config.replacen("mac = \"52:54:00:00:00:00\"", power, 1);
+        config = config.replacen("mac = \"52:54:00:00:00:00\"", POWER, 1);
     }
     config += &with_target("mail", 100, "mailb", KEYS, &[25]);
-    config += &format!("single_writer = true\nwriter_fence = \"{fence}\"\n");
-    World::new(&config)
+    config + &format!("single_writer = true\nwriter_fence = \"{fence}\"\n")
 }
 
 fn first(world: &World, wanted: impl Fn(&Action) -> bool) -> Option<Ms> {
@@ -68,7 +72,7 @@ fn with_two_addresses_the_double_is_suspended_before_the_target_holds_either() {
     config = config.replacen("[\"10.0.0.100\"]", "[\"10.0.0.100\", \"10.0.0.101\"]", 1);
     let mut world = World::new(&config);
     world.shut_down("mail", true);
-    world.until(5_000, "taken over", at_backup);
+    world.until(5_000, "taken over", |world| [100, 101].iter().all(|last| world.held[&vip(*last)].0 == agent("mgmt")));
     world.log.clear();
     world.until(90_000, "back", |world| world.mode("mail") == "regular");
     let paused = first(&world, |a| matches!(a, Action::Command { command: AgentCommand::PauseVm { .. }, .. }));
@@ -168,4 +172,97 @@ fn placed_for_the_first_time_the_double_is_suspended_before_the_target_holds() {
     let alerts: Vec<Ms> = asked.iter().filter(|(kind, _)| *kind == "alert").map(|(_, at)| *at).collect();
     assert!(alerts.len() == 1 && alerts[0] > 3000, "once, and its host was given time to be connected: {asked:?}");
     assert!(core.alerts().is_empty(), "it is over: {:?}", core.alerts());
+}
+
+fn two_addresses(mut world_of: String) -> World {
+    world_of = world_of.replacen("[\"10.0.0.100\"]", "[\"10.0.0.100\", \"10.0.0.101\"]", 1);
+    World::new(&world_of)
+}
+
+/// A service writes by whatever address its machine holds.
+#[test]
+fn the_double_runs_when_every_address_is_clear_of_the_target() {
+    let mut world = two_addresses(config("power"));
+    world.sif_takes.insert(vip(101), 8_000);
+    world.power_lost("mail");
+    world.until(5_000, "one of them durable", |world| world.epochs[&vip(100)].epoch == Epoch(2));
+    world.run(5_000);
+    assert_eq!(resumed(&world), None, "the other may still be served by the target, once it is on again");
+    world.until(6_000, "taken over", at_backup);
+    world.until(1_000, "the other, too", |world| world.held[&vip(101)].0 == agent("mgmt"));
+}
+
+#[test]
+fn power_that_read_off_says_nothing_of_a_machine_that_asked_since() {
+    let mut config = config("none");
+    config = config.replacen("mac = \"52:54:00:00:00:00\"", &POWER.replacen("power_off", "# power_off", 1), 1);
+    let mut world = World::new(&config);
+    world.sif_takes.insert(vip(100), 2_000);
+    world.power_lost("mail");
+    let convicted = |world: &World| first(world, |a| matches!(a, Action::AdvanceEpoch { .. })).is_some();
+    world.until(5_000, "convicted", convicted);
+    assert!(world.notes("confirmed")[0].1.contains("reads off"));
+    // Switched on again, it is granted its old epoch, and is cut off.
+    world.back("mail");
+    world.run(500);
+    world.server("mail").cut = true;
+    world.run(60_000);
+    assert_eq!(resumed(&world), None);
+    // Heard of between the reading and the verdict, it is not even convicted by it.
+    let mut world = World::new(&config);
+    world.power_lost("mail");
+    world.until(5_000, "read", |world| first(world, |a| matches!(a, Action::ReadPower { .. })).is_some());
+    world.run(50);
+    world.back("mail");
+    world.run(10);
+    world.server("mail").cut = true;
+    world.run(60_000);
+    assert!(!convicted(&world), "{:?}", world.notes("confirmed"));
+}
+
+/// A machine that is switched on again must not find voters that let it write beside its double.
+#[test]
+fn a_dead_machine_s_double_waits_for_the_bars() {
+    let mut world = world("power");
+    world.voters_away = true;
+    world.power_lost("mail");
+    world.run(20_000);
+    assert_eq!((world.epochs[&vip(100)].epoch, resumed(&world)), (Epoch(2), None));
+    world.voters_away = false;
+    world.until(3_000, "taken over", at_backup);
+}
+
+#[test]
+fn who_answers_is_not_switched_off() {
+    let mut world = world("power");
+    world.server("mail").cut = true;
+    world.until(5_000, "convicted", |world| first(world, |a| matches!(a, Action::AdvanceEpoch { .. })).is_some());
+    world.back("mail");
+    world.until(5_000, "taken over", at_backup);
+    let off = |action: &Action| matches!(action, Action::PowerOff { .. });
+    assert_eq!(first(&world, off), None, "it released, and its services with it");
+}
+
+/// A coordinator died amid the fail-over: who owned the virtual IP is not known any more, but beside the double only the
+/// target writes, and says whether it does.
+#[test]
+fn a_fail_over_half_done_goes_on_when_the_target_has_let_go() {
+    for cut in [false, true] {
+        let mut world = world("none");
+        // As far as the ledger: the double owns it. The target has not heard of it.
+        let row = world.epochs.get_mut(&vip(100)).expect("row");
+        (row.epoch, row.owner, row.domain) = (Epoch(2), agent("mgmt"), Some("mailb".parse().expect("domain")));
+        row.cause = Cause::Takeover;
+        world.server("mail").cut = cut;
+        world.next_term();
+        let asked = |action: &Action| matches!(action, Action::Command { command: AgentCommand::Release { ask }, .. } if ask.epoch == Epoch(1));
+        if cut {
+            world.run(60_000);
+            assert_eq!(resumed(&world), None);
+            continue;
+        }
+        world.until(5_000, "its double runs", |world| resumed(world).is_some());
+        let asked = first(&world, asked);
+        assert!(asked.is_some() && asked < resumed(&world), "{asked:?} {:?}", resumed(&world));
+    }
 }

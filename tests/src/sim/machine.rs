@@ -7,7 +7,7 @@ use super::kernel::Kernel;
 use super::net::Up;
 use super::world::{Ev, World};
 use super::writing::Writing;
-use kage_agent_core::OwnerEvent;
+use kage_agent_core::{OwnerEvent, WriterEvent};
 use kage_coordinator_core::{AgentReport, JobResult};
 use kage_types::{DomainName, ServiceName};
 use std::collections::BTreeMap;
@@ -121,6 +121,8 @@ pub struct Machine {
     pub unheard: bool,
     /// Its services that must not write twice.
     pub writing: BTreeMap<ServiceName, Writing>,
+    /// Until when its service manager stops them: who asks for it once more waits for the same end.
+    pub stops: BTreeMap<ServiceName, Ns>,
 }
 
 impl Machine {
@@ -151,6 +153,7 @@ impl Machine {
             services: BTreeMap::new(),
             unheard: false,
             writing: BTreeMap::new(),
+            stops: BTreeMap::new(),
         }
     }
 
@@ -390,10 +393,19 @@ impl World {
             Health::Good | Health::Starting(_) => true,
             Health::Gone(cure) | Health::Hung(cure) => cure == Cure::Restart,
         };
-        if cured {
-            here.services.insert(service.clone(), Health::Good);
+        if !cured {
+            return false;
         }
-        cured
+        here.services.insert(service.clone(), Health::Good);
+        // One that is stopped is started, unless its agent holds it back.
+        if here.writing.get(service) == Some(&Writing::Down) {
+            if here.agent.as_ref().is_none_or(|agent| agent.writers.holds(service)) {
+                return false;
+            }
+            here.writing.insert(service.clone(), Writing::Runs);
+            self.step_writers(machine, WriterEvent::CameUp(service.clone()));
+        }
+        true
     }
 
     /// A double's process dies.

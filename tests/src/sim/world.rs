@@ -102,8 +102,8 @@ pub enum Ev {
     Errand(usize, u64, Errand, Reply),
     /// Neighbours hear that a VIP is here.
     Announced(usize, Vip),
-    /// A machine's services were stopped, frozen, or let run: by which process, which service, to run?
-    Halted(usize, u64, ServiceName, bool),
+    /// A service of a machine was stopped, frozen, or let run: at which boot and by which process, which, to run?
+    Halted(usize, (u64, u64), ServiceName, bool),
     /// The storage's command took effect: who asked, of which target, revoked?
     Fenced(Reply, TargetName, bool),
     /// The next line of a scenario begins or ends.
@@ -431,7 +431,7 @@ impl World {
             Ev::Fault(index, begins) => self.fault(index, begins),
             Ev::Errand(machine, boot, errand, reply) => self.errand(machine, boot, errand, reply),
             Ev::Announced(machine, vip) => self.announced(machine, vip),
-            Ev::Halted(machine, process, service, runs) => self.halted(machine, process, service, runs),
+            Ev::Halted(machine, asked, service, runs) => self.halted(machine, asked, service, runs),
             Ev::Fenced(reply, target, revoked) => self.fenced(reply, target, revoked),
             Ev::Line(index, begins) => self.line(index, begins),
         }

@@ -118,6 +118,7 @@ impl World {
     /// A boot starts what its machine has.
     pub(super) fn writers_boot(&mut self, machine: usize) {
         let services: Vec<ServiceName> = self.bound(machine).into_keys().collect();
+        self.machines[machine].stops.clear();
         self.machines[machine].writing = services.into_iter().map(|service| (service, Writing::ByBoot)).collect();
     }
 
@@ -182,7 +183,7 @@ impl World {
         let Some(agent) = &mut here.agent else { return };
         let mut actions = Vec::new();
         agent.writers.step(time, event, &mut actions);
-        let process = agent.process;
+        let asked = (here.boots, agent.process);
         for action in actions {
             match action {
                 WriterAction::Halt(service, halt) => {
@@ -191,11 +192,16 @@ impl World {
                         Halt::Stop => self.rng.scale(20 * MS, 3 * SEC),
                         Halt::Freeze => self.rng.range(MS, 10 * MS),
                     };
-                    self.after(takes, Ev::Halted(machine, process, service, false));
+                    // A unit has one job at a time.
+                    let stops = &mut self.machines[machine].stops;
+                    let under_way = stops.get(&service).copied().filter(|end| *end > now);
+                    let end = under_way.unwrap_or(now + takes);
+                    stops.insert(service.clone(), end);
+                    self.at(end, Ev::Halted(machine, asked, service, false));
                 }
                 WriterAction::Resume(service, _) => {
                     let takes = self.rng.scale(5 * MS, SEC);
-                    self.after(takes, Ev::Halted(machine, process, service, true));
+                    self.after(takes, Ev::Halted(machine, asked, service, true));
                 }
                 WriterAction::Store(memory) => self.write(machine, 0, Write::Writers(memory)),
                 WriterAction::Tell { service, held, detail } => {
@@ -207,14 +213,15 @@ impl World {
     }
 
     /// The service manager is done, whatever became of who asked.
-    pub(super) fn halted(&mut self, machine: usize, process: u64, service: ServiceName, runs: bool) {
+    pub(super) fn halted(&mut self, machine: usize, asked: (u64, u64), service: ServiceName, runs: bool) {
         let here = &mut self.machines[machine];
-        if !here.on {
+        let (boot, process) = asked;
+        if !here.on || here.boots != boot {
             return;
         }
         if !here.answers(self.now) {
             let later = here.frozen_until.max(self.now + 100 * MS);
-            return self.at(later, Ev::Halted(machine, process, service, runs));
+            return self.at(later, Ev::Halted(machine, asked, service, runs));
         }
         let writing = here.writing.entry(service.clone()).or_insert(Writing::Down);
         let before = std::mem::replace(writing, if runs { Writing::Runs } else { Writing::Down });

@@ -32,6 +32,8 @@ impl Coordinator {
         let detection = self.cluster.detection;
         let silent = self.silent_as(now, name, target);
         let of_host = self.silent(now, &target.agent);
+        // Heard of since its power read off, it is on again.
+        let proof = proof.filter(|read| now.before(of_host) < *read);
         let dbss = self.dbss(name);
         match dbss.round {
             Round::Idle => return self.begin_round(now, name, target, Look::Lost, actions),

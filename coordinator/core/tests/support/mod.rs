@@ -69,6 +69,10 @@ pub struct World {
     /// How the storage's and the power's commands end.
     pub fence_works: bool,
     pub power_off_works: bool,
+    /// SIF takes so long for an epoch of this VIP; 10 ms if it is not named.
+    pub sif_takes: BTreeMap<Vip, Ms>,
+    /// No voter answers.
+    pub voters_away: bool,
     /// Whoever is asked to ping or probe does not answer.
     pub nobody_looks: bool,
     /// Everything done, with its time.
@@ -185,6 +189,8 @@ impl World {
             double_runs: BTreeMap::new(),
             fence_works: true,
             power_off_works: true,
+            sif_takes: BTreeMap::new(),
+            voters_away: false,
             nobody_looks: false,
             log: vec![],
             due: BTreeMap::new(),
@@ -431,8 +437,10 @@ impl World {
             Action::AdvanceEpoch { job, vip, expected, owner, domain, cause, .. } => {
                 let epoch = expected.next();
                 self.epochs.insert(vip, VipRow { vip, epoch, owner, domain, cause, long_lease: false });
-                self.ends(10, job, JobResult::Epoch(epoch));
+                let takes = self.sif_takes.get(&vip).copied().unwrap_or(10);
+                self.ends(takes, job, JobResult::Epoch(epoch));
             }
+            Action::Bar { job, .. } if self.voters_away => self.ends(1_000, job, unknown()),
             Action::Bar { job, .. } => self.ends(5, job, JobResult::Barred(Duration::from_secs(600))),
             Action::Command { job, agent, command, timeout } => {
                 if speaks(&self.servers[&agent]) {
