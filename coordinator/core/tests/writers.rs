@@ -266,3 +266,17 @@ fn a_fail_over_half_done_goes_on_when_the_target_has_let_go() {
         assert!(asked.is_some() && asked < resumed(&world), "{asked:?} {:?}", resumed(&world));
     }
 }
+
+/// What a boot has started there may run still.
+#[test]
+fn the_storage_is_given_back_when_the_target_has_let_go() {
+    let mut world = world("storage");
+    world.server("mail").cut = true;
+    world.until(30_000, "taken over", at_backup);
+    world.log.clear();
+    world.back("mail");
+    let given = |action: &Action| matches!(action, Action::FenceStorage { revoke: false, .. });
+    world.until(60_000, "given back", |world| first(world, given).is_some());
+    let let_go = |action: &Action| matches!(action, Action::Command { agent, command: AgentCommand::Release { .. }, .. } if agent.as_str() == "mail");
+    assert!(first(&world, let_go).is_some_and(|at| Some(at) < first(&world, given)));
+}
