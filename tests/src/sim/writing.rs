@@ -200,8 +200,10 @@ impl World {
                     self.at(end, Ev::Halted(machine, asked, service, false));
                 }
                 WriterAction::Resume(service, _) => {
+                    // What is being stopped is started when it is down.
+                    let down = self.machines[machine].stops.get(&service).copied().unwrap_or(now).max(now);
                     let takes = self.rng.scale(5 * MS, SEC);
-                    self.after(takes, Ev::Halted(machine, asked, service, true));
+                    self.at(down + takes, Ev::Halted(machine, asked, service, true));
                 }
                 WriterAction::Store(memory) => self.write(machine, 0, Write::Writers(memory)),
                 WriterAction::Tell { service, held, detail } => {
