@@ -243,6 +243,9 @@ enum Command {
     Client {
         #[arg(long)]
         vip: Ipv4Addr,
+        /// Its port, if not the service's usual one
+        #[arg(long)]
+        port: Option<u16>,
         #[arg(long)]
         service: Service,
         #[arg(long)]
@@ -521,8 +524,15 @@ fn act(command: Command) -> Result<ExitCode> {
             let server = client::ask((address, service.port()).into(), service, Duration::from_secs(1));
             print(&server.with_context(|| format!("nobody answers on {address}"))?);
         }
-        Command::Client { vip, service, out, interval_ms, timeout_ms } => {
-            client::poll(vip, service, Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms), &out)?;
+        Command::Client { vip, port, service, out, interval_ms, timeout_ms } => {
+            let address = (vip, port.unwrap_or_else(|| service.port())).into();
+            client::poll(
+                address,
+                service,
+                Duration::from_millis(interval_ms),
+                Duration::from_millis(timeout_ms),
+                &out,
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@
 //! [`hypervisor`] (domains), [`capture`] with [`speech`] (who spoke as an address),
 //! [`drill`] (all of it in order).
 
+pub mod balancer;
 pub mod campaign;
 pub mod capture;
 pub mod cgroup;
