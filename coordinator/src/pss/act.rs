@@ -208,8 +208,11 @@ impl Context {
 
     async fn answers(&self, host: &AgentId) -> bool {
         let Ok(mut agent) = self.agent(host) else { return false };
+        let asked = agent.get_facts(with_deadline(GetFactsRequest {}, ASLEEP));
+        // A request's own deadline does not count the time until it is connected.
+        let Ok(answer) = tokio::time::timeout(ASLEEP, asked).await else { return false };
         // Whatever else keeps the answer from us, a sleeping host does not refuse.
-        match agent.get_facts(with_deadline(GetFactsRequest {}, ASLEEP)).await {
+        match answer {
             Ok(_) => true,
             Err(status) => {
                 let silent = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
@@ -313,11 +316,19 @@ impl Context {
 
     async fn wake(&self, host: &AgentId, how: How) -> Result<(), Status> {
         let begun = now();
-        if !self.answers(host).await {
-            self.call(host).await?;
-        }
-        while !self.answers(host).await {
-            tokio::time::sleep(POLL).await;
+        let awake = async {
+            while !self.answers(host).await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        // Called at once: one that is awake already takes no harm, and a sleeper's silence takes its time.
+        tokio::pin!(awake);
+        tokio::select! {
+            () = &mut awake => {}
+            called = self.call(host) => {
+                called?;
+                awake.await;
+            }
         }
         // A later attempt's time says less: earlier packets may have done it.
         if matches!(how, How::Wake { attempt: 1 }) {

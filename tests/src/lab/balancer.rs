@@ -62,7 +62,7 @@ pub fn configuration(address: Ipv4Addr, control: &Path, fronts: &[Front]) -> Str
          maxconn 500\n\n\
          defaults\n    mode tcp\n    log global\n    option tcplog\n    option dontlog-normal\n    balance roundrobin\n    \
          option redispatch 1\n    retries 6\n    timeout connect 500ms\n    timeout client 10s\n    timeout server 10s\n    \
-         timeout check 1s\n    default-server check inter 500ms fall 3 rise 1\n",
+         timeout check 1s\n    default-server check inter 1s fastinter 500ms fall 3 rise 1\n",
         control.display()
     );
     for front in fronts {

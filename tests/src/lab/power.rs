@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Between two looks at `kagectl pss`.
 const LOOK: Duration = Duration::from_millis(200);
 /// How often clients ask an address itself, and how long they wait: emulated guests must look idle.
-const DIRECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+const DIRECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
 /// The same through the load balancer: it may try again for a while.
 const BALANCED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// The thesis's own changes of condition, s (table 4.3).
