@@ -33,6 +33,8 @@ use tonic::Status;
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
 /// libvirt is not asked more often.
 const VM_INTERVAL: Duration = Duration::from_secs(1);
+/// A tick may come a little early.
+const SLACK: Duration = Duration::from_millis(50);
 /// A slow reader misses samples, not memory.
 const BACKLOG: usize = 4;
 /// One probe, one echo.
@@ -155,10 +157,12 @@ pub(super) fn watch_load(shared: &Arc<Shared>, interval_ms: u32) -> Result<Many<
     tokio::spawn(async move {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut vms, mut listed) = (Vec::new(), None::<Instant>);
+        let mut listed = None::<Instant>;
         loop {
             ticks.tick().await;
-            if shared.vms.are_here() && listed.is_none_or(|at| at.elapsed() >= VM_INTERVAL) {
+            // Each reading once: told again at a later time, it would look as if nothing had been done meanwhile.
+            let mut vms = Vec::new();
+            if shared.vms.are_here() && listed.is_none_or(|at| at.elapsed() + SLACK >= VM_INTERVAL) {
                 listed = Some(Instant::now());
                 vms = shared.vms.list().await.unwrap_or_default();
             }

@@ -4,7 +4,7 @@ use super::{
     driver::{Input, Sender},
     inventory::Ledger,
     signal::Sif,
-    watch::{ANSWER, state, with_deadline},
+    watch::{ANSWER, seen_vms, state, with_deadline},
 };
 use crate::clock::now;
 use kage_coordinator_core::config::Cluster;
@@ -223,6 +223,8 @@ impl Context {
 
     async fn vm(&self, vm: &DomainName, host: &AgentId) -> Result<Option<VmState>, Status> {
         let listed = self.agent(host)?.list_vms(with_deadline(ListVmsRequest {}, ANSWER)).await?.into_inner();
+        // A host that sleeps next can't be asked what was done to it last.
+        self.inputs.send(Input::Vms(host.clone(), seen_vms(&listed.vms))).await;
         Ok(listed.vms.iter().find(|there| there.domain == vm.as_str()).map(|there| state(&there.state)))
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     act::{self, Context, Jobs, Ways},
-    inventory::{self, Ledger, Seen, SeenHost},
+    inventory::{self, Ledger, Seen, SeenHost, SeenVm},
     notes, policy,
     signal::{self, Answer, Flights, Sif},
     view, watch as follow,
@@ -46,6 +46,8 @@ pub enum Input {
     SifAway(String),
     /// What a host is and runs.
     Host(AgentId, Box<SeenHost>),
+    /// What runs there, as a step's look found it.
+    Vms(AgentId, BTreeMap<DomainName, SeenVm>),
     /// Its agent does not answer.
     HostAway(AgentId),
     /// Counters of a virtual server.
@@ -218,6 +220,13 @@ impl Driver {
             Input::Host(name, host) => {
                 if self.seen.hosts.get(&name) != Some(&host) {
                     self.seen.hosts.insert(name, *host);
+                    self.keep();
+                    self.observe();
+                }
+            }
+            Input::Vms(name, vms) => {
+                if let Some(there) = self.seen.hosts.get_mut(&name).filter(|there| there.vms != vms) {
+                    there.vms = vms;
                     self.keep();
                     self.observe();
                 }

@@ -126,17 +126,22 @@ fn speed(facts: &Facts) -> u32 {
 /// What an agent tells of its host.
 pub fn seen(facts: &Facts, vms: &[Vm]) -> SeenHost {
     let wakes = facts.nics.iter().find(|nic| nic.wake_on.contains('g') && !nic.mac.is_empty());
-    let vm = |vm: &Vm| {
-        Some((vm.domain.parse().ok()?, SeenVm { state: state(&vm.state), memory: Bytes(vm.memory_max_bytes) }))
-    };
     SeenHost {
         up: true,
         memory: Bytes(facts.memory_bytes),
         cores: facts.cpus,
         speed_mbit: speed(facts),
         mac: wakes.map(|nic| nic.mac.clone()),
-        vms: vms.iter().filter_map(vm).collect::<BTreeMap<_, _>>(),
+        vms: seen_vms(vms),
     }
+}
+
+/// What an agent tells of what runs there, or is defined there.
+pub fn seen_vms(vms: &[Vm]) -> BTreeMap<DomainName, SeenVm> {
+    let seen = |vm: &Vm| {
+        Some((vm.domain.parse().ok()?, SeenVm { state: state(&vm.state), memory: Bytes(vm.memory_max_bytes) }))
+    };
+    vms.iter().filter_map(seen).collect()
 }
 
 /// libvirt's word. One that is not known counts as running: nothing is put to sleep under it.

@@ -25,7 +25,7 @@ use super::{balancer, dirs, hypervisor, machine, network, speech};
 pub const NAME: &str = "power saving: a night";
 
 /// A transition of all groups with hosts, on two busy cores.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Between two looks at `kagectl pss`.
 const LOOK: Duration = Duration::from_millis(200);
 /// How often clients ask an address itself, and how long they wait: emulated guests must look idle.
