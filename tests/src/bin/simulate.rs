@@ -27,6 +27,25 @@ enum Command {
     Run(Run),
     /// Many seeds in every weather, on and on: docs/measurements/sim.json and sim.md. Goes on where it was stopped.
     Campaign(Campaign),
+    /// Power saving and supervision together (docs/power-saving.md): a failure during each step of each transition, or a
+    /// day's load.
+    Night(Night),
+}
+
+#[derive(clap::Args)]
+struct Night {
+    /// Chance.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only pairs with these words; with the trace of the first that is broken.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Lines of a trace.
+    #[arg(long, default_value_t = 200)]
+    lines: usize,
+    /// Instead: so many hours of a load that rises and falls with the day.
+    #[arg(long)]
+    day: Option<u64>,
 }
 
 #[derive(clap::Args)]
