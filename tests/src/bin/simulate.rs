@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use kage_tests::sim::{
     campaign, exhaust,
     net::Weather,
+    night,
     run::{Options, traced},
     sabotage, scenario,
     search::search,
@@ -152,7 +153,49 @@ fn main() -> ExitCode {
         Command::Lease(lease) => search_leases(&lease),
         Command::Run(run) => run_scenario(&run),
         Command::Campaign(campaign) => run_campaign(&campaign),
+        Command::Night(wanted) => run_night(&wanted),
     }
+}
+
+fn run_night(wanted: &Night) -> ExitCode {
+    let ran = match wanted.day {
+        Some(hours) => night::day(wanted.seed, hours).map(|day| {
+            println!("{day:#?}");
+            true
+        }),
+        None => night_of_failures(wanted),
+    };
+    match ran {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Every pair of step and victim.
+fn night_of_failures(wanted: &Night) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let (mut tried, mut broken) = (0, 0);
+    for case in night::cases(night::steps(wanted.seed)?) {
+        if !case.to_string().contains(&wanted.only) {
+            continue;
+        }
+        let (it, night) = night::run_case(case, wanted.seed)?;
+        tried += 1;
+        if let Some(what) = &it.broken {
+            broken += 1;
+            println!("BROKEN {case} ({}): {what}", it.what);
+            if !wanted.only.is_empty() && broken == 1 {
+                let lines: Vec<&String> = night.trace().collect();
+                lines.iter().skip(lines.len().saturating_sub(wanted.lines)).for_each(|line| println!("{line}"));
+            }
+        }
+    }
+    println!("{tried} pairs, {broken} broken, {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(broken == 0)
 }
 
 fn run_campaign(wanted: &Campaign) -> ExitCode {

@@ -12,5 +12,5 @@ mod sif;
 mod world;
 
 pub use day::{Day, day};
-pub use matrix::{Case, Tried, cases, matrix, run_case};
+pub use matrix::{Case, Tried, cases, run_case, steps};
 pub use world::Night;

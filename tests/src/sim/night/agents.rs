@@ -34,8 +34,11 @@ impl Night {
 
     /// It ends, and is started again after so long. What the kernel was told runs out.
     pub fn crash_agent(&mut self, host: &AgentId, length: Ms) {
-        let Some(machine) = self.machines.get_mut(host).filter(|it| it.agent.take().is_some()) else { return };
+        let Some(machine) = self.machines.get_mut(host) else { return };
         let boots = machine.boots;
+        if machine.agent.take().is_none() {
+            return;
+        }
         self.say(format_args!("the agent of {host} crashes"));
         self.stream_ends(host);
         let host = host.clone();

@@ -19,7 +19,7 @@ pub const MEMBERS: [(&str, &str, &str, u8, u16); 6] = [
 /// # Errors
 /// None, unless the configuration's own rules have changed.
 pub fn cluster(pss: &str) -> Result<Cluster> {
-    let mut text = "[cluster]\nname = \"night\"\nprofile = \"normal\"\non_coordinator_loss = \"keep\"\n[coordinator]\n\
+    let mut text = "[cluster]\nname = \"night\"\nprofile = \"normal\"\n[coordinator]\n\
                     listen = \"10.0.0.2:7700\"\n[sif]\nlisten = \"10.0.0.2:7701\"\n[[agent]]\nname = \"mgmt\"\n\
                     address = \"10.0.0.2:7702\"\nguard = \"tap\"\n"
         .to_owned();

@@ -252,7 +252,8 @@ impl Night {
             .filter(|vip| self.speaker(**vip).is_some_and(|held| held.domain.as_ref() == Some(vm)))
             .count() as u64;
         let wanted = self.load.get(&group).copied().unwrap_or(0);
-        (wanted * mine).checked_div(all).unwrap_or(0).min(100)
+        // Clients who get no answer ask all the more.
+        (wanted * mine).checked_div(all).unwrap_or(wanted).min(100)
     }
 
     // ---- what it does ----

@@ -140,10 +140,10 @@ impl Night {
     /// The configuration's.
     pub fn new(seed: u64, pss: &str) -> Result<Self> {
         let cluster = cluster::cluster(pss)?;
-        let machine = |name: &AgentId| {
+        let machine = |(number, name): (u64, &AgentId)| {
             let machine = Machine {
                 power: Power::On,
-                agent: Some(1),
+                agent: Some(number),
                 nonce: 0,
                 heard: 0,
                 floors: BTreeMap::new(),
@@ -164,7 +164,7 @@ impl Night {
             rng: Rng::new(seed),
             queue: BTreeMap::new(),
             last: 0,
-            machines: cluster.agents.keys().map(machine).collect(),
+            machines: (1..).zip(cluster.agents.keys()).map(machine).collect(),
             vms,
             migrations: BTreeMap::new(),
             held: cluster.vips().map(|(vip, _)| (vip, Vec::new())).collect(),
@@ -176,7 +176,7 @@ impl Night {
             seen: Seen::default(),
             load: cluster.groups.keys().map(|group| (group.clone(), 5)).collect(),
             counted: BTreeMap::new(),
-            fresh: 1,
+            fresh: 100,
             failure: None,
             watch: None,
             dark: cluster.vips().map(|(vip, _)| (vip, 0)).collect(),
@@ -362,7 +362,7 @@ impl Night {
         let Some(machine) = self.machines.get_mut(host) else { return };
         machine.power = Power::Off;
         machine.agent = None;
-        self.vms.values_mut().for_each(|places| drop(places.remove(host)));
+        self.vms.values_mut().for_each(|places| places.retain(|place, _| place != host));
         self.held.values_mut().for_each(|held| held.retain(|held| held.host != *host));
         self.stream_ends(host);
     }
