@@ -101,6 +101,20 @@ pub(crate) enum TargetJob {
     LetGo(usize),
     /// The target gets its storage access back.
     Unfence,
+    /// A virtual server's plug is pulled where it may be running, before it is started or reset on this other one.
+    Clear(AgentId, VmOrder),
+}
+
+/// What a virtual server's own real server is told next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum VmOrder {
+    /// Start it; one that runs runs on.
+    Start,
+    /// Pull its plug and start it, after so many vain starts.
+    Reset,
+    /// The same as background job 1.
+    Reboot,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 
 use crate::{
     config::{Budget, Failback, Target},
-    core::{Act, Coordinator, JobFor, TargetJob, TargetView},
+    core::{Act, Coordinator, JobFor, TargetJob, TargetView, VmOrder},
     event::{Action, AgentCommand, Cause, CheckOutcome, JobId, JobResult, Severity},
     placement::{Owner, describe},
 };
@@ -42,6 +42,9 @@ pub(crate) struct Dbss {
     round: Round,
     round_ended: Time,
     budgets: Budgets,
+    /// Why a virtual server is not started yet, as it was said last. Absent in snapshots of before it was there.
+    #[serde(default)]
+    waits_for: Option<String>,
     pub wake: Time,
 }
 
@@ -56,6 +59,7 @@ impl Dbss {
             round: Round::Idle,
             round_ended: now,
             budgets: Budgets::default(),
+            waits_for: None,
             wake: now,
         }
     }
@@ -102,11 +106,17 @@ impl Dbss {
         }
     }
 
+    /// Does its backup server keep its place, until the operator starts it again?
+    pub fn is_given_up(&self) -> bool {
+        matches!(self.mode, Mode::Ended { .. })
+    }
+
     fn enter(&mut self, now: Time, mode: Mode) {
         self.mode = mode;
         self.since = now;
         self.round = Round::Idle;
         self.round_ended = now;
+        self.waits_for = None;
         self.wake = now;
     }
 
@@ -253,6 +263,9 @@ impl Coordinator {
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
                 Background::Operator { healthy: false }
             } else {
+                // What of it reached SIF is not known; repeated, it changes nothing.
+                self.claim(name, target, "resumed");
+                self.function_restored(target);
                 Background::AwaitReboot { job: Job::Resumed, until: now + target.reboot_wait, left: true }
             };
             return self.enter(now, name, Mode::TargetServerRecovery { background });

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{arrangement::Arrangement, config::Target, event::Cause, placement::Owner};
-use kage_types::{DomainName, Tables};
+use kage_types::{Claim, DomainName, Tables};
 
 /// What an agent says of a VIP whose virtual server has left it by live migration begins like this.
 const SWITCHED_OVER: &str = "switched over";
@@ -45,7 +45,20 @@ impl Coordinator {
             // It has left one of the two, so it is on the other; a migration that is taken back has them the other way.
             return Some(if switched.from == *from { to.clone() } else { from.clone() });
         }
-        tables.place_of(vm).map(|(_, row)| row.host.clone())
+        tables.host_of(vm).cloned()
+    }
+
+    /// Where alone this virtual server may be started or reset, if that is known and nobody moves it any more: power
+    /// saving has seen the claim, and whatever it had begun before is in these tables.
+    pub(crate) fn where_to_start(&self, vm: &DomainName) -> Option<AgentId> {
+        let claimed = self.tables.as_ref()?.claims.contains_key(&Claim::Vm(vm.clone()));
+        self.where_is(vm).filter(|_| claimed)
+    }
+
+    /// Where it may be running besides: the other end of a live migration that nobody has said the end of.
+    pub(crate) fn may_run_at(&self, vm: &DomainName, besides: &AgentId) -> Option<AgentId> {
+        let (from, to) = self.tables.as_ref()?.migrating(vm)?;
+        [from, to].into_iter().find(|host| *host != besides).cloned()
     }
 
     /// The real server that this target is on; of one that is no virtual server its machine.
@@ -196,6 +209,16 @@ impl Coordinator {
         let backs = |target: &Target| row.domain.as_ref() == Some(&target.backup.domain);
         let fills = |domain: &DomainName| self.tables.as_ref().is_some_and(|tables| tables.place_of(domain).is_some());
         if self.cluster.targets.values().any(backs) && !row.domain.as_ref().is_some_and(fills) {
+            return false;
+        }
+        // A backup server sleeps, and gets something by a takeover or with the place of one that is given up: what the
+        // tables say of it beyond that is about to change.
+        let stands_in = |(name, target): (&TargetName, &Target)| {
+            to.domain.as_ref() == Some(&target.backup.domain)
+                && self.targets.get(name).is_some_and(|dbss| dbss.is_given_up())
+        };
+        let is_backup = |target: &Target| to.domain.as_ref() == Some(&target.backup.domain);
+        if self.cluster.targets.values().any(is_backup) && !self.cluster.targets.iter().any(stands_in) {
             return false;
         }
         let about = |(name, target): &(&TargetName, &Target)| {

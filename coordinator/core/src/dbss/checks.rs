@@ -150,7 +150,8 @@ impl Coordinator {
             | TargetJob::Reboot
             | TargetJob::Wake
             | TargetJob::LetGo(_)
-            | TargetJob::Unfence => {
+            | TargetJob::Unfence
+            | TargetJob::Clear(..) => {
                 let timeout = detection.ping_timeout;
                 let address = vip.filter(|_| look == Look::AtDouble).unwrap_or(target.address);
                 actions.push(Action::Ping { job, address, count: detection.ping_count, timeout });
@@ -175,6 +176,7 @@ impl Coordinator {
             TargetJob::Restart => self.restart_done(now, name, &result, actions),
             TargetJob::LetGo(index) => self.let_go_done(now, name, index, &result, actions),
             TargetJob::Unfence => self.unfence_done(now, name, &result, actions),
+            TargetJob::Clear(host, order) => self.cleared(now, name, &host, order, &result, actions),
             TargetJob::Reboot | TargetJob::Wake => {
                 if result != JobResult::Done {
                     let text = format!("{what:?}: {}", describe(&result)).to_lowercase();
@@ -226,7 +228,12 @@ impl Coordinator {
                     *off = Some(*asked);
                 }
             }
-            TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::LetGo(_) | TargetJob::Unfence => {}
+            TargetJob::Restart
+            | TargetJob::Reboot
+            | TargetJob::Wake
+            | TargetJob::LetGo(_)
+            | TargetJob::Unfence
+            | TargetJob::Clear(..) => {}
         }
         if running.is_empty()
             && let Some(next) = queue.pop_front()

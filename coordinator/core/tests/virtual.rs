@@ -1,0 +1,168 @@
+//! Virtual servers as targets (thesis ch. 4): crash, takeover with all that was held, start where it was, and back.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "each test names the actions that it is about")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "virtual/hosts.rs"]
+mod hosts;
+
+use hosts::{Hosts, n};
+use kage_types::{DomainName, StepState};
+
+#[test]
+fn a_crashed_virtual_server_is_stood_in_for_started_where_it_was_and_takes_its_place_again() {
+    let mut hosts = Hosts::new();
+    hosts.crash("mail1", false);
+    hosts.until(5_000, "the backup serves", |hosts| {
+        hosts.holder(111) == "mailb@mgmt" && hosts.holder(112) == "mailb@mgmt"
+    });
+    hosts.until(1_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!(
+        (hosts.holder(111), hosts.holder(112), hosts.place("mail1")),
+        ("mail1@rs1".to_owned(), "mail1@rs1".to_owned(), "mail1@rs1".to_owned())
+    );
+    assert_eq!(hosts.orders(), ["mgmt: resume mailb", "mgmt: resume mailb", "rs1: start mail1", "mgmt: pause mailb"]);
+    let told = hosts.signals();
+    assert_eq!(told[1..], ["A4 mail1: mailb@mgmt", "A5 mail1: recovered@rs1", "claims of mail1: "]);
+    assert!(hosts.tables().claims.is_empty() && hosts.tables().displaced.is_empty());
+    // And nothing is moved again by what the tables said on the way.
+    hosts.run(20_000);
+    assert_eq!((hosts.mode("mail1").as_str(), hosts.holder(111).as_str()), ("regular", "mail1@rs1"));
+    assert!(hosts.notes("arranged").is_empty(), "{:?}", hosts.notes("arranged"));
+}
+
+/// mail1 is on rs2 by live migration, with all that it holds.
+fn away_from_home() -> Hosts {
+    let mut hosts = Hosts::new();
+    hosts.live("mail1", "rs1", "rs2");
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mail1@rs2", "mail1@rs2"));
+    hosts
+}
+
+#[test]
+fn one_that_hangs_away_from_home_is_started_there_and_nowhere_else() {
+    let mut hosts = away_from_home();
+    hosts.hang("mail1");
+    hosts.until(5_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert_eq!(
+        hosts.orders_about("mail1"),
+        ["rs2: start mail1", "rs2: reset mail1"],
+        "it runs, and is deaf: the start changes nothing"
+    );
+    hosts.run(500);
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mail1@rs2", "mail1@rs2"));
+    assert_eq!(hosts.signals().last().unwrap(), "claims of mail1: ");
+}
+
+#[test]
+fn a_new_coordinator_starts_it_where_it_was_too() {
+    let mut hosts = away_from_home();
+    hosts.hang("mail1");
+    hosts.until(5_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.new_coordinator();
+    hosts.until(60_000, "back", |hosts| hosts.place("mail1") == "mail1@rs2" && hosts.mode("mail1") == "regular");
+    assert!(hosts.orders_about("mail1").iter().all(|order| order.starts_with("rs2: ")));
+}
+
+#[test]
+fn a_new_coordinator_tells_what_an_earlier_one_could_not() {
+    let mut hosts = Hosts::new();
+    hosts.signals_lost = true;
+    hosts.crash("mail1", false);
+    hosts.until(5_000, "the backup serves", |hosts| hosts.mode("mail1") == "target-server-recovery/awaiting");
+    // Nobody knows that power saving has let go of it: it is not started.
+    hosts.run(60_000);
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders());
+    assert_eq!(hosts.notes("waking").len(), 1, "said once: {:?}", hosts.notes("waking"));
+    hosts.new_coordinator();
+    hosts.signals_lost = false;
+    hosts.until(5_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.until(60_000, "back", |hosts| hosts.place("mail1") == "mail1@rs1" && hosts.mode("mail1") == "regular");
+}
+
+#[test]
+fn one_whose_migration_nobody_saw_the_end_of_is_switched_off_at_the_other_end_first() {
+    let mut hosts = Hosts::new();
+    hosts.migrate("mail1", "rs1", "rs2");
+    // It has switched over and hangs; whoever would have said so is not heard.
+    hosts.domains.get_mut(&n::<DomainName>("mail1")).unwrap().0 = n("rs2");
+    hosts.hang("mail1");
+    hosts.cut.insert(n("rs2"));
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.run(60_000);
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders_about("mail1"));
+    let said: Vec<String> = hosts.notes("waking").into_iter().filter(|text| text.contains("mail1")).collect();
+    assert_eq!(
+        said,
+        ["mail1 may be running on rs2, which is away: it is started on rs1 when it is off there for certain"]
+    );
+    hosts.cut.clear();
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert_eq!(hosts.orders_about("mail1"), ["rs2: destroy mail1", "rs1: start mail1"]);
+}
+
+#[test]
+fn a_reset_is_preceded_by_the_plug_pulled_at_the_other_end_too() {
+    let mut hosts = Hosts::new();
+    hosts.migrate("mail1", "rs1", "rs2");
+    hosts.sick.insert(n("mail1"));
+    hosts.until(60_000, "back", |hosts| hosts.notes("regular").len() == 1);
+    assert_eq!(hosts.orders_about("mail1"), ["rs2: destroy mail1", "rs1: reset mail1"]);
+}
+
+#[test]
+fn what_power_saving_says_of_a_migration_counts_after_the_takeover() {
+    let mut hosts = Hosts::new();
+    let id = hosts.migrate("mail1", "rs1", "rs2");
+    hosts.domains.get_mut(&n::<DomainName>("mail1")).unwrap().0 = n("rs2");
+    hosts.hang("mail1");
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.migration(id, StepState::Done);
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mail1@rs2", "mail1@rs2"));
+    assert_eq!(hosts.orders_about("mail1"), ["rs2: start mail1", "rs2: reset mail1"]);
+}
+
+#[test]
+fn one_whose_real_server_is_away_waits_for_it_and_that_is_said_once() {
+    let mut hosts = away_from_home();
+    hosts.power_lost("rs2");
+    hosts.until(10_000, "the backup serves", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.run(120_000);
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders_about("mail1"));
+    let said: Vec<String> = hosts.notes("waking").into_iter().filter(|text| text.contains("mail1")).collect();
+    assert_eq!(said, ["its real server rs2 is away: mail1 is started when that is back"]);
+    hosts.off.clear();
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert_eq!(hosts.orders_about("mail1"), ["rs2: start mail1"]);
+}
+
+#[test]
+fn one_whose_restarts_do_not_help_is_reset_where_it_is_and_given_up_there() {
+    let mut hosts = away_from_home();
+    hosts.sick.insert(n("mail1"));
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert!(hosts.orders().contains(&"rs2: reset mail1".to_owned()), "{:?}", hosts.orders());
+    // Once more within the window: beyond repair.
+    hosts.run(500);
+    hosts.log.clear();
+    hosts.sick.insert(n("mail1"));
+    hosts.until(60_000, "given up", |hosts| hosts.mode("mail1") == "ended");
+    hosts.run(500);
+    let told = hosts.signals();
+    assert_eq!(told[1..], ["A4 mail1: mailb@mgmt", "A5 mail1: down@mgmt", "claims of mail1: "]);
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mailb@mgmt", "mailb@mgmt"));
+    assert!(hosts.tables().claims.is_empty());
+    hosts.run(60_000);
+    assert!(hosts.orders_about("mail1").is_empty(), "nothing is done to it any more");
+    // Repaired, the operator starts it again: it is where it was.
+    hosts.sick.clear();
+    hosts.run(6_000);
+    hosts.step(kage_coordinator_core::Event::Move { command: 1, target: n("mail1"), back: true, force: false });
+    hosts.until(5_000, "back", |hosts| hosts.place("mail1") == "mail1@rs2" && hosts.holder(112) == "mail1@rs2");
+}
