@@ -593,7 +593,7 @@ impl Coordinator {
                 continue;
             }
             let up = now.since(alive) <= limit;
-            *domains.entry(machine.failure_domain.as_str()).or_insert(false) |= up;
+            *domains.entry(self.failure_domain(name, machine)).or_insert(false) |= up;
         }
         let total = domains.len();
         let dark: BTreeSet<&str> = domains.iter().filter(|(_, up)| !**up).map(|(name, _)| *name).collect();

@@ -7,6 +7,7 @@
 mod hosts;
 
 use hosts::{Hosts, n};
+use kage_coordinator_core::{Action, AgentReport, Event};
 use kage_types::{DomainName, StepState};
 
 #[test]
@@ -23,7 +24,7 @@ fn a_crashed_virtual_server_is_stood_in_for_started_where_it_was_and_takes_its_p
         (hosts.holder(111), hosts.holder(112), hosts.place("mail1")),
         ("mail1@rs1".to_owned(), "mail1@rs1".to_owned(), "mail1@rs1".to_owned())
     );
-    assert_eq!(hosts.orders(), ["mgmt: resume mailb", "mgmt: resume mailb", "rs1: start mail1", "mgmt: pause mailb"]);
+    assert_eq!(hosts.orders(), ["mgmt: resume mailb", "rs1: start mail1", "mgmt: pause mailb"]);
     let told = hosts.signals();
     assert_eq!(told[1..], ["A4 mail1: mailb@mgmt", "A5 mail1: recovered@rs1", "claims of mail1: "]);
     assert!(hosts.tables().claims.is_empty() && hosts.tables().displaced.is_empty());
@@ -165,4 +166,26 @@ fn one_whose_restarts_do_not_help_is_reset_where_it_is_and_given_up_there() {
     hosts.run(6_000);
     hosts.step(kage_coordinator_core::Event::Move { command: 1, target: n("mail1"), back: true, force: false });
     hosts.until(5_000, "back", |hosts| hosts.place("mail1") == "mail1@rs2" && hosts.holder(112) == "mail1@rs2");
+}
+
+#[test]
+fn a_real_server_that_dies_with_its_guests_is_one_failure_domain() {
+    let rack = "failure_domain = \"rack\"\n";
+    let config = hosts::config(true)
+        .replace("voter = true\n", &format!("voter = true\n{rack}"))
+        .replace("10.0.0.13:7702\"\n", &format!("10.0.0.13:7702\"\n{rack}"));
+    let mut hosts = Hosts::with(&config);
+    hosts.live("mail1", "rs1", "rs2");
+    hosts.power_lost("rs2");
+    hosts.until(10_000, "both are served", |hosts| {
+        [111, 112, 113].iter().all(|last| hosts.holder(*last) == "mailb@mgmt")
+    });
+    assert_eq!(hosts.core.storm_brake(), None);
+    // Two real servers at once are a storm all the same.
+    hosts.off.clear();
+    hosts.until(120_000, "back", |hosts| hosts.mode("mail1") == "regular" && hosts.mode("mail2") == "regular");
+    hosts.power_lost("rs1");
+    hosts.power_lost("rs2");
+    hosts.run(1_000);
+    assert!(hosts.core.storm_brake().is_some());
 }

@@ -2,7 +2,12 @@
 //! one a virtual IP belongs to, what sleeps on purpose. Virtual IPs follow them by planned moves.
 
 use super::*;
-use crate::{arrangement::Arrangement, config::Target, event::Cause, placement::Owner};
+use crate::{
+    arrangement::Arrangement,
+    config::{Machine, Target},
+    event::Cause,
+    placement::Owner,
+};
 use kage_types::{Claim, DomainName, Tables};
 
 /// What an agent says of a VIP whose virtual server has left it by live migration begins like this.
@@ -66,6 +71,14 @@ impl Coordinator {
     pub fn host_of(&self, target: &Target) -> AgentId {
         let host = target.domain().and_then(|domain| self.where_is(domain));
         host.unwrap_or_else(|| target.agent.clone())
+    }
+
+    /// What fails together with this machine. The agent inside a virtual server goes with the real server that it is on.
+    pub(super) fn failure_domain<'a>(&'a self, agent: &AgentId, machine: &'a Machine) -> &'a str {
+        let around = |target: &&Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
+        let host = self.cluster.targets.values().find(around).map(|target| self.host_of(target));
+        let host = host.and_then(|host| self.cluster.agents.get(&host));
+        &host.unwrap_or(machine).failure_domain
     }
 
     /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?

@@ -75,7 +75,9 @@ pub struct Hosts {
     pub broken: BTreeSet<DomainName>,
     pub held: BTreeMap<Vip, (AgentId, Option<DomainName>, Epoch)>,
     pub epochs: BTreeMap<Vip, VipRow>,
-    /// Kinds of shared-table signals whose arrival is held back.
+    /// Virtual IPs whose epochs take two seconds.
+    pub slow: BTreeSet<Vip>,
+    /// SIF does not hear what it is told for the shared tables.
     pub signals_lost: bool,
     pub log: Vec<(Ms, Action)>,
     due: BTreeMap<(Ms, u64), Due>,
@@ -118,6 +120,7 @@ impl Hosts {
             broken: BTreeSet::new(),
             held,
             epochs,
+            slow: BTreeSet::new(),
             signals_lost: false,
             log: Vec::new(),
             due: BTreeMap::new(),
@@ -186,7 +189,16 @@ impl Hosts {
 
     /// Power saving begins to move a virtual server; the transition's id.
     pub fn migrate(&mut self, vm: &str, from: &str, to: &str) -> u64 {
-        let step = Step::Migrate { vm: n(vm), from: n(from), to: n(to) };
+        self.transition(Step::Migrate { vm: n(vm), from: n(from), to: n(to) })
+    }
+
+    /// Power saving puts a virtual IP on another virtual server.
+    pub fn put(&mut self, last: u8, from: &str, to: &str) {
+        let id = self.transition(Step::MoveVip { vip: vip(last), from: n(from), to: n(to) });
+        self.migration(id, StepState::Done);
+    }
+
+    fn transition(&mut self, step: Step) -> u64 {
         let generation = self.tables().revision;
         let (by, plan, groups) = ("pss".to_owned(), String::new(), BTreeMap::new());
         let begin = sif::Signal::BeginTransition { generation, by, plan, steps: vec![step], groups };
@@ -249,6 +261,7 @@ impl Hosts {
     /// The process of a virtual server ends; its host's agent says so if it is asked to.
     pub fn crash(&mut self, domain: &str, told: bool) {
         let (host, ..) = self.domains.remove(&n::<DomainName>(domain)).unwrap();
+        self.held.retain(|_, (_, of, _)| of.as_ref().is_none_or(|of| of.as_str() != domain));
         if told {
             let report = AgentReport::VmCrashed { domain: n(domain), detail: "its process ended".into() };
             self.step(Event::Report { agent: host, report });
@@ -292,7 +305,10 @@ impl Hosts {
             },
             _ => None,
         };
-        self.log.iter().filter_map(order).collect()
+        let mut orders: Vec<String> = self.log.iter().filter_map(order).collect();
+        // One for each virtual IP.
+        orders.dedup();
+        orders
     }
 
     pub fn orders_about(&self, domain: &str) -> Vec<String> {
@@ -435,7 +451,8 @@ impl Hosts {
             Action::AdvanceEpoch { job, vip, expected, owner, domain, cause, .. } => {
                 let epoch = expected.next();
                 self.epochs.insert(vip, VipRow { vip, epoch, owner, domain, cause, long_lease: false });
-                self.ends(10, job, JobResult::Epoch(epoch));
+                let takes = if self.slow.contains(&vip) { 2_000 } else { 10 };
+                self.ends(takes, job, JobResult::Epoch(epoch));
             }
             Action::Bar { job, .. } => self.ends(10, job, JobResult::Barred(Duration::from_secs(600))),
             Action::Command { job, agent, command, timeout } => {
