@@ -189,3 +189,42 @@ fn a_real_server_that_dies_with_its_guests_is_one_failure_domain() {
     hosts.run(1_000);
     assert!(hosts.core.storm_brake().is_some());
 }
+
+#[test]
+fn a_virtual_server_that_holds_nothing_is_looked_at_at_its_own_address() {
+    let mut hosts = Hosts::new();
+    hosts.put(113, "mail2", "mail1");
+    hosts.until(2_000, "moved", |hosts| hosts.holder(113) == "mail1@rs1");
+    hosts.crash("mail2", false);
+    hosts.until(60_000, "started", |hosts| hosts.orders_about("mail2") == ["rs2: start mail2"]);
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail2") == "regular");
+    hosts.run(500);
+    assert_eq!((hosts.holder(113).as_str(), hosts.place("mail2").as_str()), ("mail1@rs1", "mail2@rs2"));
+}
+
+/// 113, mail2's own, is on mail1 though it belongs elsewhere: mail2 is being recovered, and what is arranged waits.
+fn holding_for_another() -> Hosts {
+    let mut hosts = Hosts::new();
+    hosts.put(113, "mail2", "mail1");
+    hosts.until(2_000, "moved", |hosts| hosts.holder(113) == "mail1@rs1");
+    hosts.broken.insert(n("mail2"));
+    hosts.crash("mail2", false);
+    hosts.until(10_000, "A4 of mail2", |hosts| hosts.place("mail2") == "mailb@mgmt");
+    hosts.put(113, "mail1", "mailb");
+    hosts.run(500);
+    assert_eq!((hosts.holder(113).as_str(), hosts.tables().placement.len()), ("mail1@rs1", 0));
+    hosts.log.clear();
+    hosts
+}
+
+#[test]
+fn a_claim_covers_what_the_failed_one_really_held_and_the_backups_host() {
+    let mut hosts = holding_for_another();
+    hosts.crash("mail1", false);
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    assert_eq!(
+        hosts.signals()[0],
+        "claims of mail1: host mgmt, virtual server mail1, virtual IP 10.0.0.111, virtual IP 10.0.0.112, virtual IP \
+         10.0.0.113"
+    );
+}

@@ -132,6 +132,22 @@ impl Coordinator {
         self.vips.iter().filter(holds).map(|(vip, _)| *vip).collect()
     }
 
+    /// What a recovery of it is about: what belongs to it, what it really holds, and what is on its way from it to its
+    /// backup server.
+    pub(crate) fn vips_at_stake(&self, target: &Target) -> BTreeSet<Vip> {
+        let mut vips = self.vips_of(target);
+        let Some(domain) = target.domain() else { return vips };
+        vips.append(&mut self.vips_held_by(target));
+        let leaves = |(_, state): &(&Vip, &crate::placement::VipState)| {
+            state.moving.as_ref().is_some_and(|moving| {
+                let of_it = |from: &(Owner, _)| from.0.domain.as_ref() == Some(domain);
+                moving.to.domain.as_ref() == Some(&target.backup.domain) && moving.from.as_ref().is_some_and(of_it)
+            })
+        };
+        vips.extend(self.vips.iter().filter(leaves).map(|(vip, _)| *vip));
+        vips
+    }
+
     /// Is it a target itself, and nobody's backup server?
     pub(crate) fn is_a_target(&self, domain: &DomainName) -> bool {
         self.cluster.targets.values().any(|target| target.domain() == Some(domain))

@@ -1,6 +1,7 @@
 //! Rounds of checks: ping, probes, readings of power.
 
 use super::*;
+use kage_types::Vip;
 use std::collections::VecDeque;
 
 /// What was last seen of one thing.
@@ -127,7 +128,13 @@ impl Coordinator {
     ) -> JobId {
         let detection = self.cluster.detection;
         let job = self.job(JobFor::Target(name.clone(), check.clone()));
-        let vip = target.vips.first().map(|vip| vip.address());
+        // A virtual server may hold none of its own: what answers there is another.
+        let answers = |vip: &&Vip| {
+            let row = self.vips.get(*vip).and_then(|state| state.row.as_ref());
+            target.vm.is_none()
+                || row.is_none_or(|row| [target.domain(), Some(&target.backup.domain)].contains(&row.domain.as_ref()))
+        };
+        let vip = target.vips.iter().find(answers).map(|vip| vip.address());
         match check {
             TargetJob::Probe(index) => {
                 let address = vip.filter(|_| look != Look::AtTarget).unwrap_or(target.address);

@@ -184,10 +184,11 @@ impl Coordinator {
         }
     }
 
-    /// On confirmation: power saving lets go of what the recovery needs.
+    /// On confirmation: power saving lets go of what the recovery needs, which is also the host that stands in.
     pub(crate) fn claim(&mut self, name: &TargetName, target: &Target, why: &str) {
         let Some(domain) = target.domain() else { return };
-        let mut claims: BTreeSet<Claim> = self.vips_of(target).into_iter().map(Claim::Vip).collect();
+        let mut claims: BTreeSet<Claim> = self.vips_at_stake(target).into_iter().map(Claim::Vip).collect();
+        claims.insert(Claim::Host(target.backup.agent.clone()));
         claims.insert(Claim::Vm(domain.clone()));
         self.signal(Signal::Claims { target: name.clone(), why: why.to_owned(), claims });
     }
