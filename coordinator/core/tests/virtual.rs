@@ -228,3 +228,12 @@ fn a_claim_covers_what_the_failed_one_really_held_and_the_backups_host() {
          10.0.0.113"
     );
 }
+
+#[test]
+fn a4_is_sent_when_all_that_was_held_has_moved() {
+    let mut hosts = holding_for_another();
+    hosts.slow.insert(hosts::vip(113));
+    hosts.crash("mail1", false);
+    hosts.until(10_000, "A4", |hosts| hosts.signals().iter().any(|signal| signal.starts_with("A4 mail1")));
+    assert_eq!([111, 112, 113].map(|last| hosts.holder(last)), ["mailb@mgmt"; 3]);
+}

@@ -87,7 +87,7 @@ impl Coordinator {
         self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
         self.take_over(now, name, target, Why::Network, actions);
         if let Some(since) = proof {
-            self.prove_dead(&self.vips_of(target), since);
+            self.prove_dead(&self.vips_at_stake(target), since);
         }
     }
 
