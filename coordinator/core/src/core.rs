@@ -533,7 +533,10 @@ impl Coordinator {
                 }
             }
             AgentReport::ServiceHeld { service, held } => self.service_held(agent, &service, held, actions),
-            AgentReport::VmCrashed { domain, detail } => self.double_crashed(now, agent, &domain, &detail, actions),
+            AgentReport::VmCrashed { domain, detail } => {
+                self.virtual_server_crashed(now, agent, &domain, &detail, actions);
+                self.double_crashed(now, agent, &domain, &detail, actions);
+            }
             AgentReport::Other(text) => self.note(None, Severity::Info, "agent", format!("{agent}: {text}"), actions),
         }
     }

@@ -237,3 +237,50 @@ fn a4_is_sent_when_all_that_was_held_has_moved() {
     hosts.until(10_000, "A4", |hosts| hosts.signals().iter().any(|signal| signal.starts_with("A4 mail1")));
     assert_eq!([111, 112, 113].map(|last| hosts.holder(last)), ["mailb@mgmt"; 3]);
 }
+
+#[test]
+fn a_crash_that_is_told_is_acted_on_at_once() {
+    let mut hosts = Hosts::new();
+    hosts.crash("mail1", true);
+    let took = hosts.until(5_000, "the backup serves", |hosts| {
+        hosts.holder(111) == "mailb@mgmt" && hosts.holder(112) == "mailb@mgmt"
+    });
+    assert!(took <= 200, "resuming the backup, and no more: {took}");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!(
+        (hosts.orders_about("mail1"), hosts.place("mail1")),
+        (vec!["rs1: start mail1".into()], "mail1@rs1".into())
+    );
+    // Told by a real server that it is not on, it is no news.
+    let report = AgentReport::VmCrashed { domain: n("mail1"), detail: "the incoming end".into() };
+    hosts.step(Event::Report { agent: n("rs2"), report });
+    hosts.run(1_000);
+    assert_eq!(hosts.mode("mail1"), "regular");
+}
+
+#[test]
+fn a_guest_that_says_it_goes_down_is_handed_over_at_once() {
+    let mut hosts = Hosts::with(&hosts::config(true));
+    let report = AgentReport::GoingDown { machine: true, what: "reboot".into() };
+    hosts.step(Event::Report { agent: n("mail1g"), report });
+    let took = hosts.until(5_000, "the backup serves", |hosts| hosts.holder(111) == "mailb@mgmt");
+    assert!(took <= 200, "{took}");
+    assert_eq!(hosts.mode("mail2"), "regular");
+    hosts.crash("mail1", false);
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+}
+
+#[test]
+fn a_service_that_a_guest_holds_back_is_its_targets() {
+    let mut hosts = Hosts::with(&hosts::config(true));
+    for agent in ["mail1g", "rs1"] {
+        let report = AgentReport::ServiceHeld { service: n("smtp"), held: true };
+        hosts.step(Event::Report { agent: n(agent), report });
+    }
+    let about = hosts.log.iter().filter_map(|(_, action)| match action {
+        Action::Note(note) if note.kind == "service-held" => Some(note.target.as_ref().map(ToString::to_string)),
+        _ => None,
+    });
+    assert_eq!(about.collect::<Vec<_>>(), [Some("mail1".to_owned()), None]);
+}

@@ -40,7 +40,8 @@ impl Coordinator {
             .targets
             .iter()
             .map(|(name, target)| (name.clone(), self.as_it_is(target)))
-            .filter(|(_, target)| target.agent == *agent && !self.is_suspended(target))
+            .filter(|(_, target)| target.agent == *agent || target.inner_agent() == Some(agent))
+            .filter(|(_, target)| !self.is_suspended(target))
             .collect();
         for (name, target) in names {
             match self.dbss(&name).mode {

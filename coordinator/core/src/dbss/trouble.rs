@@ -44,7 +44,11 @@ impl Coordinator {
         if detection.push {
             let fresh = of_host <= self.silence_limit();
             if fresh && (!ping_bad || !probe_bad) {
-                let text = "false alarm: its lease is renewed".to_owned();
+                // A virtual server has no lease of its own: what is renewed is its real server's.
+                let text = match target.vm {
+                    None => "false alarm: its lease is renewed".to_owned(),
+                    Some(_) => format!("false alarm: it answers, and {} renews its lease", target.agent),
+                };
                 self.note(Some(name.clone()), Severity::Info, "network-normal", text, actions);
                 return self.enter_regular(now, name);
             }
@@ -162,7 +166,7 @@ impl Coordinator {
     ) {
         let found = self.cluster.targets.iter().find_map(|(name, target)| {
             let index = target.services.iter().position(|known| known.name == *service)?;
-            (target.agent == *agent).then(|| (name.clone(), index))
+            (target.inner_agent() == Some(agent)).then(|| (name.clone(), index))
         });
         let name = found.map(|(name, index)| {
             let dbss = self.dbss(&name);

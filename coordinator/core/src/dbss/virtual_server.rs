@@ -48,6 +48,51 @@ impl Coordinator {
         }
     }
 
+    /// Its real server says that its process is gone, or its guest gave up: nothing need be examined. A real server that it
+    /// is not on tells of the other end of a migration.
+    pub(crate) fn virtual_server_crashed(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        domain: &DomainName,
+        detail: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let found = self.cluster.targets.iter().find(|(_, target)| target.domain() == Some(domain));
+        let Some((name, target)) = found.map(|(name, target)| (name.clone(), self.as_it_is(target))) else { return };
+        if target.agent != *agent || self.is_suspended(&target) || !self.in_authority(now) {
+            return;
+        }
+        let text = format!("{domain} on {agent} crashed: {detail}");
+        self.note(Some(name.clone()), Severity::Warning, "server-crashed", text, actions);
+        // Told, and no more, where pushed events are not acted on (profile thesis).
+        if !self.cluster.detection.push {
+            return;
+        }
+        match self.dbss(&name).mode {
+            Mode::Regular { .. } | Mode::ServiceRecovery { .. } | Mode::NetworkExamination { .. } => {
+                self.take_over(now, &name, &target, Why::Network, actions);
+            }
+            Mode::Returning { unfencing: None } => {
+                self.take_over(now, &name, &target, Why::LostReturning, actions);
+            }
+            Mode::TargetServerRecovery {
+                background: Background::Healthy { .. } | Background::Settling { .. } | Background::DoubleSilent { .. },
+            }
+            | Mode::Returning { unfencing: Some(_) } => {
+                let background = self.away_again(now, &name, &target, actions);
+                self.enter(now, &name, Mode::TargetServerRecovery { background });
+            }
+            // Known, expected, or the operator's business.
+            Mode::TargetServerRecovery {
+                background: Background::AwaitReboot { .. } | Background::Waking { .. } | Background::Operator { .. },
+            }
+            | Mode::Starting
+            | Mode::BackupServer { .. }
+            | Mode::Ended { .. } => {}
+        }
+    }
+
     /// Tell its own real server, if it is certain which that is. Where power saving was moving it, its plug is pulled at the
     /// other end first: what came of that nobody may have seen, and one more of it would write beside it. False: nothing is
     /// told yet.
