@@ -45,6 +45,9 @@ pub(crate) struct Dbss {
     /// Why a virtual server is not started yet, as it was said last. Absent in snapshots of before it was there.
     #[serde(default)]
     waits_for: Option<String>,
+    /// Since when a virtual server under live migration has not answered. Absent in snapshots of before it was there.
+    #[serde(default)]
+    grace: Option<Time>,
     pub wake: Time,
 }
 
@@ -60,6 +63,7 @@ impl Dbss {
             round_ended: now,
             budgets: Budgets::default(),
             waits_for: None,
+            grace: None,
             wake: now,
         }
     }
@@ -117,6 +121,7 @@ impl Dbss {
         self.round = Round::Idle;
         self.round_ended = now;
         self.waits_for = None;
+        self.grace = None;
         self.wake = now;
     }
 
@@ -297,6 +302,15 @@ impl Coordinator {
         let dbss = self.dbss(name);
         if dbss.round_over() {
             let (ping, bad) = (dbss.ping.clone(), dbss.bad_services());
+            if self.in_grace(now, name, target, ping.bad() || !bad.is_empty()) {
+                let next = now + detection.interval;
+                if let Mode::Regular { next: due, .. } = &mut self.dbss(name).mode {
+                    *due = next;
+                }
+                self.wake_at(name, next);
+                return self.watch_lease(now, name, target);
+            }
+            let dbss = self.dbss(name);
             if let (Seen::Bad(_, why), true) = (&ping, !bad.is_empty() || !detection.push || target.services.is_empty())
             {
                 return self.examine(now, name, format!("ping: {why}"), actions);

@@ -284,3 +284,21 @@ fn a_service_that_a_guest_holds_back_is_its_targets() {
     });
     assert_eq!(about.collect::<Vec<_>>(), [Some("mail1".to_owned()), None]);
 }
+
+#[test]
+fn a_short_silence_in_a_live_migration_is_no_trouble_and_a_long_one_is() {
+    let mut hosts = Hosts::new();
+    hosts.migrate("mail1", "rs1", "rs2");
+    hosts.hang("mail1");
+    hosts.run(2_500);
+    hosts.domains.get_mut(&n::<DomainName>("mail1")).unwrap().2 = 0;
+    hosts.run(10_000);
+    assert_eq!((hosts.mode("mail1").as_str(), hosts.notes("network-trouble").len()), ("regular", 0));
+    hosts.hang("mail1");
+    let took = hosts.until(20_000, "the backup serves", |hosts| hosts.holder(111) == "mailb@mgmt");
+    assert!(took < 8_000, "{took}");
+    // Without one there is no such grace.
+    hosts.hang("mail2");
+    let took = hosts.until(20_000, "the backup serves", |hosts| hosts.holder(113) == "mailb@mgmt");
+    assert!(took < 2_500, "{took}");
+}

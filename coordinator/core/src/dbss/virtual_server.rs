@@ -5,6 +5,9 @@ use super::*;
 use crate::core::Signal;
 use kage_types::{Claim, DomainName};
 
+/// A virtual server may be silent for so long while it is being moved: its switch-over takes fractions of a second to a
+/// few seconds, and its virtual IPs follow it.
+const MIGRATION_GRACE: Duration = Duration::from_secs(5);
 /// Starting a virtual server, or pulling its plug, takes seconds where the disk is slow.
 const VM_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -46,6 +49,18 @@ impl Coordinator {
             None => Some(target.agent.clone()),
             Some(vm) => vm.guest.clone(),
         }
+    }
+
+    /// Is this no more than the switch-over of a live migration, in which it stands still for a moment?
+    pub(crate) fn in_grace(&mut self, now: Time, name: &TargetName, target: &Target, silent: bool) -> bool {
+        let tables = self.tables.as_ref();
+        let moves = target.domain().is_some_and(|vm| tables.is_some_and(|tables| tables.migrating(vm).is_some()));
+        let dbss = self.dbss(name);
+        if !silent || !moves {
+            dbss.grace = None;
+            return false;
+        }
+        now.since(*dbss.grace.get_or_insert(now)) < MIGRATION_GRACE
     }
 
     /// Its real server says that its process is gone, or its guest gave up: nothing need be examined. A real server that it
