@@ -302,3 +302,21 @@ fn a_short_silence_in_a_live_migration_is_no_trouble_and_a_long_one_is() {
     let took = hosts.until(20_000, "the backup serves", |hosts| hosts.holder(113) == "mailb@mgmt");
     assert!(took < 2_500, "{took}");
 }
+
+#[test]
+fn a_backup_server_that_crashes_serves_all_that_it_held_anew() {
+    // mail2, whose virtual IP it holds, has another one.
+    let config = hosts::config(false);
+    let (mail1, mail2) = config.split_once("name = \"mail2\"").unwrap();
+    let mut hosts = Hosts::with(&format!("{mail1}name = \"mail2\"{}", mail2.replace("mailb", "mailc")));
+    hosts.put(113, "mail2", "mail1");
+    hosts.until(2_000, "moved", |hosts| hosts.holder(113) == "mail1@rs1");
+    hosts.broken.insert(n("mail1"));
+    hosts.crash("mail1", false);
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.run(200);
+    let before = [111, 112, 113].map(|last| hosts.epochs[&hosts::vip(last)].epoch.next());
+    hosts.crash("mailb", true);
+    hosts.until(2_000, "served anew", |hosts| [111, 112, 113].iter().all(|last| hosts.holder(*last) == "mailb@mgmt"));
+    assert_eq!([111, 112, 113].map(|last| hosts.epochs[&hosts::vip(last)].epoch), before);
+}
