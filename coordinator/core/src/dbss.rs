@@ -279,6 +279,7 @@ impl Coordinator {
             let cause = if owned.is_empty() { Cause::First } else { Cause::Failback };
             self.move_all(now, target, &home, cause, false);
         }
+        self.tell_its_return(name, target);
         self.enter_regular(now, name);
     }
 

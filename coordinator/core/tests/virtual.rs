@@ -302,3 +302,38 @@ fn a_short_silence_in_a_live_migration_is_no_trouble_and_a_long_one_is() {
     let took = hosts.until(20_000, "the backup serves", |hosts| hosts.holder(113) == "mailb@mgmt");
     assert!(took < 2_500, "{took}");
 }
+
+#[test]
+fn a_backup_server_that_crashes_serves_all_that_it_held_anew() {
+    // mail2, whose virtual IP it holds, has another one.
+    let config = hosts::config(false);
+    let (mail1, mail2) = config.split_once("name = \"mail2\"").unwrap();
+    let mut hosts = Hosts::with(&format!("{mail1}name = \"mail2\"{}", mail2.replace("mailb", "mailc")));
+    hosts.put(113, "mail2", "mail1");
+    hosts.until(2_000, "moved", |hosts| hosts.holder(113) == "mail1@rs1");
+    hosts.broken.insert(n("mail1"));
+    hosts.crash("mail1", false);
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.run(200);
+    let before = [111, 112, 113].map(|last| hosts.epochs[&hosts::vip(last)].epoch.next());
+    hosts.crash("mailb", true);
+    hosts.until(2_000, "served anew", |hosts| [111, 112, 113].iter().all(|last| hosts.holder(*last) == "mailb@mgmt"));
+    assert_eq!([111, 112, 113].map(|last| hosts.epochs[&hosts::vip(last)].epoch), before);
+}
+
+#[test]
+fn a_new_coordinator_tells_of_a_return_that_an_earlier_one_could_not() {
+    let mut hosts = Hosts::new();
+    hosts.crash("mail1", true);
+    hosts.until(30_000, "started", |hosts| !hosts.orders_about("mail1").is_empty());
+    hosts.signals_lost = true;
+    hosts.until(30_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!(hosts.place("mail1"), "mailb@mgmt");
+    hosts.new_coordinator();
+    hosts.signals_lost = false;
+    hosts.run(10_000);
+    assert_eq!((hosts.mode("mail1").as_str(), hosts.place("mail1").as_str()), ("regular", "mail1@rs1"));
+    assert!(hosts.tables().claims.is_empty(), "{:?}", hosts.tables().claims);
+    assert_eq!((hosts.holder(111).as_str(), hosts.notes("arranged").len()), ("mail1@rs1", 0));
+}

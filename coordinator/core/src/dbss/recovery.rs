@@ -158,7 +158,9 @@ impl Coordinator {
                 self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
                 self.begin_return(now, &name, &target, Cause::Failback, actions);
             } else {
-                target.vips.iter().for_each(|vip| self.serve_anew(now, *vip, backup.clone()));
+                // Also what it took over with the target, and is of others.
+                let vips = self.vips_of(&target);
+                vips.union(&target.vips).for_each(|vip| self.serve_anew(now, *vip, backup.clone()));
             }
         }
     }

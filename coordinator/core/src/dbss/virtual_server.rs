@@ -274,6 +274,18 @@ impl Coordinator {
         self.unclaim(name, target);
     }
 
+    /// It is served by itself, and the tables have its backup server in its place, or a claim: what an earlier coordinator
+    /// could not say any more.
+    pub(crate) fn tell_its_return(&mut self, name: &TargetName, target: &Target) {
+        let (Some(tables), Some(place)) = (&self.tables, target.domain()) else { return };
+        let row = tables.operation.get(place).or_else(|| tables.suspend.get(place));
+        if row.is_some_and(|row| row.vm != *place) {
+            self.verdict(name, target, true);
+        } else if tables.claims.values().any(|row| row.by == name.as_str()) {
+            self.unclaim(name, target);
+        }
+    }
+
     /// The recovery is over, or was none.
     pub(crate) fn unclaim(&mut self, name: &TargetName, target: &Target) {
         if target.vm.is_some() {
