@@ -313,14 +313,15 @@ impl Context {
 
     async fn wake(&self, host: &AgentId, how: How) -> Result<(), Status> {
         let begun = now();
-        if !self.answers(host).await {
+        let silent = !self.answers(host).await;
+        if silent {
             self.call(host).await?;
         }
         while !self.answers(host).await {
             tokio::time::sleep(POLL).await;
         }
         // A later attempt's time says less: earlier packets may have done it.
-        if matches!(how, How::Wake { attempt: 1 }) {
+        if silent && matches!(how, How::Wake { attempt: 1 }) {
             self.inputs.send(Input::Woke(host.clone(), ms(now().since(begun)))).await;
         }
         Ok(())

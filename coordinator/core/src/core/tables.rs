@@ -253,7 +253,8 @@ impl Coordinator {
         let about = |(name, target): &(&TargetName, &Target)| {
             let concerned = target.domain().is_some()
                 && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
-            **name == state.target || concerned || backs(target)
+            // Whose it is by the configuration does not matter while others hold it.
+            target.vm.is_none() && **name == state.target || concerned || backs(target)
         };
         let mut concerned = self.cluster.targets.iter().filter(about);
         concerned.all(|(name, _)| self.targets.get(name).is_none_or(|dbss| !dbss.recovers()))

@@ -128,11 +128,13 @@ impl Coordinator {
     ) -> JobId {
         let detection = self.cluster.detection;
         let job = self.job(JobFor::Target(name.clone(), check.clone()));
-        // A virtual server may hold none of its own: what answers there is another.
+        // A virtual server may hold none of its own: what answers there is another, be it its own backup server that stands
+        // in for a third. While one is on its way nobody may answer.
         let answers = |vip: &&Vip| {
-            let row = self.vips.get(*vip).and_then(|state| state.row.as_ref());
-            target.vm.is_none()
-                || row.is_none_or(|row| [target.domain(), Some(&target.backup.domain)].contains(&row.domain.as_ref()))
+            let held = self.vips.get(*vip).filter(|state| state.held && state.moving.is_none());
+            let holder = held.and_then(|state| state.row.as_ref()).and_then(|row| row.domain.as_ref());
+            let looked_at = if look == Look::AtDouble { Some(&target.backup.domain) } else { target.domain() };
+            target.vm.is_none() || held.is_some() && holder == looked_at
         };
         let vip = target.vips.iter().find(answers).map(|vip| vip.address());
         match check {

@@ -230,7 +230,15 @@ impl Night {
         let host = host.clone();
         self.after(takes, move |night| {
             if alive(night) {
-                night.do_it(&host, command, Box::new(move |night, result| if alive(night) { reply(night, result) }));
+                night.do_it(
+                    &host,
+                    command,
+                    Box::new(move |night, result| {
+                        if alive(night) {
+                            reply(night, result)
+                        }
+                    }),
+                );
             }
         });
     }
@@ -243,9 +251,11 @@ impl Night {
                 JobResult::Done
             }
             AgentCommand::ProbeVip { .. } => JobResult::Answered(None),
+            // One that is off is started.
             AgentCommand::ResumeVm { domain } => match self.run_of(&domain, host) {
-                Some(_) => self.set(host, &domain, Run::Runs(self.now)),
-                None => failed("it is not there"),
+                Some(Run::Runs(_)) => JobResult::Done,
+                Some(Run::Paused) => self.set(host, &domain, Run::Runs(self.now)),
+                None => self.set(host, &domain, Run::Runs(self.now + GUEST_BOOT)),
             },
             AgentCommand::PauseVm { domain } => {
                 self.let_go_of_vm(host, &domain, "released");
@@ -277,7 +287,9 @@ impl Night {
                 }
                 JobResult::Done
             }
-            AgentCommand::Prepare { .. } | AgentCommand::RestartService { .. } | AgentCommand::Reboot => JobResult::Done,
+            AgentCommand::Prepare { .. } | AgentCommand::RestartService { .. } | AgentCommand::Reboot => {
+                JobResult::Done
+            }
         };
         reply(self, result);
     }
@@ -290,7 +302,11 @@ impl Night {
 
     /// Asks for a lease; done when it is open.
     fn hold(&mut self, host: &AgentId, ask: AskVip, domain: Option<DomainName>, reply: Reply) {
-        if self.machines.get(host).and_then(|machine| machine.floors.get(&ask.vip)).is_some_and(|floor| ask.epoch < *floor)
+        if self
+            .machines
+            .get(host)
+            .and_then(|machine| machine.floors.get(&ask.vip))
+            .is_some_and(|floor| ask.epoch < *floor)
         {
             return reply(self, failed("superseded"));
         }

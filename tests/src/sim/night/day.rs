@@ -55,7 +55,8 @@ pub fn day(seed: u64, hours: u64) -> Result<Day> {
     }
     let before: BTreeMap<_, _> = night.dark.clone();
     let watts = |night: &Night| -> (f64, f64) {
-        let of = |name: &kage_types::AgentId| night.cluster.hosts.get(name).and_then(|host| host.watts).unwrap_or_default();
+        let of =
+            |name: &kage_types::AgentId| night.cluster.hosts.get(name).and_then(|host| host.watts).unwrap_or_default();
         let now = night.machines.iter().map(|(name, machine)| match machine.power {
             Power::On => of(name).0,
             Power::Asleep => of(name).1,
@@ -87,7 +88,8 @@ pub fn day(seed: u64, hours: u64) -> Result<Day> {
                 for (group, row) in &tables.state {
                     let was = state.get(group).map(|row| row.condition);
                     if was.is_some_and(|was| was != row.condition) {
-                        let counted = if was > Some(row.condition) { &mut day.transitions.0 } else { &mut day.transitions.1 };
+                        let counted =
+                            if was > Some(row.condition) { &mut day.transitions.0 } else { &mut day.transitions.1 };
                         *counted += 1;
                     }
                 }

@@ -162,8 +162,8 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>) -> bool {
             None => return false,
         },
         (Victim::Host, Some(host), _) => night.lose_power(&host, Some(60_000)),
-        (Victim::Agent, Some(host), _) => night.crash_agent(&host, 2_000),
-        (Victim::Host | Victim::Agent, None, _) => return false,
+        (Victim::Agent, Some(host), _) if night.is_on(&host) => night.crash_agent(&host, 2_000),
+        (Victim::Host, None, _) | (Victim::Agent, ..) => return false,
         (Victim::Coordinator, ..) => {
             night.crash_msbs(3_000);
             night.crash_pss(3_000);
@@ -196,10 +196,14 @@ fn unsettled(night: &Night) -> Option<String> {
         match (run, power) {
             (Some(Run::Runs(_)), Some(Power::On)) if !suspended => {}
             (Some(_), Some(Power::Asleep)) if suspended => {}
-            (Some(Run::Paused), Some(Power::On)) if suspended => {}
+            // Its host lost its power meanwhile: it is started when it is wanted.
+            (Some(Run::Paused) | None, Some(Power::On)) if suspended => {}
             _ => {
                 let table = if suspended { "suspended" } else { "in operation" };
-                return Some(format!("{} is {table} on {} in the tables, but there it is {run:?}, {power:?}", row.vm, row.host));
+                return Some(format!(
+                    "{} is {table} on {} in the tables, but there it is {run:?}, {power:?}",
+                    row.vm, row.host
+                ));
             }
         }
     }
@@ -258,7 +262,9 @@ pub fn run_case(case: Case, seed: u64) -> Result<(Tried, Night)> {
             quiet(night, BUSY);
             night.until(SETTLED, |night| night.all_in(Condition::Moderate) && night.settled());
             rest(night, "not back in Moderate")?;
-            let away = |night: &Night| night.sif.disk.shared.tables.operation.values().find(|row| row.host != row.home).cloned();
+            let away = |night: &Night| {
+                night.sif.disk.shared.tables.operation.values().find(|row| row.host != row.home).cloned()
+            };
             night.until(SETTLED, |night| away(night).is_none() && night.all_in(Condition::Moderate));
             if let Some(row) = away(night).filter(|_| night.failure.is_none()) {
                 return Err(format!("{} stays on {}", row.vm, row.host));

@@ -38,7 +38,8 @@ impl Night {
             return;
         }
         let (process, cluster): (u64, Cluster) = (self.fresh(), self.cluster.clone());
-        self.msbs = Some(Msbs { process, core: Coordinator::new(self.time(), cluster), jobs: BTreeSet::new(), tick: 0 });
+        self.msbs =
+            Some(Msbs { process, core: Coordinator::new(self.time(), cluster), jobs: BTreeSet::new(), tick: 0 });
         self.say("the coordinator starts");
         for host in self.machines.keys().cloned().collect::<Vec<_>>() {
             self.stream_begins(&host);
@@ -129,7 +130,8 @@ impl Night {
                 let request = Request::AcquireTerm { coordinator: format!("C{process}") };
                 self.ask_sif(request, move |night, result| night.acquired(process, sent, result));
                 self.after(ANSWER, move |night| {
-                    let waits = night.msbs.as_ref().is_some_and(|msbs| msbs.process == process) && !night.in_authority();
+                    let waits =
+                        night.msbs.as_ref().is_some_and(|msbs| msbs.process == process) && !night.in_authority();
                     if waits {
                         night.step_if(process, Event::TermFailed { reason: "no answer".into() });
                     }

@@ -143,7 +143,8 @@ impl Night {
             }
         });
         self.ask_sif(request, move |night, result| {
-            let Some(pss) = night.pss.as_mut().filter(|pss| pss.process == process && pss.start == Start::Taking) else {
+            let Some(pss) = night.pss.as_mut().filter(|pss| pss.process == process && pss.start == Start::Taking)
+            else {
                 return;
             };
             if result.is_err() {
@@ -245,7 +246,9 @@ impl Night {
         let Some(group) = tables.place_of(vm).and_then(|(_, row)| row.group.clone()) else { return 0 };
         let serves = |vip: &&kage_types::Vip| {
             let domain = self.speaker(**vip).and_then(|held| held.domain.clone());
-            domain.is_some_and(|domain| tables.place_of(&domain).is_some_and(|(_, row)| row.group.as_ref() == Some(&group)))
+            domain.is_some_and(|domain| {
+                tables.place_of(&domain).is_some_and(|(_, row)| row.group.as_ref() == Some(&group))
+            })
         };
         let all = self.held.keys().filter(serves).count() as u64;
         let mine = (self.held.keys())
@@ -427,7 +430,8 @@ impl Night {
                     let wake = AgentCommand::Wake { mac };
                     self.after(WAY, move |night| night.obey(&caller, wake, Box::new(|_, _| {})));
                 }
-                self.woken(process, job, host, first.then_some(begun));
+                let silent = !self.answers(&host);
+                self.woken(process, job, host, (first && silent).then_some(begun));
             }
         }
     }
@@ -474,7 +478,8 @@ impl Night {
                 let host = host.clone();
                 self.after(500, move |night| {
                     let holds = night.held.values().flatten().any(|held| held.host == host);
-                    if !holds && night.machines.get(&host).is_some_and(|it| it.power == Power::On && it.agent.is_some()) {
+                    if !holds && night.machines.get(&host).is_some_and(|it| it.power == Power::On && it.agent.is_some())
+                    {
                         night.fall_asleep(&host);
                     }
                 });

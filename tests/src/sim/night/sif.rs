@@ -73,7 +73,11 @@ impl Night {
     }
 
     /// Ask it; no answer while it is away.
-    pub(super) fn ask_sif(&mut self, request: Request, answered: impl FnOnce(&mut Night, Result<Reply, Refusal>) + 'static) {
+    pub(super) fn ask_sif(
+        &mut self,
+        request: Request,
+        answered: impl FnOnce(&mut Night, Result<Reply, Refusal>) + 'static,
+    ) {
         self.after(WAY, move |night| {
             let Some(core) = &mut night.sif.core else { return };
             night.sif.last += 1;

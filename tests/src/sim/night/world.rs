@@ -296,8 +296,7 @@ impl Night {
 
     /// Do clients get an answer?
     pub fn served(&self, vip: Vip) -> bool {
-        let answers =
-            |held: &Held| held.domain.as_ref().is_some_and(|domain| self.serves(domain, &held.host));
+        let answers = |held: &Held| held.domain.as_ref().is_some_and(|domain| self.serves(domain, &held.host));
         self.speaker(vip).is_some_and(answers)
     }
 
@@ -320,7 +319,9 @@ impl Night {
             let open: BTreeSet<String> = held
                 .iter()
                 .filter(|held| self.is_open(held) && self.is_on(&held.host))
-                .map(|held| format!("{:?} on {} at {}", held.domain.as_ref().map(DomainName::as_str), held.host, held.epoch))
+                .map(|held| {
+                    format!("{:?} on {} at {}", held.domain.as_ref().map(DomainName::as_str), held.host, held.epoch)
+                })
                 .collect();
             if open.len() > 1 {
                 broken = Some(format!("{vip} has two owners: {open:?}"));
@@ -416,7 +417,9 @@ impl Night {
 
     fn wake(&mut self, host: &AgentId) {
         let now = self.now;
-        let Some(machine) = self.machines.get_mut(host).filter(|machine| machine.power == Power::Asleep) else { return };
+        let Some(machine) = self.machines.get_mut(host).filter(|machine| machine.power == Power::Asleep) else {
+            return;
+        };
         machine.power = Power::On;
         self.say(format_args!("{host} is awake"));
         // Clocks have jumped: no lease is left (safety, rule 9).
