@@ -47,6 +47,12 @@ struct Night {
     /// Instead: so many hours of a load that rises and falls with the day.
     #[arg(long)]
     day: Option<u64>,
+    /// Every pair and a day, written to docs/measurements/night.json and night.md (`tests/campaign night`).
+    #[arg(long)]
+    measure: bool,
+    /// Only write night.md anew.
+    #[arg(long)]
+    table: bool,
 }
 
 #[derive(clap::Args)]
@@ -159,6 +165,7 @@ fn main() -> ExitCode {
 
 fn run_night(wanted: &Night) -> ExitCode {
     let ran = match wanted.day {
+        _ if wanted.measure || wanted.table => measured_night(wanted),
         Some(hours) => night::day(wanted.seed, hours).map(|day| {
             println!("{day:#?}");
             true
@@ -173,6 +180,12 @@ fn run_night(wanted: &Night) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn measured_night(wanted: &Night) -> anyhow::Result<bool> {
+    let good = wanted.table || night::report::measure(wanted.seed, &mut |line| eprintln!("{line}"))?;
+    println!("{}", night::report::document()?.display());
+    Ok(good)
 }
 
 /// Every pair of step and victim.

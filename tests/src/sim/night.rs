@@ -7,6 +7,7 @@ mod cluster;
 mod day;
 mod matrix;
 mod msbs;
+pub mod report;
 mod saving;
 mod sif;
 mod world;

@@ -57,7 +57,7 @@ impl Night {
     pub(super) fn stream_begins(&mut self, host: &AgentId) {
         if self.answers(host) {
             let (session, host) = (self.session(host), host.clone());
-            self.to_msbs(WAY, Event::AgentUp { agent: host, session, incarnation: session.0 });
+            self.send_msbs(WAY, Event::AgentUp { agent: host, session, incarnation: session.0 });
         }
     }
 
@@ -72,7 +72,7 @@ impl Night {
 
     fn report(&mut self, host: &AgentId, report: AgentReport) {
         if self.answers(host) {
-            self.to_msbs(WAY, Event::Report { agent: host.clone(), report });
+            self.send_msbs(WAY, Event::Report { agent: host.clone(), report });
         }
     }
 
@@ -116,10 +116,10 @@ impl Night {
             long_surrendered: true,
         };
         if self.in_authority() {
-            self.to_msbs(WAY, event);
+            self.send_msbs(WAY, event);
         } else {
             // A majority of voters, unless they were told not to.
-            self.to_msbs(WAY, event);
+            self.send_msbs(WAY, event);
             for ask in vips {
                 if self.barred.get(&ask.vip).is_none_or(|floor| ask.epoch >= *floor) {
                     self.consented.insert(ask.vip, self.now);

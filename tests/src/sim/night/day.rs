@@ -2,6 +2,7 @@
 
 use super::world::{Ms, Night, Power};
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// As configured by default, but for what a day of 24 hours needs.
@@ -13,7 +14,7 @@ const STEP: Ms = 60_000;
 const OVERLOAD: u64 = 90;
 
 /// What came of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Day {
     /// Hours that were run.
     pub hours: u64,

@@ -3,6 +3,7 @@
 use super::world::{Ms, Night, Power, Run};
 use anyhow::{Result, bail};
 use kage_types::{AgentId, Condition, DomainName, Step, StepState};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Judged each second, and quick to act: a night in minutes.
@@ -18,7 +19,8 @@ const SETTLED: Ms = 600_000;
 const DARK: Ms = 60_000;
 
 /// What fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Victim {
     /// The virtual server that the step is about; of a host's step one that serves.
     Vm,
@@ -51,7 +53,7 @@ pub const VICTIMS: [Victim; 8] = [
 ];
 
 /// One pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
     /// To Light, or back.
     pub fold: bool,
@@ -71,12 +73,14 @@ impl fmt::Display for Case {
 }
 
 /// How it went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tried {
     /// Which.
     pub case: Case,
     /// What it was about.
     pub what: String,
+    /// There was such a thing to fail.
+    pub struck: bool,
     /// The longest that a virtual IP was without an answer in all, milliseconds.
     pub dark: Ms,
     /// What was broken.
@@ -239,7 +243,7 @@ pub fn run_case(case: Case, seed: u64) -> Result<(Tried, Night)> {
         night.run(10_000);
         quiet(&mut night, BUSY);
     }
-    let mut tried = Tried { case, what: String::new(), dark: 0, broken: None };
+    let mut tried = Tried { case, what: String::new(), struck: false, dark: 0, broken: None };
     if night.until(SETTLED, |night| is_there(night, case).is_some()).is_none() {
         tried.broken = Some(night.failure.clone().unwrap_or_else(|| "the step was never begun".into()));
         return Ok((tried, night));
@@ -249,7 +253,8 @@ pub fn run_case(case: Case, seed: u64) -> Result<(Tried, Night)> {
     tried.what = step.as_ref().map_or("it is over".into(), ToString::to_string);
     night.say(format_args!("---- {case}: {}", tried.what));
     let before = night.dark.clone();
-    if strike(&mut night, case, step.as_ref()) {
+    tried.struck = strike(&mut night, case, step.as_ref());
+    if tried.struck {
         let checks = |night: &mut Night, tried: &mut Tried| -> Result<(), String> {
             night.run(1_000);
             rest(night, "not restored")?;

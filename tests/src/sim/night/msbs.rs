@@ -60,7 +60,7 @@ impl Night {
         self.msbs.as_ref().is_some_and(|msbs| msbs.core.authority(self.time()).1)
     }
 
-    pub(super) fn to_msbs(&mut self, way: Ms, event: Event) {
+    pub(super) fn send_msbs(&mut self, way: Ms, event: Event) {
         let Some(process) = self.msbs.as_ref().map(|msbs| msbs.process) else { return };
         self.after(way, move |night| night.step_if(process, event));
     }
@@ -150,7 +150,7 @@ impl Night {
             Action::ReadLedger => {
                 if self.sif.is_up() {
                     let rows = self.rows();
-                    self.to_msbs(2 * WAY, Event::LedgerRead { rows });
+                    self.send_msbs(2 * WAY, Event::LedgerRead { rows });
                 }
             }
             Action::AdvanceEpoch { job, vip, expected, owner, domain, target, cause } => {
@@ -268,9 +268,9 @@ impl Night {
         }
     }
 
-    pub(super) fn to_msbs_tables(&mut self) {
+    pub(super) fn tell_msbs_tables(&mut self) {
         let tables = Box::new(self.sif.disk.shared.tables.clone());
-        self.to_msbs(WAY, Event::TablesRead { tables });
+        self.send_msbs(WAY, Event::TablesRead { tables });
     }
 
     // ---- what is seen from outside ----

@@ -91,7 +91,7 @@ impl Night {
             host.up = false;
         }
         self.say("power saving starts");
-        self.to_pss_ledger();
+        self.tell_pss_ledger();
         self.after(LOOK, move |night| night.follow_hosts(process));
     }
 
@@ -105,7 +105,7 @@ impl Night {
 
     // ---- what it hears ----
 
-    pub(super) fn to_pss_ledger(&mut self) {
+    pub(super) fn tell_pss_ledger(&mut self) {
         let Some(process) = self.pss.as_ref().map(|pss| pss.process) else { return };
         self.after(WAY, move |night| {
             if night.is_pss(process) && night.sif.is_up() {
@@ -402,7 +402,10 @@ impl Night {
         let reply: Reply = Box::new(move |night, result| {
             let result = match result {
                 Ended::Done => JobResult::Done,
-                other => JobResult::Failed(format!("{other:?}")),
+                Ended::Failed(why) | Ended::Unknown(why) => JobResult::Failed(why),
+                Ended::Epoch(_) | Ended::Barred(_) | Ended::Check(_) | Ended::Answered(_) => {
+                    JobResult::Failed("an answer to another question".into())
+                }
             };
             night.pss_ends(process, job, result);
         });

@@ -119,19 +119,15 @@ impl Night {
         core.step(Event::Persisted { commit }, &mut actions);
         self.sif_acts(actions);
         if self.sif.disk.shared.tables.revision != before {
-            self.to_msbs_tables();
-            if let Some(mut watch) = self.watch.take() {
-                watch(self);
-                self.watch = self.watch.take().or(Some(watch));
-            }
+            self.tell_msbs_tables();
         }
-        self.to_pss_ledger();
+        self.tell_pss_ledger();
     }
 
     /// Whoever follows the tables reads them anew.
     pub(super) fn tables_changed(&mut self) {
-        self.to_msbs_tables();
-        self.to_pss_ledger();
+        self.tell_msbs_tables();
+        self.tell_pss_ledger();
     }
 
     /// The VIP table as the coordinator reads it.

@@ -124,8 +124,6 @@ pub struct Night {
     fresh: u64,
     /// What was broken first.
     pub failure: Option<String>,
-    /// What is waited for in the shared tables: called after each change.
-    pub watch: Option<Box<dyn FnMut(&mut Night)>>,
     /// Milliseconds that each virtual IP was answered by nobody, in all.
     pub dark: BTreeMap<Vip, Ms>,
     /// As of now.
@@ -178,7 +176,6 @@ impl Night {
             counted: BTreeMap::new(),
             fresh: 100,
             failure: None,
-            watch: None,
             dark: cluster.vips().map(|(vip, _)| (vip, 0)).collect(),
             looked: 0,
             trace: VecDeque::new(),
