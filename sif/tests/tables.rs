@@ -8,9 +8,9 @@ use cluster::{Client, Cluster, acquire};
 use kage_proto::{
     roles::Role,
     sif::v1::{
-        AskTargetRequest, BeginTransitionRequest, Claim, EndTransitionRequest, FunctionRestoredRequest,
-        GetTablesRequest, GroupChange, MovedToRequest, OperationRow, PutArrangementRequest, PutClaimsRequest,
-        PutStepRequest, StateRow, Step, WatchTablesRequest, claim::What,
+        AdvanceEpochRequest, AskTargetRequest, BeginTransitionRequest, Claim, EndTransitionRequest,
+        FunctionRestoredRequest, GetTablesRequest, GroupChange, MovedToRequest, OperationRow, PutArrangementRequest,
+        PutClaimsRequest, PutStepRequest, StateRow, Step, WatchTablesRequest, claim::What,
     },
 };
 use kage_sif::REASON_KEY;
@@ -253,6 +253,31 @@ async fn readers_get_whole_tables_the_last_ones_and_never_an_old_one() {
     process.kill().unwrap();
     process.wait().unwrap();
     assert!(watched.message().await.is_err());
+}
+
+/// A live migration: who holds the address changes before its place does, and readers see both.
+#[tokio::test]
+async fn readers_see_a_virtual_ip_move_though_the_tables_stay() {
+    let (cluster, mut client, term) = Cluster::ready().await;
+    client.put_arrangement(arrangement(term)).await.unwrap();
+    let mut viewer = cluster.client(Role::Viewer);
+    let mut watched = viewer.watch_tables(WatchTablesRequest {}).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().vips, []);
+    for (epoch, owner) in ["rs1", "rs2"].into_iter().enumerate() {
+        let request = AdvanceEpochRequest {
+            term,
+            vip: VIP.to_owned(),
+            expected_epoch: u64::try_from(epoch).unwrap(),
+            owner: owner.to_owned(),
+            domain: "mail2".to_owned(),
+            target: "mail2".to_owned(),
+            cause: "arranged".to_owned(),
+        };
+        client.advance_epoch(request).await.unwrap();
+        let seen = watched.message().await.unwrap().unwrap();
+        let holder = seen.vips.first().unwrap();
+        assert_eq!((holder.owner.as_str(), holder.domain.as_str(), seen.revision), (owner, "mail2", 1));
+    }
 }
 
 #[tokio::test]

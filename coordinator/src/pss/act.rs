@@ -33,6 +33,8 @@ use tonic::{Code, Status, transport::Channel};
 
 /// Between two looks at something that takes a moment.
 const POLL: Duration = Duration::from_millis(250);
+/// Nothing wakes and answers as quickly as this.
+const NO_WAKE: Duration = Duration::from_millis(500);
 /// An agent that sleeps answers nobody: this long per question.
 const ASLEEP: Duration = Duration::from_millis(700);
 
@@ -208,8 +210,11 @@ impl Context {
 
     async fn answers(&self, host: &AgentId) -> bool {
         let Ok(mut agent) = self.agent(host) else { return false };
+        let asked = agent.get_facts(with_deadline(GetFactsRequest {}, ASLEEP));
+        // A request's own deadline does not count the time until it is connected.
+        let Ok(answer) = tokio::time::timeout(ASLEEP, asked).await else { return false };
         // Whatever else keeps the answer from us, a sleeping host does not refuse.
-        match agent.get_facts(with_deadline(GetFactsRequest {}, ASLEEP)).await {
+        match answer {
             Ok(_) => true,
             Err(status) => {
                 let silent = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
@@ -313,16 +318,25 @@ impl Context {
 
     async fn wake(&self, host: &AgentId, how: How) -> Result<(), Status> {
         let begun = now();
-        let silent = !self.answers(host).await;
-        if silent {
-            self.call(host).await?;
-        }
-        while !self.answers(host).await {
-            tokio::time::sleep(POLL).await;
+        let awake = async {
+            while !self.answers(host).await {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        // Called at once: one that is awake already takes no harm, and a sleeper's silence takes its time.
+        tokio::pin!(awake);
+        tokio::select! {
+            () = &mut awake => {}
+            called = self.call(host) => {
+                called?;
+                awake.await;
+            }
         }
         // A later attempt's time says less: earlier packets may have done it.
-        if silent && matches!(how, How::Wake { attempt: 1 }) {
-            self.inputs.send(Input::Woke(host.clone(), ms(now().since(begun)))).await;
+        // One that was awake all the time proves nothing.
+        let took = now().since(begun);
+        if took >= NO_WAKE && matches!(how, How::Wake { attempt: 1 }) {
+            self.inputs.send(Input::Woke(host.clone(), ms(took))).await;
         }
         Ok(())
     }

@@ -13,11 +13,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 use kage_tests::lab::config::Profile;
 use kage_tests::lab::daemons::{self, Part};
 use kage_tests::lab::drill::{Drill, Fault, Return};
+use kage_tests::lab::load::Level;
 use kage_tests::lab::network::Cut;
 use kage_tests::lab::nodes::{self, Kind, Layout, Service};
 use kage_tests::lab::trouble::Trouble;
 use kage_tests::lab::{
-    capture, client, console, hypervisor, image, lifecycle, machine, network, nic, realserver, spawn, speech, storage,
+    capture, client, console, hypervisor, image, lifecycle, load, machine, network, nic, realserver, spawn, speech,
+    storage,
 };
 
 #[derive(Parser)]
@@ -99,6 +101,13 @@ enum Command {
         /// virsh's own arguments
         #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Layout pss: how much a service group has to do. It is done by its first member, until it is changed
+    Load {
+        /// The group: mail, web, ftp, or all
+        group: String,
+        /// light (nothing but what clients ask), moderate (a processor busy half of the time) or heavy (all of it)
+        level: Level,
     },
     /// Inject a fault and measure what clients see
     Drill {
@@ -243,6 +252,9 @@ enum Command {
     Client {
         #[arg(long)]
         vip: Ipv4Addr,
+        /// Its port, if not the service's usual one
+        #[arg(long)]
+        port: Option<u16>,
         #[arg(long)]
         service: Service,
         #[arg(long)]
@@ -430,6 +442,7 @@ fn act(command: Command) -> Result<ExitCode> {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             print(&hypervisor::virsh(nodes::find(&node)?, &arguments)?);
         }
+        Command::Load { group, level } => load::set(Some(group.as_str()).filter(|group| *group != "all"), level)?,
         Command::Drill { fault: name, target, runs, profile, amount, back, hold, limit, json } => {
             if let Some(trouble) = trouble(name) {
                 prepare(profile)?;
@@ -521,8 +534,15 @@ fn act(command: Command) -> Result<ExitCode> {
             let server = client::ask((address, service.port()).into(), service, Duration::from_secs(1));
             print(&server.with_context(|| format!("nobody answers on {address}"))?);
         }
-        Command::Client { vip, service, out, interval_ms, timeout_ms } => {
-            client::poll(vip, service, Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms), &out)?;
+        Command::Client { vip, port, service, out, interval_ms, timeout_ms } => {
+            let address = (vip, port.unwrap_or_else(|| service.port())).into();
+            client::poll(
+                address,
+                service,
+                Duration::from_millis(interval_ms),
+                Duration::from_millis(timeout_ms),
+                &out,
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,7 @@
 //! its earlier questions (an open loop: a stalled answer hides none of the outage).
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -91,15 +91,14 @@ pub fn ask(address: SocketAddr, service: Service, timeout: Duration) -> Option<S
     }
 }
 
-/// Asks `vip` every `interval` until the process is ended, appending one JSON line for each
+/// Asks `address` every `interval` until the process is ended, appending one JSON line for each
 /// question to `out`. An answer that takes longer than `timeout` is none.
 ///
 /// # Errors
 /// The file can't be written.
-pub fn poll(vip: Ipv4Addr, service: Service, interval: Duration, timeout: Duration, out: &Path) -> Result<()> {
+pub fn poll(address: SocketAddr, service: Service, interval: Duration, timeout: Duration, out: &Path) -> Result<()> {
     let file = std::fs::File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     let file = Arc::new(Mutex::new(file));
-    let address = SocketAddr::from((vip, service.port()));
     // Enough askers that each is free again when its turn comes.
     let askers = u32::try_from(timeout.as_nanos() / interval.as_nanos().max(1)).unwrap_or(32).clamp(1, 64) + 4;
     let start = Instant::now();

@@ -129,7 +129,7 @@ pub fn agent_toml(node: &Spec) -> String {
             toml.push_str(service_toml(node));
         }
         Kind::Hypervisor | Kind::RealServer => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
-        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::Domain | Kind::VirtualServer => {}
+        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::LoadBalancer | Kind::Domain | Kind::VirtualServer => {}
     }
     if node.kind == Kind::RealServer {
         toml.push_str(&realserver::power_toml(node));
@@ -176,7 +176,12 @@ pub fn cluster_toml(profile: Profile) -> String {
             Kind::RealServer => {
                 let _ = writeln!(toml, "guard = \"tap\"\nmac = \"{}\"", node.mac_text());
             }
-            Kind::Switch | Kind::Client | Kind::FileServer | Kind::Domain | Kind::VirtualServer => {}
+            Kind::Switch
+            | Kind::Client
+            | Kind::FileServer
+            | Kind::LoadBalancer
+            | Kind::Domain
+            | Kind::VirtualServer => {}
         }
     }
     toml.push_str(&realserver::cluster_toml());

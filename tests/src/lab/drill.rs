@@ -2,6 +2,7 @@
 //!
 //! poll → capture → inject → wait for service → heal → wait until home → analyse.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::client::{self, Sample};
 use super::daemons::{self, Part};
 use super::lifecycle::this_program;
 use super::network::{self, Cut};
-use super::nodes::{Spec, double, find};
+use super::nodes::{Service, Spec, double, find};
 use super::report::{Report, RunReport};
 use super::run::{now_ns, text, wait_until, write};
 use super::spawn::Daemon;
@@ -312,14 +313,30 @@ impl Poller {
     /// The lab is down.
     pub fn start_as(target: &Spec, name: &str, file: &Path, interval: Duration, timeout: Duration) -> Result<Self> {
         let vip = target.vip().with_context(|| format!("{} serves no virtual address", target.name))?;
+        Self::at((vip, target.service.port()).into(), target.service, name, file, interval, timeout)
+    }
+
+    /// The same at any address.
+    ///
+    /// # Errors
+    /// The lab is down.
+    pub fn at(
+        address: SocketAddr,
+        service: Service,
+        name: &str,
+        file: &Path,
+        interval: Duration,
+        timeout: Duration,
+    ) -> Result<Self> {
         let daemon = Daemon::new(find("client")?, name);
         daemon.stop()?;
         let _ = std::fs::remove_file(file);
         let words = [
             this_program()?,
             "client".into(),
-            format!("--vip={vip}"),
-            format!("--service={}", target.service.name()),
+            format!("--vip={}", address.ip()),
+            format!("--port={}", address.port()),
+            format!("--service={}", service.name()),
             format!("--interval-ms={}", interval.as_millis()),
             format!("--timeout-ms={}", timeout.as_millis()),
             format!("--out={}", text(file)),

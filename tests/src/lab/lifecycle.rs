@@ -12,7 +12,7 @@ use super::daemons::{self, Part};
 use super::nodes::{self, Kind, Layout, System, find, of};
 use super::run::{read, text, write};
 use super::spawn::Daemon;
-use super::{debian, dirs, fileserver, hypervisor, image, machine, network};
+use super::{balancer, debian, dirs, fileserver, hypervisor, image, machine, network};
 
 /// What the lab remembers of itself while it is up.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -98,6 +98,9 @@ pub fn up(layout: Layout, profile: Profile, say: &mut dyn FnMut(&str)) -> Result
         }
     }
     guests(say)?;
+    for node in of(Kind::LoadBalancer) {
+        balancer::up(node)?;
+    }
     // Last: to it a machine that takes its time to boot is a machine in trouble.
     if product && Part::Coordinator.available() { daemons::start(Part::Coordinator) } else { Ok(()) }
 }
@@ -209,7 +212,12 @@ pub fn status() -> Result<Status> {
                 Kind::VirtualServer => hypervisor::whereabouts(node)
                     .map_or_else(|| "nowhere".to_owned(), |(host, state)| format!("{state} on {}", host.name)),
                 Kind::Domain => hypervisor::state(node).unwrap_or_else(|_| "unknown".to_owned()),
-                Kind::Switch | Kind::Hypervisor | Kind::Voter | Kind::Client | Kind::FileServer => "on".to_owned(),
+                Kind::Switch
+                | Kind::Hypervisor
+                | Kind::Voter
+                | Kind::Client
+                | Kind::FileServer
+                | Kind::LoadBalancer => "on".to_owned(),
             },
             cut: node.kind != Kind::Switch && network::is_cut(node),
             agent: config::agents()

@@ -16,6 +16,7 @@
 //! [`hypervisor`] (domains), [`capture`] with [`speech`] (who spoke as an address),
 //! [`drill`] (all of it in order).
 
+pub mod balancer;
 pub mod campaign;
 pub mod capture;
 pub mod cgroup;
@@ -32,6 +33,7 @@ pub mod fileserver;
 pub mod hypervisor;
 pub mod image;
 pub mod lifecycle;
+pub mod load;
 pub mod machine;
 pub mod mishaps;
 pub mod msbs;
@@ -49,4 +51,5 @@ pub mod storage;
 pub mod storms;
 pub mod suite;
 pub mod thesis_logs;
+pub mod transition;
 pub mod trouble;

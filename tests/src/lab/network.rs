@@ -74,7 +74,7 @@ fn link(node: &Spec, script: &mut String) {
              ip -n {ns} address add {address} dev br0
              ip -n kage-sw link set p-{name} master br-sw up"
         ),
-        Kind::Voter | Kind::Client | Kind::FileServer => writeln!(
+        Kind::Voter | Kind::Client | Kind::FileServer | Kind::LoadBalancer => writeln!(
             script,
             "ip netns add {ns}; ip -n {ns} link set lo up
              ip link add eth0 address {mac} netns {ns} type veth peer name p-{name} netns kage-sw

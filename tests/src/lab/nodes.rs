@@ -23,6 +23,8 @@ pub enum Kind {
     Client,
     /// A network namespace with the file server: services' data, over NFS.
     FileServer,
+    /// A network namespace with the load balancer, between clients and service groups.
+    LoadBalancer,
     /// A QEMU guest that stands for a physical machine: libvirt knows nothing of it.
     Machine,
     /// A libvirt domain on [`Spec::host`]: the suspended double of a machine.
@@ -272,6 +274,7 @@ const PSS: &[Spec] = &[
     spec("v2", Kind::Voter, 22),
     spec("v3", Kind::Voter, 23),
     spec("client", Kind::Client, 50),
+    spec("lb", Kind::LoadBalancer, 51),
     spec("rs1", Kind::RealServer, 3),
     spec("rs2", Kind::RealServer, 4),
     spec("rs3", Kind::RealServer, 5),
@@ -354,7 +357,13 @@ impl Spec {
         match self.kind {
             Kind::Machine => "kage-sw".to_owned(),
             Kind::Domain | Kind::VirtualServer => format!("kage-{}", self.host),
-            Kind::Switch | Kind::Hypervisor | Kind::RealServer | Kind::Voter | Kind::Client | Kind::FileServer => {
+            Kind::Switch
+            | Kind::Hypervisor
+            | Kind::RealServer
+            | Kind::Voter
+            | Kind::Client
+            | Kind::FileServer
+            | Kind::LoadBalancer => {
                 format!("kage-{}", self.name)
             }
         }

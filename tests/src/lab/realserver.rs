@@ -149,11 +149,12 @@ pub fn cluster_toml() -> String {
     for group in groups {
         let members: Vec<_> =
             of(Kind::VirtualServer).filter(|server| server.group == Some(group)).map(|server| server.name).collect();
-        // Emulated processors share few real ones: one that is kept busy shows less than 50 %.
+        // Emulated processors share few real ones: one that is kept busy shows little more than 50 %, and one that
+        // answers ten clients a second nearly 20 %.
         let _ = write!(
             toml,
             "\n[[group]]\nname = \"{}\"\nmembers = {members:?}\nbase = \"rs1\"\nrated = 1000\n\
-             thresholds = {{ cpu = {{ light = 15, moderate1 = 25, moderate2 = 98, heavy = 99 }} }}\n",
+             thresholds = {{ cpu = {{ light = 25, moderate1 = 35, moderate2 = 98, heavy = 99 }} }}\n",
             group.name
         );
     }

@@ -14,6 +14,9 @@ const GRACE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(2);
 /// Hosts whose agents are gone answer again within this, or others find out what became of them.
 pub(super) const FIND: Duration = Duration::from_secs(60);
+/// A host that wakes faster is given so long all the same: until it is reached again, the network, a connection that was
+/// being tried and TLS take their time too.
+const WAKE_LEAST: Duration = Duration::from_secs(4);
 /// Magic packets for one wake: UDP is lost, and a board may miss one while it goes to sleep.
 pub(super) const WAKE_ATTEMPTS: u32 = 3;
 
@@ -112,7 +115,7 @@ impl Acting<'_> {
 
     /// Twice the usual time, all attempts and the last look together (design: power saving).
     fn wake_times(&self, host: &AgentId) -> (Duration, Duration) {
-        let usual = self.usual.get(host).copied().unwrap_or(self.policy.limits.wake);
+        let usual = self.usual.get(host).copied().unwrap_or(self.policy.limits.wake).max(WAKE_LEAST);
         let look = LOOK.min(usual / 2);
         (usual.saturating_mul(2).saturating_sub(look) / WAKE_ATTEMPTS, look)
     }
