@@ -18,6 +18,8 @@ pub enum Table {
     Suspend,
     /// Virtual servers away from home, and where they go back to.
     LiveMigration,
+    /// Where virtual servers were last whose place another fills.
+    Displaced,
     /// Real servers: awake or asleep, and how long the last wake took.
     Rsg,
     /// Each group's condition and base server.
@@ -32,10 +34,11 @@ pub enum Table {
     Transition,
 }
 
-const ALL: [Table; 9] = [
+const ALL: [Table; 10] = [
     Table::Operation,
     Table::Suspend,
     Table::LiveMigration,
+    Table::Displaced,
     Table::Rsg,
     Table::State,
     Table::Trouble,
@@ -83,6 +86,7 @@ impl Table {
             Table::Operation => "operation",
             Table::Suspend => "suspend",
             Table::LiveMigration => "live_migration",
+            Table::Displaced => "displaced",
             Table::Rsg => "rsg",
             Table::State => "state",
             Table::Trouble => "trouble",
@@ -98,6 +102,7 @@ impl Table {
             Table::Operation => "Operation",
             Table::Suspend => "Suspend",
             Table::LiveMigration => "Live migration",
+            Table::Displaced => "Displaced",
             Table::Rsg => "RSG",
             Table::State => "State",
             Table::Trouble => "Trouble",
@@ -128,6 +133,9 @@ fn body(style: Style, table: Table, tables: &proto::Tables, now_unix_ms: u64) ->
                 [row.place.as_str().into(), row.vm.as_str().into(), row.original_host.as_str().into()]
             })
         }
+        Table::Displaced => list(style, ["PLACE", "WAS LAST ON"], &tables.displaced, |row| {
+            [row.place.as_str().into(), row.host.as_str().into()]
+        }),
         Table::Rsg => list(style, ["REAL SERVER", "STATE", "LAST WAKE TOOK"], &tables.real_servers, |row| {
             let state = match row.asleep_since_unix_ms {
                 Some(then) => cell(format!("asleep for {}", since(then)), Tone::Dim),
@@ -250,6 +258,9 @@ fn rows(table: Table, tables: &proto::Tables) -> Value {
         Table::LiveMigration => (tables.live_migration.iter())
             .map(|row| json!({ "place": row.place, "vm": row.vm, "original_host": row.original_host }))
             .collect(),
+        Table::Displaced => {
+            tables.displaced.iter().map(|row| json!({ "place": row.place, "host": row.host })).collect()
+        }
         Table::Rsg => (tables.real_servers.iter())
             .map(|row| {
                 json!({

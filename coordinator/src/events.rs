@@ -34,6 +34,16 @@ pub struct Numbered {
 #[derive(Clone)]
 pub struct Events(Arc<Mutex<Inner>>);
 
+/// What a watcher is given.
+pub struct Watched {
+    /// Some of what is kept.
+    pub kept: Vec<Numbered>,
+    /// Number of the oldest that is kept.
+    pub oldest: u64,
+    /// What comes.
+    pub live: broadcast::Receiver<Numbered>,
+}
+
 struct Inner {
     kept: VecDeque<Numbered>,
     seq: u64,
@@ -76,7 +86,9 @@ impl Events {
             // What comes next is not to be lost with it.
             let _ended = writeln!(file);
         }
-        let seq = kept.iter().map(|kept: &Numbered| kept.seq).max().unwrap_or(0);
+        // A number that a bad disk has spoilt stands where it belongs now.
+        kept.make_contiguous().sort_by_key(|kept: &Numbered| kept.seq);
+        let seq = kept.back().map_or(0, |kept| kept.seq);
         let (live, _) = broadcast::channel(1024);
         Ok(Self(Arc::new(Mutex::new(Inner { kept, seq, live, file, path, broken: false }))))
     }
@@ -112,11 +124,20 @@ impl Events {
         let _listeners = inner.live.send(numbered);
     }
 
-    /// What is kept above a number, and what comes.
-    pub fn watch(&self, after: u64) -> (Vec<Numbered>, broadcast::Receiver<Numbered>) {
+    /// The first of what is kept above a number, and what comes.
+    pub fn watch(&self, after: u64, most: usize) -> Watched {
         let inner = self.lock();
-        let live = inner.live.subscribe();
-        (inner.kept.iter().filter(|kept| kept.seq > after).cloned().collect(), live)
+        let from = inner.kept.partition_point(|kept| kept.seq <= after);
+        Watched {
+            kept: inner.kept.range(from..).take(most).cloned().collect(),
+            oldest: inner.kept.front().map_or(0, |kept| kept.seq),
+            live: inner.live.subscribe(),
+        }
+    }
+
+    /// All that is kept above a number.
+    pub fn after(&self, after: u64) -> Vec<Numbered> {
+        self.watch(after, usize::MAX).kept
     }
 
     /// Number of the last one.

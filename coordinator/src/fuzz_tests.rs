@@ -23,7 +23,7 @@ fn note(text: &str) -> Note {
 }
 
 fn texts(events: &Events) -> Vec<String> {
-    events.watch(0).0.into_iter().map(|numbered| numbered.note.text).collect()
+    events.after(0).into_iter().map(|numbered| numbered.note.text).collect()
 }
 
 #[test]
@@ -129,7 +129,7 @@ proptest! {
         fs::write(&file, mangle(&fs::read(&file).expect("file"), &edits)).expect("write");
         let events = Events::load(dir.path()).expect("a damaged log of events keeps nobody from supervising");
         events.add(note("the newest"));
-        let seen = events.watch(0).0;
+        let seen = events.after(0);
         prop_assert_eq!(seen.last().map(|numbered| numbered.note.text.as_str()), Some("the newest"));
 
         let tokens = br#"{"ab":{"role":"agent","name":"x","addresses":["10.0.0.1"],"until_unix_ms":18,"used":null}}"#;

@@ -6,7 +6,7 @@ use crate::{
     characterise::{Characterise, Store},
     driver::{Handle, Input},
     enrol::Enrolment,
-    events::{Events, Numbered},
+    events::{Events, Numbered, Watched},
     orders,
     reload::Reloader,
     why::Why,
@@ -28,6 +28,8 @@ use tonic::{Request, Response, Status};
 
 /// Events waiting for one reader.
 const STREAM_QUEUE: usize = 256;
+/// Kept events that a reader is given at once.
+const PAGE: usize = 64;
 /// A planned move takes a fraction of a second; one that lasts longer is reported as not finished.
 const MOVE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -100,7 +102,7 @@ impl Operator {
             request.target.parse().map_err(|error| Status::invalid_argument(format!("target: {error}")))?;
         let (done, ended) = oneshot::channel();
         let after = self.events.seq();
-        let (_, live) = self.events.watch(after);
+        let live = self.events.watch(after, 0).live;
         let (name, force) = (target.clone(), request.force);
         let event = Box::new(move |command| CoreEvent::Move { command, target: name, back, force });
         self.handle.send(Input::Command(event, done)).await;
@@ -142,7 +144,7 @@ async fn follow_move(
     let deadline = tokio::time::sleep(MOVE_DEADLINE);
     tokio::pin!(deadline);
     let mut last = after;
-    for numbered in events.watch(after).0 {
+    for numbered in events.after(after) {
         last = numbered.seq;
         if numbered.note.target.as_ref() == Some(&target) && sender.send(Ok(wire_event(&numbered))).await.is_err() {
             return;
@@ -257,6 +259,13 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
     }
 }
 
+/// The end of a stream whose reader was outrun.
+fn too_slow(missed: u64, last: u64) -> Status {
+    Status::data_loss(format!(
+        "{missed} events were missed because they were read too slowly: ask again after seq {last}"
+    ))
+}
+
 type EventStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -275,19 +284,31 @@ impl coordinator_server::Coordinator for Operator {
 
     async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Result<Response<EventStream>, Status> {
         let WatchEventsRequest { after_seq, follow, target } = request.into_inner();
-        let (kept, mut live) = self.events.watch(after_seq);
+        let events = self.events.clone();
         let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
         tokio::spawn(async move {
             let wanted = |numbered: &Numbered| {
                 target.is_empty() || numbered.note.target.as_ref().is_some_and(|name| name.as_str() == target)
             };
             let mut last = after_seq;
-            for numbered in kept {
-                last = numbered.seq;
-                if wanted(&numbered) && sender.send(Ok(wire_event(&numbered))).await.is_err() {
+            // What is kept is copied page by page: a reader that reads nothing holds one.
+            let mut live = loop {
+                let Watched { kept, oldest, live } = events.watch(last, PAGE);
+                if last > after_seq && oldest > last.saturating_add(1) {
+                    let _ = sender.send(Err(too_slow(oldest - last - 1, last))).await.is_err();
                     return;
                 }
-            }
+                let done = kept.len() < PAGE;
+                for numbered in kept {
+                    last = numbered.seq;
+                    if wanted(&numbered) && sender.send(Ok(wire_event(&numbered))).await.is_err() {
+                        return;
+                    }
+                }
+                if done {
+                    break live;
+                }
+            };
             if !follow {
                 return;
             }
@@ -298,16 +319,14 @@ impl coordinator_server::Coordinator for Operator {
                 };
                 match numbered {
                     Ok(numbered) if numbered.seq > last && wanted(&numbered) => {
+                        last = numbered.seq;
                         if sender.send(Ok(wire_event(&numbered))).await.is_err() {
                             return;
                         }
                     }
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        let text = format!(
-                            "{missed} events were missed because they were read too slowly: ask again after seq {last}"
-                        );
-                        let _ = sender.send(Err(Status::data_loss(text))).await.is_err();
+                        let _ = sender.send(Err(too_slow(missed, last))).await.is_err();
                         return;
                     }
                     Err(broadcast::error::RecvError::Closed) => return,

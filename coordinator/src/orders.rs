@@ -85,8 +85,7 @@ pub async fn adopt(
     let (after, who, name) = (events.seq(), peer.to_string(), target.clone());
     command(handle, move |command| CoreEvent::Adopt { command, target: name, who, found }).await?;
     let findings = events
-        .watch(after)
-        .0
+        .after(after)
         .into_iter()
         .filter(|numbered| numbered.note.kind == "adopted" && numbered.note.target.as_ref() == Some(&target))
         .map(|numbered| numbered.note.text)

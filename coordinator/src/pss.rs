@@ -3,11 +3,10 @@
 
 mod act;
 mod driver;
-mod inventory;
 mod notes;
-mod policy;
 mod signal;
 #[cfg(test)]
+#[path = "saving/tests.rs"]
 mod tests;
 mod view;
 mod watch;
@@ -16,6 +15,7 @@ mod wire;
 pub use driver::{Input, Sender};
 
 use crate::events::Events;
+use kage_coordinator::saving::{inventory, policy};
 use kage_coordinator_core::config::Cluster;
 use kage_proto::{
     channel::{Credentials, Options, channel},

@@ -9,19 +9,20 @@ use crate::{
     wire::{Wire, tune},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    future::Future as _,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -30,8 +31,21 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) struct Connection {
     wire: Wire,
     known: Connected,
+    /// It is closed then, unless it has said something.
+    until: Option<Pin<Box<Sleep>>>,
+    /// Once it has said something, it may stay so long; none: for ever.
+    stay: Option<Duration>,
+    spoken: bool,
     /// Counted against the limits for as long as it lives.
     _permits: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl Connection {
+    /// Without calls.
+    fn new(wire: Wire, peer: Peer, permits: [Option<OwnedSemaphorePermit>; 2]) -> Self {
+        let known = Connected { peer, open: Arc::default() };
+        Self { wire, known, until: None, stay: None, spoken: false, _permits: permits }
+    }
 }
 
 impl tonic::transport::server::Connected for Connection {
@@ -44,7 +58,21 @@ impl tonic::transport::server::Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().wire).poll_read(cx, buf)
+        let this = self.get_mut();
+        if this.until.as_mut().is_some_and(|until| until.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.wire).poll_read(cx, buf);
+        if !this.spoken && buf.filled().len() > before {
+            this.spoken = true;
+            this.until = this.stay.map(|stay| Box::pin(sleep(stay)));
+            if let Some(until) = &mut this.until {
+                // So that its end wakes us; it is not now.
+                let _later = until.as_mut().poll(cx).is_pending();
+            }
+        }
+        read
     }
 }
 
@@ -84,8 +112,7 @@ pub(crate) async fn accept(
         tls,
         connections: Arc::new(Semaphore::new(limits.connections)),
         anonymous: Arc::new(Semaphore::new(limits.anonymous_connections)),
-        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
-        by_address: Mutex::default(),
+        handshakes: Mutex::default(),
         limits,
     });
     loop {
@@ -119,8 +146,57 @@ struct Door {
     limits: Limits,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    handshakes: Mutex<Handshakes>,
+}
+
+/// Those under way. When all places are taken, the address that has the most gives up its oldest to one that has fewer:
+/// strangers, who can be slow on purpose, keep no agent out.
+#[derive(Default)]
+struct Handshakes {
+    /// Dropped, it ends the handshake.
+    by_address: HashMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
+    count: usize,
+    last: u64,
+}
+
+impl Handshakes {
+    fn begin(&mut self, address: IpAddr, limits: &Limits) -> Result<(u64, oneshot::Receiver<()>), &'static str> {
+        let here = self.by_address.get(&address).map_or(0, BTreeMap::len);
+        if here >= limits.handshakes_per_address && !address.is_loopback() {
+            return Err("too many handshakes at once from this address");
+        }
+        if self.count >= limits.handshakes && !self.make_room(here) {
+            return Err("too many handshakes at once");
+        }
+        let (keep, gives_way) = oneshot::channel();
+        self.last += 1;
+        self.count += 1;
+        self.by_address.entry(address).or_default().insert(self.last, keep);
+        Ok((self.last, gives_way))
+    }
+
+    /// For one of an address that has so many.
+    fn make_room(&mut self, here: usize) -> bool {
+        let oldest = |address: &IpAddr, all: &BTreeMap<u64, _>| Some((all.len(), *all.keys().next()?, *address));
+        let busiest = self.by_address.iter().filter_map(|(address, all)| oldest(address, all));
+        match busiest.max_by_key(|(count, number, _)| (*count, std::cmp::Reverse(*number))) {
+            Some((count, number, address)) if count > here => {
+                self.end(address, number);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn end(&mut self, address: IpAddr, number: u64) {
+        let Some(all) = self.by_address.get_mut(&address) else { return };
+        if all.remove(&number).is_some() {
+            self.count -= 1;
+        }
+        if all.is_empty() {
+            self.by_address.remove(&address);
+        }
+    }
 }
 
 /// One connection on its way in.
@@ -128,23 +204,20 @@ struct Visit {
     door: Arc<Door>,
     address: SocketAddr,
     connection: Option<OwnedSemaphorePermit>,
-    _handshake: OwnedSemaphorePermit,
+    number: u64,
+    gives_way: oneshot::Receiver<()>,
 }
 
 impl Door {
     /// Within all limits?
     fn begin(self: &Arc<Self>, address: SocketAddr) -> Result<Visit, &'static str> {
         let Ok(connection) = self.connections.clone().try_acquire_owned() else { return Err("too many connections") };
-        let Ok(handshake) = self.handshakes.clone().try_acquire_owned() else {
-            return Err("too many handshakes at once");
-        };
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = by_address.entry(address.ip()).or_default();
-        if *here >= self.limits.handshakes_per_address && !address.ip().is_loopback() {
-            return Err("too many handshakes at once from this address");
-        }
-        *here += 1;
-        Ok(Visit { door: self.clone(), address, connection: Some(connection), _handshake: handshake })
+        let (number, gives_way) = self.handshakes().begin(address.ip(), &self.limits)?;
+        Ok(Visit { door: self.clone(), address, connection: Some(connection), number, gives_way })
+    }
+
+    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,10 +228,14 @@ impl Visit {
         let connection = self.connection.take();
         let Some(pki) = &self.door.tls else {
             let peer = Peer { caller: Caller::Local, address: self.address };
-            return Ok(Connection { wire: Wire::Plain(tcp), known: fresh(peer), _permits: [connection, None] });
+            return Ok(Connection::new(Wire::Plain(tcp), peer, [connection, None]));
         };
         let acceptor = TlsAcceptor::from(pki.server_config().map_err(|error| error.to_string())?);
-        let tls = match timeout(limits.handshake, acceptor.accept(tcp)).await {
+        let handshake = tokio::select! {
+            handshake = timeout(limits.handshake, acceptor.accept(tcp)) => handshake,
+            _ = &mut self.gives_way => return Err("too many handshakes at once: this one gave way".to_owned()),
+        };
+        let tls = match handshake {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return Err(handshake_reason(&error)),
             Err(_) => return Err(format!("no TLS handshake within {:?}", limits.handshake)),
@@ -174,14 +251,10 @@ impl Visit {
             },
         };
         let peer = Peer { caller, address: self.address };
-        let wire = Wire::Tls(Box::new(tls.into()));
-        Ok(Connection { wire, known: fresh(peer), _permits: [connection, anonymous] })
+        let stay = anonymous.is_some().then_some(limits.anonymous_stay);
+        let connection = Connection::new(Wire::Tls(Box::new(tls.into())), peer, [connection, anonymous]);
+        Ok(Connection { until: Some(Box::pin(sleep(limits.handshake))), stay, ..connection })
     }
-}
-
-/// A connection without calls.
-fn fresh(peer: Peer) -> Connected {
-    Connected { peer, open: Arc::default() }
 }
 
 /// In words for the audit log.
@@ -205,12 +278,6 @@ fn handshake_reason(error: &io::Error) -> String {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut by_address = self.door.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = by_address.get_mut(&self.address.ip()) {
-            *here -= 1;
-            if *here == 0 {
-                by_address.remove(&self.address.ip());
-            }
-        }
+        self.door.handshakes().end(self.address.ip(), self.number);
     }
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 /// Bounds of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A TLS handshake takes a round trip and some milliseconds; one that lasts longer is given up.
+    /// A TLS handshake takes a round trip and some milliseconds; one that lasts longer is given up. So is a connection
+    /// that says nothing for as long after it.
     pub handshake: Duration,
-    /// Handshakes at a time: a thousand agents may reconnect at once after a restart. More are closed and audited.
+    /// Handshakes at a time: a thousand agents may reconnect at once after a restart. Above that, the oldest of the address
+    /// that has the most gives way to one of an address that has fewer; others are closed. Both are audited.
     pub handshakes: usize,
     /// Handshakes at a time from one address (loopback excepted), so that one machine can't take them all.
     pub handshakes_per_address: usize,
@@ -15,6 +17,8 @@ pub struct Limits {
     pub connections: usize,
     /// Of these without a certificate: machines that are enrolling.
     pub anonymous_connections: usize,
+    /// Each of these is closed after so long: twice what an enrolment may take.
+    pub anonymous_stay: Duration,
     /// Calls at a time on one connection, streams included. More are refused with RESOURCE_EXHAUSTED.
     pub calls_per_connection: u32,
     /// Commands (what is audited) of one operator, viewer or stranger. Coordinator, SIF and agents are not limited: a
@@ -38,6 +42,7 @@ impl Default for Limits {
             handshakes_per_address: 64,
             connections: 4096,
             anonymous_connections: 64,
+            anonymous_stay: Duration::from_secs(30),
             calls_per_connection: 256,
             // A person's script, or a drill; not a loop gone wild.
             commands: Rate { per_second: 20, burst: 100 },
@@ -47,6 +52,17 @@ impl Default for Limits {
             keepalive_timeout: Duration::from_secs(5),
             drain: Duration::from_millis(500),
         }
+    }
+}
+
+#[cfg(feature = "server")]
+impl Limits {
+    /// As many connections as a process with so many descriptors can have, and still open files and call others; strangers
+    /// at most half of them.
+    pub(crate) fn within(mut self, descriptors: usize) -> Self {
+        self.connections = self.connections.min(descriptors / 4 * 3);
+        self.handshakes = self.handshakes.min(self.connections / 2).max(1);
+        self
     }
 }
 
@@ -75,3 +91,19 @@ pub(crate) const MAX_RATED: usize = 4096;
 
 /// Audit lines of refusals in one second; what is above is counted, so that a flood of them fills no disk.
 pub(crate) const AUDITED_REFUSALS_PER_SECOND: u32 = 50;
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_never_take_all_that_the_descriptors_allow() {
+        let within = |descriptors| {
+            let limits = Limits::default().within(descriptors);
+            (limits.connections, limits.handshakes)
+        };
+        assert_eq!(within(8192), (4096, 1024));
+        assert_eq!(within(1024), (768, 384));
+        assert_eq!(within(usize::MAX), (4096, 1024));
+    }
+}

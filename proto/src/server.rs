@@ -112,6 +112,12 @@ const REFUSED_AT_ONCE: u32 = 64;
 /// Connections whose handshake is done and that wait for tonic.
 const READY_CONNECTIONS: usize = 128;
 
+/// That this process may have.
+fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 impl Server {
     /// Listens. Connections wait until [`Server::run`].
     ///
@@ -183,6 +189,10 @@ impl Server {
             self.health.set_service_status(*name, ServingStatus::Serving).await;
         }
         let Self { listener, address, tls, limits, routes, .. } = self;
+        let (wanted, limits) = (limits.connections, limits.within(descriptors()));
+        if limits.connections < wanted {
+            tracing::warn!(%address, "only {} connections are taken: raise the limit of open files (LimitNOFILE=8192)", limits.connections);
+        }
         let (ready, connections) = mpsc::channel::<io::Result<Connection>>(READY_CONNECTIONS);
         tokio::spawn(accept(listener, tls, limits.clone(), ready));
 

@@ -332,6 +332,9 @@ impl From<&Tables> for proto::Tables {
                     original_host: row.original_host.to_string(),
                 })
                 .collect(),
+            displaced: (tables.displaced.iter())
+                .map(|(place, host)| proto::DisplacedRow { place: place.to_string(), host: host.to_string() })
+                .collect(),
             real_servers: (tables.real_servers.iter())
                 .map(|(host, row)| proto::RealServerRow {
                     host: host.to_string(),
@@ -371,6 +374,10 @@ impl TryFrom<&proto::Tables> for Tables {
                     original_host: parse("live_migration.original_host", &row.original_host)?,
                 };
                 Ok((parse::<DomainName>("live_migration.place", &row.place)?, value))
+            })?,
+            displaced: rows("displaced.place", &tables.displaced, |row| {
+                let place = parse::<DomainName>("displaced.place", &row.place)?;
+                Ok((place, parse::<AgentId>("displaced.host", &row.host)?))
             })?,
             real_servers: rows("real_servers.host", &tables.real_servers, |row| {
                 let value =

@@ -67,6 +67,7 @@ fn edits(n: u64) -> Vec<Edit> {
     let mut edits = vec![
         Edit::Operation(place.clone(), there.then(|| row.clone())),
         Edit::Suspend(place.clone(), (!there).then_some(row)),
+        Edit::Displaced(place.clone(), there.then(|| host.clone())),
         Edit::LiveMigration(
             place.clone(),
             there.then(|| MigrationRow { vm: place.clone(), original_host: host.clone() }),

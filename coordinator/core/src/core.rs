@@ -101,6 +101,20 @@ pub(crate) enum TargetJob {
     LetGo(usize),
     /// The target gets its storage access back.
     Unfence,
+    /// A virtual server's plug is pulled where it may be running, before it is started or reset on this other one.
+    Clear(AgentId, VmOrder),
+}
+
+/// What a virtual server's own real server is told next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum VmOrder {
+    /// Start it; one that runs runs on.
+    Start,
+    /// Pull its plug and start it, after so many vain starts.
+    Reset,
+    /// The same as background job 1.
+    Reboot,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -519,7 +533,10 @@ impl Coordinator {
                 }
             }
             AgentReport::ServiceHeld { service, held } => self.service_held(agent, &service, held, actions),
-            AgentReport::VmCrashed { domain, detail } => self.double_crashed(now, agent, &domain, &detail, actions),
+            AgentReport::VmCrashed { domain, detail } => {
+                self.virtual_server_crashed(now, agent, &domain, &detail, actions);
+                self.double_crashed(now, agent, &domain, &detail, actions);
+            }
             AgentReport::Other(text) => self.note(None, Severity::Info, "agent", format!("{agent}: {text}"), actions),
         }
     }
@@ -579,7 +596,7 @@ impl Coordinator {
                 continue;
             }
             let up = now.since(alive) <= limit;
-            *domains.entry(machine.failure_domain.as_str()).or_insert(false) |= up;
+            *domains.entry(self.failure_domain(name, machine)).or_insert(false) |= up;
         }
         let total = domains.len();
         let dark: BTreeSet<&str> = domains.iter().filter(|(_, up)| !**up).map(|(name, _)| *name).collect();

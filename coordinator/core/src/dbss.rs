@@ -3,7 +3,7 @@
 
 use crate::{
     config::{Budget, Failback, Target},
-    core::{Act, Coordinator, JobFor, TargetJob, TargetView},
+    core::{Act, Coordinator, JobFor, TargetJob, TargetView, VmOrder},
     event::{Action, AgentCommand, Cause, CheckOutcome, JobId, JobResult, Severity},
     placement::{Owner, describe},
 };
@@ -42,6 +42,12 @@ pub(crate) struct Dbss {
     round: Round,
     round_ended: Time,
     budgets: Budgets,
+    /// Why a virtual server is not started yet, as it was said last. Absent in snapshots of before it was there.
+    #[serde(default)]
+    waits_for: Option<String>,
+    /// Since when a virtual server under live migration has not answered. Absent in snapshots of before it was there.
+    #[serde(default)]
+    grace: Option<Time>,
     pub wake: Time,
 }
 
@@ -56,6 +62,8 @@ impl Dbss {
             round: Round::Idle,
             round_ended: now,
             budgets: Budgets::default(),
+            waits_for: None,
+            grace: None,
             wake: now,
         }
     }
@@ -102,11 +110,18 @@ impl Dbss {
         }
     }
 
+    /// Does its backup server keep its place, until the operator starts it again?
+    pub fn is_given_up(&self) -> bool {
+        matches!(self.mode, Mode::Ended { .. })
+    }
+
     fn enter(&mut self, now: Time, mode: Mode) {
         self.mode = mode;
         self.since = now;
         self.round = Round::Idle;
         self.round_ended = now;
+        self.waits_for = None;
+        self.grace = None;
         self.wake = now;
     }
 
@@ -253,6 +268,9 @@ impl Coordinator {
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
                 Background::Operator { healthy: false }
             } else {
+                // What of it reached SIF is not known; repeated, it changes nothing.
+                self.claim(name, target, "resumed");
+                self.function_restored(target);
                 Background::AwaitReboot { job: Job::Resumed, until: now + target.reboot_wait, left: true }
             };
             return self.enter(now, name, Mode::TargetServerRecovery { background });
@@ -261,6 +279,7 @@ impl Coordinator {
             let cause = if owned.is_empty() { Cause::First } else { Cause::Failback };
             self.move_all(now, target, &home, cause, false);
         }
+        self.tell_its_return(name, target);
         self.enter_regular(now, name);
     }
 
@@ -284,6 +303,15 @@ impl Coordinator {
         let dbss = self.dbss(name);
         if dbss.round_over() {
             let (ping, bad) = (dbss.ping.clone(), dbss.bad_services());
+            if self.in_grace(now, name, target, ping.bad() || !bad.is_empty()) {
+                let next = now + detection.interval;
+                if let Mode::Regular { next: due, .. } = &mut self.dbss(name).mode {
+                    *due = next;
+                }
+                self.wake_at(name, next);
+                return self.watch_lease(now, name, target);
+            }
+            let dbss = self.dbss(name);
             if let (Seen::Bad(_, why), true) = (&ping, !bad.is_empty() || !detection.push || target.services.is_empty())
             {
                 return self.examine(now, name, format!("ping: {why}"), actions);

@@ -435,6 +435,25 @@ fn a_takeover_takes_along_what_the_lost_server_held_for_others_and_arrangements_
     assert!(words.is_empty(), "{words:?}");
 }
 
+/// Mail2's virtual IP is on mail1: what becomes of mail2 is no reason to leave it behind.
+#[test]
+fn a_virtual_ip_of_one_that_is_being_recovered_follows_who_holds_it() {
+    let mut bench = Bench::new();
+    bench.read_tables(|tables| drop(tables.placement.insert(vip(113), vm("mail1"))));
+    bench.epoch(2);
+    bench.bars();
+    bench.commanded(|command| matches!(command, AgentCommand::Prepare { .. }), JobResult::Done);
+    bench.commanded(|command| matches!(command, AgentCommand::Release { .. }), JobResult::Done);
+    bench.end(holding, JobResult::Done);
+    let target: TargetName = "mail2".parse().expect("name");
+    let report = AgentReport::VmCrashed { domain: vm("mail2"), detail: "its process is gone".into() };
+    bench.step(Event::Report { agent: agent("rs2"), report });
+    assert_ne!(bench.core.target(&target).expect("target").mode, "regular");
+    bench.read_tables(|tables| migrating(tables, "rs1", "rs2", StepState::Begun));
+    let words = bench.switched_over(113, "rs1", 2);
+    assert!(words.contains(&"epoch after 2 of 10.0.0.113: mail1 on rs2, arranged".to_owned()), "{words:?}");
+}
+
 #[test]
 fn a_real_server_that_sleeps_on_purpose_is_neither_dark_nor_flaky() {
     let mut bench = Bench::new();

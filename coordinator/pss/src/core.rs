@@ -24,7 +24,7 @@ use std::{
 pub enum Input {
     /// Time went by; and what the clock on the wall says.
     Tick(Wall),
-    /// What there is, as the ledger and the agents have it. `now`, `wanted`, `usage`, `awake_since` and `sleeps` in it
+    /// What there is, as the ledger and the agents have it. `now`, `wanted`, `usage`, `awake_since`, `sleeps` and `woke` in it
     /// are put in here; a claim in it stands as long as the ledger has it.
     Inventory(Box<Inventory>),
     /// Counters of a virtual server.
@@ -72,6 +72,9 @@ struct Seen {
     sleeps: Vec<Time>,
     /// It did not wake when told to.
     no_wake: Option<Time>,
+    /// Since when it answers though it is asleep in the ledger.
+    #[serde(default)]
+    answers: Option<Time>,
 }
 
 /// After plans that had to be undone.
@@ -249,13 +252,18 @@ impl Pss {
             }
         }
         self.unfinished = match (end.direction, end.outcome) {
-            (Direction::Unfold, Outcome::Partial) => true,
+            (Direction::Unfold, Outcome::Partial) => !groups.is_empty(),
             (Direction::Fold | Direction::Unfold, Outcome::Complete | Outcome::Failed | Outcome::GivenUp)
             | (Direction::Fold, Outcome::Partial) => false,
         };
         self.backoff = match (end.direction, end.outcome) {
             (Direction::Fold, Outcome::Complete) => Backoff::default(),
             (Direction::Fold, Outcome::Failed) => {
+                let wait = self.backoff.wait.saturating_mul(2).clamp(self.policy.backoff, self.policy.patience);
+                Backoff { wait, until: now + wait }
+            }
+            // To put things in their places costs nobody anything if it waits.
+            (Direction::Unfold, Outcome::Partial | Outcome::Failed) if groups.is_empty() => {
                 let wait = self.backoff.wait.saturating_mul(2).clamp(self.policy.backoff, self.policy.patience);
                 Backoff { wait, until: now + wait }
             }
@@ -273,7 +281,7 @@ impl Pss {
 
     fn observe(&mut self, now: Time, inventory: Inventory, actions: &mut Vec<Action>) {
         for (name, host) in &inventory.hosts {
-            let new = || Seen { state: host.state, awake_since: now, sleeps: Vec::new(), no_wake: None };
+            let new = || Seen { state: host.state, awake_since: now, sleeps: Vec::new(), no_wake: None, answers: None };
             let seen = self.hosts.entry(name.clone()).or_insert_with(new);
             match (seen.state, host.state) {
                 (HostState::Asleep | HostState::Lost, HostState::Awake) => {
@@ -285,6 +293,8 @@ impl Pss {
                 | (HostState::Lost, HostState::Lost) => {}
             }
             seen.state = host.state;
+            let odd = host.state == HostState::Asleep && host.answers;
+            seen.answers = if odd { seen.answers.or(Some(now)) } else { None };
             seen.sleeps.retain(|at| now.since(*at) < plan::DAY);
         }
         self.hosts.retain(|name, _| inventory.hosts.contains_key(name));
@@ -390,7 +400,7 @@ impl Pss {
         if plan.is_empty() {
             return;
         }
-        if plan.direction == Direction::Fold && now < self.backoff.until {
+        if (plan.direction == Direction::Fold || plan.groups.is_empty()) && now < self.backoff.until {
             self.planned.add(Reason::Backoff(self.backoff.until.since(now)));
             return;
         }
@@ -408,6 +418,8 @@ impl Pss {
             let Some(seen) = self.hosts.get(name) else { continue };
             host.awake_since = seen.awake_since;
             host.sleeps = seen.sleeps.clone();
+            // A host that has just been told to sleep answers for a moment.
+            host.woke = seen.answers.is_some_and(|since| now.since(since) >= self.policy.fresh);
             if seen.no_wake.is_some_and(|at| now.since(at) < self.policy.patience) {
                 host.wake = WakePath::Failed;
             }

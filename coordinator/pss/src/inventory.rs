@@ -56,6 +56,12 @@ pub struct HostWatts {
 pub struct Host {
     /// Its power.
     pub state: HostState,
+    /// Its agent answers, whatever the ledger says of its power.
+    #[serde(default)]
+    pub answers: bool,
+    /// It is asleep in the ledger, and has been answering for a while: it woke by itself, or never slept.
+    #[serde(default)]
+    pub woke: bool,
     /// Since when it is awake, if it is.
     pub awake_since: Time,
     /// When it went to sleep, in the last 24 h.
@@ -197,6 +203,7 @@ impl Inventory {
     fn set_host(&mut self, name: &AgentId, state: HostState) {
         if let Some(host) = self.hosts.get_mut(name) {
             host.state = state;
+            host.answers = state == HostState::Awake;
         }
     }
 }

@@ -33,6 +33,8 @@ use tonic::{Code, Status, transport::Channel};
 
 /// Between two looks at something that takes a moment.
 const POLL: Duration = Duration::from_millis(250);
+/// Nothing wakes and answers as quickly as this.
+const NO_WAKE: Duration = Duration::from_millis(500);
 /// An agent that sleeps answers nobody: this long per question.
 const ASLEEP: Duration = Duration::from_millis(700);
 
@@ -333,8 +335,10 @@ impl Context {
             }
         }
         // A later attempt's time says less: earlier packets may have done it.
-        if matches!(how, How::Wake { attempt: 1 }) {
-            self.inputs.send(Input::Woke(host.clone(), ms(now().since(begun)))).await;
+        // One that was awake all the time proves nothing.
+        let took = now().since(begun);
+        if took >= NO_WAKE && matches!(how, How::Wake { attempt: 1 }) {
+            self.inputs.send(Input::Woke(host.clone(), ms(took))).await;
         }
         Ok(())
     }

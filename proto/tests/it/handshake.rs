@@ -96,6 +96,76 @@ async fn too_many_handshakes_are_closed_and_audited() {
     audited(&["too many handshakes", &format!("127.0.0.1:{port}\"")]).await;
 }
 
+/// A connection from an address of this machine, with a handshake or without.
+async fn dial(from: [u8; 4], running: &Running) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.bind((from, 0).into()).expect("bind");
+    socket.connect(running.address).await.expect("tcp")
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_the_busiest_address_gives_up_its_oldest() {
+    let cluster = Cluster::new();
+    let running = cluster.serve_with(Role::Agent, "rs1", |config| config.limits.handshakes = 3).await;
+    let mut strangers = Vec::new();
+    for last in [1, 2, 2] {
+        strangers.push(dial([127, 0, 2, last], &running).await);
+    }
+    // An address that has as many already gets no more.
+    let mut another = dial([127, 0, 2, 2], &running).await;
+    let port = another.local_addr().expect("address").port();
+    let read = another.read(&mut [0; 8]).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    audited(&["too many handshakes at once", &format!("127.0.2.2:{port}\"")]).await;
+
+    let channel = cluster.channel(&running, Role::Coordinator, "c", Role::Agent);
+    VoterClient::new(channel).get_voter_state(GetVoterStateRequest {}).await.expect("let in");
+    let port = strangers[1].local_addr().expect("address").port();
+    let read = strangers[1].read(&mut [0; 8]).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    audited(&["this one gave way", &format!("127.0.2.2:{port}\"")]).await;
+    for stays in [0, 2] {
+        let read = strangers[stays].try_read(&mut [0; 8]);
+        assert!(read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{stays} stays");
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_after_its_handshake_or_has_no_certificate_does_not_stay() {
+    let cluster = Cluster::new();
+    let short = Duration::from_millis(500);
+    let running = cluster
+        .serve_with(Role::Agent, "rs1", |config| {
+            (config.limits.handshake, config.limits.anonymous_stay) = (short, 3 * short);
+            config.limits.anonymous_connections = 1;
+        })
+        .await;
+    let agent = cluster.issue(Role::Agent, "rs5", 1);
+    // Says what, as whom; is hung up on after how long.
+    let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (shown, says, ends) in [
+        (Some(&agent), &b""[..], Some(short)),
+        (Some(&agent), preface, None),
+        (None, b"", Some(short)),
+        (None, preface, Some(3 * short)),
+        (None, preface, Some(3 * short)),
+    ] {
+        let config = raw_config(&cluster, shown.map(std::path::PathBuf::as_path));
+        let tcp = TcpStream::connect(running.address).await.expect("tcp");
+        let name = ServerName::try_from("localhost").expect("name");
+        let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("handshake");
+        let begun = std::time::Instant::now();
+        tls.write_all(says).await.expect("said");
+        let mut heard = Vec::new();
+        let read = tokio::time::timeout(4 * short, tls.read_to_end(&mut heard)).await;
+        let (took, case) = (begun.elapsed(), (shown.is_some(), says.len()));
+        match ends {
+            None => assert!(read.is_err(), "{case:?} was hung up on after {took:?}"),
+            Some(least) => assert!(read.is_ok() && took >= least / 2, "{case:?}: {read:?} after {took:?}"),
+        }
+    }
+}
+
 async fn refusal(channel: tonic::transport::Channel) -> String {
     let status = VoterClient::new(channel).get_voter_state(GetVoterStateRequest {}).await.expect_err("refused");
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");

@@ -257,6 +257,10 @@ pub struct Tables {
     pub suspend: BTreeMap<DomainName, OperationRow>,
     /// By place.
     pub live_migration: BTreeMap<DomainName, MigrationRow>,
+    /// By place that another virtual server fills: the real server that its own was on last. It is nowhere else, so it may
+    /// be started there without becoming two. Absent in ledgers and journals of before it was there.
+    #[serde(default)]
+    pub displaced: BTreeMap<DomainName, AgentId>,
     /// RSG.
     pub real_servers: BTreeMap<AgentId, RealServerRow>,
     /// By service group.
@@ -275,6 +279,12 @@ impl Tables {
     #[must_use]
     pub fn place_of(&self, vm: &DomainName) -> Option<(&DomainName, &OperationRow)> {
         self.operation.iter().chain(&self.suspend).find(|(_, row)| row.vm == *vm)
+    }
+
+    /// The real server that a virtual server is on, or, while another fills its place, was on last.
+    #[must_use]
+    pub fn host_of(&self, vm: &DomainName) -> Option<&AgentId> {
+        self.place_of(vm).map(|(_, row)| &row.host).or_else(|| self.displaced.get(vm))
     }
 
     /// A1, A2: is it suspended on purpose, or about to be, or being brought back?

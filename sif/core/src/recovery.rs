@@ -105,7 +105,10 @@ fn in_operation<'a>(shared: &'a mut Shared, place: &DomainName) -> Result<&'a mu
 
 /// A virtual server is in one spot, however many places it fills.
 fn is_on(tables: &mut Tables, vm: &DomainName, host: &AgentId) {
-    let Tables { operation, suspend, .. } = tables;
+    let Tables { operation, suspend, displaced, .. } = tables;
+    if let Some(at) = displaced.get_mut(vm) {
+        at.clone_from(host);
+    }
     for row in operation.values_mut().chain(suspend.values_mut()).filter(|row| row.vm == *vm) {
         row.host.clone_from(host);
     }
@@ -119,8 +122,13 @@ pub(crate) fn function_restored(
     host: AgentId,
 ) -> Result<(), Refusal> {
     let row = in_operation(shared, place)?;
+    let was_on = row.host.clone();
     let old = std::mem::replace(&mut row.vm, backup.clone());
     let group = row.group.clone();
+    // Where it failed nothing else says from now on.
+    if old == *place {
+        shared.tables.displaced.insert(place.clone(), was_on);
+    }
     redirect(&mut shared.tables, &old, backup, group.as_ref());
     is_on(&mut shared.tables, backup, &host);
     Ok(())
@@ -176,7 +184,7 @@ pub(crate) fn moved_to(shared: &mut Shared, vm: &DomainName, host: &AgentId) -> 
         .filter(|(_, row)| row.vm == *vm)
         .map(|(place, row)| (place.clone(), row.home.clone()))
         .collect();
-    if filled.is_empty() {
+    if filled.is_empty() && !shared.tables.displaced.contains_key(vm) {
         return Err(Refusal::Unknown { what: format!("virtual server {vm} in any place") });
     }
     is_on(&mut shared.tables, vm, host);

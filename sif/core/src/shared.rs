@@ -54,6 +54,8 @@ pub enum Edit {
     Suspend(DomainName, Option<OperationRow>),
     /// Of the Live migration table.
     LiveMigration(DomainName, Option<MigrationRow>),
+    /// Where the place's own virtual server was last, while another fills it.
+    Displaced(DomainName, Option<AgentId>),
     /// Of the RSG table.
     RealServer(AgentId, Option<RealServerRow>),
     /// Of the State table.
@@ -83,6 +85,7 @@ impl Edit {
             Edit::Operation(place, _) => format!("operation/{place}"),
             Edit::Suspend(place, _) => format!("suspend/{place}"),
             Edit::LiveMigration(place, _) => format!("live-migration/{place}"),
+            Edit::Displaced(place, _) => format!("displaced/{place}"),
             Edit::RealServer(host, _) => format!("real-server/{host}"),
             Edit::State(group, _) => format!("state/{group}"),
             Edit::Placement(vip, _) => format!("placement/{vip}"),
@@ -101,6 +104,7 @@ impl Edit {
         match self {
             Edit::Operation(_, row) | Edit::Suspend(_, row) => row.is_none(),
             Edit::LiveMigration(_, row) => row.is_none(),
+            Edit::Displaced(_, host) => host.is_none(),
             Edit::RealServer(_, row) => row.is_none(),
             Edit::State(_, row) => row.is_none(),
             Edit::Placement(_, row) => row.is_none(),
@@ -120,6 +124,7 @@ impl Edit {
             Edit::Operation(..)
             | Edit::Suspend(..)
             | Edit::LiveMigration(..)
+            | Edit::Displaced(..)
             | Edit::RealServer(..)
             | Edit::State(..)
             | Edit::Placement(..)
@@ -149,6 +154,7 @@ impl Shared {
             Edit::Operation(place, row) => put(&mut tables.operation, place, row),
             Edit::Suspend(place, row) => put(&mut tables.suspend, place, row),
             Edit::LiveMigration(place, row) => put(&mut tables.live_migration, place, row),
+            Edit::Displaced(place, host) => put(&mut tables.displaced, place, host),
             Edit::RealServer(host, row) => put(&mut tables.real_servers, host, row),
             Edit::State(group, row) => put(&mut tables.state, group, row),
             Edit::Placement(vip, vm) => put(&mut tables.placement, vip, vm),
@@ -208,6 +214,7 @@ impl Shared {
         differing(&old.operation, &new.operation, |key, row| edits.push(Edit::Operation(key, row)));
         differing(&old.suspend, &new.suspend, |key, row| edits.push(Edit::Suspend(key, row)));
         differing(&old.live_migration, &new.live_migration, |key, row| edits.push(Edit::LiveMigration(key, row)));
+        differing(&old.displaced, &new.displaced, |key, host| edits.push(Edit::Displaced(key, host)));
         differing(&old.real_servers, &new.real_servers, |key, row| edits.push(Edit::RealServer(key, row)));
         differing(&old.state, &new.state, |key, row| edits.push(Edit::State(key, row)));
         differing(&old.placement, &new.placement, |key, vm| edits.push(Edit::Placement(key, vm)));

@@ -56,6 +56,11 @@ pub(crate) fn tidy(shared: &mut Shared) {
     let rows = rows.into_iter().filter(|(place, row)| away(place, &row.original_host)).collect();
     tables.live_migration = rows;
 
+    // Of a place that another fills.
+    let displaced = std::mem::take(&mut tables.displaced);
+    let another = |place: &DomainName| places(tables).any(|(name, row)| name == place && row.vm != *place);
+    tables.displaced = displaced.into_iter().filter(|(place, _)| another(place)).collect();
+
     // Elsewhere than at home, on a virtual server that fills a place.
     let mut homes: BTreeMap<Vip, &DomainName> = BTreeMap::new();
     let mut known: BTreeSet<&DomainName> = BTreeSet::new();

@@ -165,7 +165,8 @@ pub(crate) fn put_step(shared: &mut Shared, id: u64, by: &str, word: &StepWord) 
 fn unclaimed(tables: &Tables, step: &Step) -> Result<(), Refusal> {
     let on_board = |claim: &Claim| match (step, claim) {
         (Step::SuspendHost { host }, Claim::Vm(vm)) => {
-            places(tables).any(|(place, row)| row.host == *host && (row.vm == *vm || place == vm))
+            let filled = places(tables).any(|(place, row)| row.host == *host && (row.vm == *vm || place == vm));
+            filled || tables.displaced.get(vm) == Some(host)
         }
         (
             Step::MoveVip { .. }
@@ -297,7 +298,10 @@ fn done(shared: &mut Shared, step: &Step, word: &StepWord) {
     let tables = &mut shared.tables;
     match step {
         Step::Migrate { vm, to, .. } => {
-            let Tables { operation, suspend, .. } = tables;
+            let Tables { operation, suspend, displaced, .. } = tables;
+            if let Some(at) = displaced.get_mut(vm) {
+                at.clone_from(to);
+            }
             for row in operation.values_mut().chain(suspend.values_mut()).filter(|row| row.vm == *vm) {
                 row.host.clone_from(to);
             }

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use kage_tests::sim::{
     campaign, exhaust,
     net::Weather,
+    night,
     run::{Options, traced},
     sabotage, scenario,
     search::search,
@@ -27,6 +28,31 @@ enum Command {
     Run(Run),
     /// Many seeds in every weather, on and on: docs/measurements/sim.json and sim.md. Goes on where it was stopped.
     Campaign(Campaign),
+    /// Power saving and supervision together (docs/power-saving.md): a failure during each step of each transition, or a
+    /// day's load.
+    Night(Night),
+}
+
+#[derive(clap::Args)]
+struct Night {
+    /// Chance.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only pairs with these words; with the trace of the first that is broken.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Lines of a trace.
+    #[arg(long, default_value_t = 200)]
+    lines: usize,
+    /// Instead: so many hours of a load that rises and falls with the day.
+    #[arg(long)]
+    day: Option<u64>,
+    /// Every pair and a day, written to docs/measurements/night.json and night.md (`tests/campaign night`).
+    #[arg(long)]
+    measure: bool,
+    /// Only write night.md anew.
+    #[arg(long)]
+    table: bool,
 }
 
 #[derive(clap::Args)]
@@ -133,7 +159,56 @@ fn main() -> ExitCode {
         Command::Lease(lease) => search_leases(&lease),
         Command::Run(run) => run_scenario(&run),
         Command::Campaign(campaign) => run_campaign(&campaign),
+        Command::Night(wanted) => run_night(&wanted),
     }
+}
+
+fn run_night(wanted: &Night) -> ExitCode {
+    let ran = match wanted.day {
+        _ if wanted.measure || wanted.table => measured_night(wanted),
+        Some(hours) => night::day(wanted.seed, hours).map(|day| {
+            println!("{day:#?}");
+            true
+        }),
+        None => night_of_failures(wanted),
+    };
+    match ran {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn measured_night(wanted: &Night) -> anyhow::Result<bool> {
+    let good = wanted.table || night::report::measure(wanted.seed, &mut |line| eprintln!("{line}"))?;
+    println!("{}", night::report::document()?.display());
+    Ok(good)
+}
+
+/// Every pair of step and victim.
+fn night_of_failures(wanted: &Night) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let (mut tried, mut broken) = (0, 0);
+    for case in night::cases(night::steps(wanted.seed)?) {
+        if !case.to_string().contains(&wanted.only) {
+            continue;
+        }
+        let (it, night) = night::run_case(case, wanted.seed)?;
+        tried += 1;
+        if let Some(what) = &it.broken {
+            broken += 1;
+            println!("BROKEN {case} ({}): {what}", it.what);
+            if !wanted.only.is_empty() && broken == 1 {
+                let lines: Vec<&String> = night.trace().collect();
+                lines.iter().skip(lines.len().saturating_sub(wanted.lines)).for_each(|line| println!("{line}"));
+            }
+        }
+    }
+    println!("{tried} pairs, {broken} broken, {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(broken == 0)
 }
 
 fn run_campaign(wanted: &Campaign) -> ExitCode {

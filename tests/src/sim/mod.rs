@@ -16,6 +16,7 @@ pub mod kernel;
 mod look;
 pub mod machine;
 pub mod net;
+pub mod night;
 pub mod outcome;
 pub mod record;
 pub mod rng;

@@ -2,8 +2,13 @@
 //! one a virtual IP belongs to, what sleeps on purpose. Virtual IPs follow them by planned moves.
 
 use super::*;
-use crate::{arrangement::Arrangement, config::Target, event::Cause, placement::Owner};
-use kage_types::{DomainName, Tables};
+use crate::{
+    arrangement::Arrangement,
+    config::{Machine, Target},
+    event::Cause,
+    placement::Owner,
+};
+use kage_types::{Claim, DomainName, Tables};
 
 /// What an agent says of a VIP whose virtual server has left it by live migration begins like this.
 const SWITCHED_OVER: &str = "switched over";
@@ -45,7 +50,20 @@ impl Coordinator {
             // It has left one of the two, so it is on the other; a migration that is taken back has them the other way.
             return Some(if switched.from == *from { to.clone() } else { from.clone() });
         }
-        tables.place_of(vm).map(|(_, row)| row.host.clone())
+        tables.host_of(vm).cloned()
+    }
+
+    /// Where alone this virtual server may be started or reset, if that is known and nobody moves it any more: power
+    /// saving has seen the claim, and whatever it had begun before is in these tables.
+    pub(crate) fn where_to_start(&self, vm: &DomainName) -> Option<AgentId> {
+        let claimed = self.tables.as_ref()?.claims.contains_key(&Claim::Vm(vm.clone()));
+        self.where_is(vm).filter(|_| claimed)
+    }
+
+    /// Where it may be running besides: the other end of a live migration that nobody has said the end of.
+    pub(crate) fn may_run_at(&self, vm: &DomainName, besides: &AgentId) -> Option<AgentId> {
+        let (from, to) = self.tables.as_ref()?.migrating(vm)?;
+        [from, to].into_iter().find(|host| *host != besides).cloned()
     }
 
     /// The real server that this target is on; of one that is no virtual server its machine.
@@ -53,6 +71,14 @@ impl Coordinator {
     pub fn host_of(&self, target: &Target) -> AgentId {
         let host = target.domain().and_then(|domain| self.where_is(domain));
         host.unwrap_or_else(|| target.agent.clone())
+    }
+
+    /// What fails together with this machine. The agent inside a virtual server goes with the real server that it is on.
+    pub(super) fn failure_domain<'a>(&'a self, agent: &AgentId, machine: &'a Machine) -> &'a str {
+        let around = |target: &&Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
+        let host = self.cluster.targets.values().find(around).map(|target| self.host_of(target));
+        let host = host.and_then(|host| self.cluster.agents.get(&host));
+        &host.unwrap_or(machine).failure_domain
     }
 
     /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?
@@ -104,6 +130,22 @@ impl Coordinator {
             (None, None) => self.place_of_vip(**vip) == Some(domain),
         };
         self.vips.iter().filter(holds).map(|(vip, _)| *vip).collect()
+    }
+
+    /// What a recovery of it is about: what belongs to it, what it really holds, and what is on its way from it to its
+    /// backup server.
+    pub(crate) fn vips_at_stake(&self, target: &Target) -> BTreeSet<Vip> {
+        let mut vips = self.vips_of(target);
+        let Some(domain) = target.domain() else { return vips };
+        vips.append(&mut self.vips_held_by(target));
+        let leaves = |(_, state): &(&Vip, &crate::placement::VipState)| {
+            state.moving.as_ref().is_some_and(|moving| {
+                let of_it = |from: &(Owner, _)| from.0.domain.as_ref() == Some(domain);
+                moving.to.domain.as_ref() == Some(&target.backup.domain) && moving.from.as_ref().is_some_and(of_it)
+            })
+        };
+        vips.extend(self.vips.iter().filter(leaves).map(|(vip, _)| *vip));
+        vips
     }
 
     /// Is it a target itself, and nobody's backup server?
@@ -198,10 +240,21 @@ impl Coordinator {
         if self.cluster.targets.values().any(backs) && !row.domain.as_ref().is_some_and(fills) {
             return false;
         }
+        // A backup server sleeps, and gets something by a takeover or with the place of one that is given up: what the
+        // tables say of it beyond that is about to change.
+        let stands_in = |(name, target): (&TargetName, &Target)| {
+            to.domain.as_ref() == Some(&target.backup.domain)
+                && self.targets.get(name).is_some_and(|dbss| dbss.is_given_up())
+        };
+        let is_backup = |target: &Target| to.domain.as_ref() == Some(&target.backup.domain);
+        if self.cluster.targets.values().any(is_backup) && !self.cluster.targets.iter().any(stands_in) {
+            return false;
+        }
         let about = |(name, target): &(&TargetName, &Target)| {
             let concerned = target.domain().is_some()
                 && (target.domain() == row.domain.as_ref() || target.domain() == to.domain.as_ref());
-            **name == state.target || concerned || backs(target)
+            // Whose it is by the configuration does not matter while others hold it.
+            target.vm.is_none() && **name == state.target || concerned || backs(target)
         };
         let mut concerned = self.cluster.targets.iter().filter(about);
         concerned.all(|(name, _)| self.targets.get(name).is_none_or(|dbss| !dbss.recovers()))

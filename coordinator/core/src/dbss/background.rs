@@ -48,9 +48,15 @@ impl Coordinator {
 
     fn order_reboot(&mut self, name: &TargetName, target: &Target, text: &str, actions: &mut Vec<Action>) -> Job {
         self.note(Some(name.clone()), Severity::Info, "rebooting", text.into(), actions);
+        if let Some(domain) = target.domain() {
+            if !self.order_vm(name, domain, VmOrder::Reboot, actions) {
+                return Job::Reboot { again: Some(self.dbss(name).round_ended) };
+            }
+            return Job::Reboot { again: None };
+        }
         let job = self.job(JobFor::Target(name.clone(), TargetJob::Reboot));
         let (agent, timeout) = (target.agent.clone(), Duration::from_secs(5));
-        actions.push(Action::Command { job, agent, command: Self::reboot_command(target), timeout });
+        actions.push(Action::Command { job, agent, command: AgentCommand::Reboot, timeout });
         Job::Reboot { again: None }
     }
 

@@ -1,6 +1,7 @@
 //! Rounds of checks: ping, probes, readings of power.
 
 use super::*;
+use kage_types::Vip;
 use std::collections::VecDeque;
 
 /// What was last seen of one thing.
@@ -127,7 +128,15 @@ impl Coordinator {
     ) -> JobId {
         let detection = self.cluster.detection;
         let job = self.job(JobFor::Target(name.clone(), check.clone()));
-        let vip = target.vips.first().map(|vip| vip.address());
+        // A virtual server may hold none of its own: what answers there is another, be it its own backup server that stands
+        // in for a third. While one is on its way nobody may answer.
+        let answers = |vip: &&Vip| {
+            let held = self.vips.get(*vip).filter(|state| state.held && state.moving.is_none());
+            let holder = held.and_then(|state| state.row.as_ref()).and_then(|row| row.domain.as_ref());
+            let looked_at = if look == Look::AtDouble { Some(&target.backup.domain) } else { target.domain() };
+            target.vm.is_none() || held.is_some() && holder == looked_at
+        };
+        let vip = target.vips.iter().find(answers).map(|vip| vip.address());
         match check {
             TargetJob::Probe(index) => {
                 let address = vip.filter(|_| look != Look::AtTarget).unwrap_or(target.address);
@@ -150,7 +159,8 @@ impl Coordinator {
             | TargetJob::Reboot
             | TargetJob::Wake
             | TargetJob::LetGo(_)
-            | TargetJob::Unfence => {
+            | TargetJob::Unfence
+            | TargetJob::Clear(..) => {
                 let timeout = detection.ping_timeout;
                 let address = vip.filter(|_| look == Look::AtDouble).unwrap_or(target.address);
                 actions.push(Action::Ping { job, address, count: detection.ping_count, timeout });
@@ -175,6 +185,7 @@ impl Coordinator {
             TargetJob::Restart => self.restart_done(now, name, &result, actions),
             TargetJob::LetGo(index) => self.let_go_done(now, name, index, &result, actions),
             TargetJob::Unfence => self.unfence_done(now, name, &result, actions),
+            TargetJob::Clear(host, order) => self.cleared(now, name, &host, order, &result, actions),
             TargetJob::Reboot | TargetJob::Wake => {
                 if result != JobResult::Done {
                     let text = format!("{what:?}: {}", describe(&result)).to_lowercase();
@@ -226,7 +237,12 @@ impl Coordinator {
                     *off = Some(*asked);
                 }
             }
-            TargetJob::Restart | TargetJob::Reboot | TargetJob::Wake | TargetJob::LetGo(_) | TargetJob::Unfence => {}
+            TargetJob::Restart
+            | TargetJob::Reboot
+            | TargetJob::Wake
+            | TargetJob::LetGo(_)
+            | TargetJob::Unfence
+            | TargetJob::Clear(..) => {}
         }
         if running.is_empty()
             && let Some(next) = queue.pop_front()

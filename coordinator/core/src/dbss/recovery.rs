@@ -40,7 +40,8 @@ impl Coordinator {
             .targets
             .iter()
             .map(|(name, target)| (name.clone(), self.as_it_is(target)))
-            .filter(|(_, target)| target.agent == *agent && !self.is_suspended(target))
+            .filter(|(_, target)| target.agent == *agent || target.inner_agent() == Some(agent))
+            .filter(|(_, target)| !self.is_suspended(target))
             .collect();
         for (name, target) in names {
             match self.dbss(&name).mode {
@@ -78,14 +79,14 @@ impl Coordinator {
         why: Why,
         actions: &mut Vec<Action>,
     ) {
-        if self.all_settled_on(target, &Self::at_backup(target)) {
+        if self.taken_over(target) {
             return self.begin_background(now, name, target, why, actions);
         }
         // Not durable yet, and the target is back: roll back.
         let fresh = self.cluster.detection.push && self.connected(now, &target.agent) && !why.planned();
         let steady = self.agents.get(&target.agent).and_then(|view| view.steady_since);
         let back = fresh && steady.is_some_and(|since| since > self.dbss(name).since);
-        if back && self.at_home_but_for_moves(target) && self.cancel_moves(&self.vips_of(target)) {
+        if back && self.at_home_but_for_moves(target) && self.cancel_moves(&self.vips_at_stake(target)) {
             let text = "its lease is renewed again before anything was moved: rolled back".to_owned();
             self.unclaim(name, target);
             self.note(Some(name.clone()), Severity::Info, "rolled-back", text, actions);
@@ -100,7 +101,21 @@ impl Coordinator {
         let home = self.home_owner(target);
         let row = |vip| self.vips.get(vip).and_then(|state| state.row.as_ref());
         let there = |vip| row(vip).is_some_and(|row| row.owner == home.agent && row.domain == home.domain);
-        self.vips_of(target).iter().all(there)
+        self.vips_at_stake(target).iter().all(there)
+    }
+
+    /// Does its backup server have all that it held? What belongs to it may be less, and the rest be on its way still.
+    fn taken_over(&self, target: &Target) -> bool {
+        let backup = Self::at_backup(target);
+        let done = |vip| {
+            self.vips.get(vip).is_some_and(|state| {
+                let theirs = [target.domain(), backup.domain.as_ref()];
+                // Of a virtual server: it would have been arranged here, and is with a third one.
+                let another = state.row.as_ref().is_some_and(|row| !theirs.contains(&row.domain.as_ref()));
+                state.settled_on(&backup) || target.vm.is_some() && another && state.moving.is_none()
+            })
+        };
+        self.vips_at_stake(target).iter().all(done)
     }
 
     /// The double is gone while it may be serving: the target takes its place again if it can, else the double is
@@ -143,7 +158,9 @@ impl Coordinator {
                 self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
                 self.begin_return(now, &name, &target, Cause::Failback, actions);
             } else {
-                target.vips.iter().for_each(|vip| self.serve_anew(now, *vip, backup.clone()));
+                // Also what it took over with the target, and is of others.
+                let vips = self.vips_of(&target);
+                vips.union(&target.vips).for_each(|vip| self.serve_anew(now, *vip, backup.clone()));
             }
         }
     }

@@ -46,7 +46,11 @@ impl Coordinator {
         if detection.push {
             let fresh = of_host <= self.silence_limit();
             if fresh && (!ping_bad || !probe_bad) {
-                let text = "false alarm: its lease is renewed".to_owned();
+                // A virtual server has no lease of its own: what is renewed is its real server's.
+                let text = match target.vm {
+                    None => "false alarm: its lease is renewed".to_owned(),
+                    Some(_) => format!("false alarm: it answers, and {} renews its lease", target.agent),
+                };
                 self.note(Some(name.clone()), Severity::Info, "network-normal", text, actions);
                 return self.enter_regular(now, name);
             }
@@ -89,7 +93,7 @@ impl Coordinator {
         self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
         self.take_over(now, name, target, Why::Network, actions);
         if let Some(since) = proof {
-            self.prove_dead(&self.vips_of(target), since);
+            self.prove_dead(&self.vips_at_stake(target), since);
         }
     }
 
@@ -164,7 +168,7 @@ impl Coordinator {
     ) {
         let found = self.cluster.targets.iter().find_map(|(name, target)| {
             let index = target.services.iter().position(|known| known.name == *service)?;
-            (target.agent == *agent).then(|| (name.clone(), index))
+            (target.inner_agent() == Some(agent)).then(|| (name.clone(), index))
         });
         let name = found.map(|(name, index)| {
             let dbss = self.dbss(&name);

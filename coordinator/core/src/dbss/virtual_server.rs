@@ -5,6 +5,12 @@ use super::*;
 use crate::core::Signal;
 use kage_types::{Claim, DomainName};
 
+/// A virtual server may be silent for so long while it is being moved: its switch-over takes fractions of a second to a
+/// few seconds, and its virtual IPs follow it.
+const MIGRATION_GRACE: Duration = Duration::from_secs(5);
+/// Starting a virtual server, or pulling its plug, takes seconds where the disk is slow.
+const VM_TIMEOUT: Duration = Duration::from_secs(20);
+
 impl Coordinator {
     /// The target as it is supervised now: a virtual server by the agent of the real server that it is on (A3), which is not
     /// always the configured one.
@@ -45,11 +51,146 @@ impl Coordinator {
         }
     }
 
-    /// Reboots it: a virtual server is reset by its real server, since its guest may not hear.
-    pub(crate) fn reboot_command(target: &Target) -> AgentCommand {
-        match target.domain() {
-            None => AgentCommand::Reboot,
-            Some(domain) => AgentCommand::RebootVm { domain: domain.clone(), force: true },
+    /// Is this no more than the switch-over of a live migration, in which it stands still for a moment?
+    pub(crate) fn in_grace(&mut self, now: Time, name: &TargetName, target: &Target, silent: bool) -> bool {
+        let tables = self.tables.as_ref();
+        let moves = target.domain().is_some_and(|vm| tables.is_some_and(|tables| tables.migrating(vm).is_some()));
+        let dbss = self.dbss(name);
+        if !silent || !moves {
+            dbss.grace = None;
+            return false;
+        }
+        now.since(*dbss.grace.get_or_insert(now)) < MIGRATION_GRACE
+    }
+
+    /// Its real server says that its process is gone, or its guest gave up: nothing need be examined. A real server that it
+    /// is not on tells of the other end of a migration.
+    pub(crate) fn virtual_server_crashed(
+        &mut self,
+        now: Time,
+        agent: &AgentId,
+        domain: &DomainName,
+        detail: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let found = self.cluster.targets.iter().find(|(_, target)| target.domain() == Some(domain));
+        let Some((name, target)) = found.map(|(name, target)| (name.clone(), self.as_it_is(target))) else { return };
+        if target.agent != *agent || self.is_suspended(&target) || !self.in_authority(now) {
+            return;
+        }
+        let text = format!("{domain} on {agent} crashed: {detail}");
+        self.note(Some(name.clone()), Severity::Warning, "server-crashed", text, actions);
+        // Told, and no more, where pushed events are not acted on (profile thesis).
+        if !self.cluster.detection.push {
+            return;
+        }
+        match self.dbss(&name).mode {
+            Mode::Regular { .. } | Mode::ServiceRecovery { .. } | Mode::NetworkExamination { .. } => {
+                self.take_over(now, &name, &target, Why::Network, actions);
+            }
+            Mode::Returning { unfencing: None } => {
+                self.take_over(now, &name, &target, Why::LostReturning, actions);
+            }
+            Mode::TargetServerRecovery {
+                background: Background::Healthy { .. } | Background::Settling { .. } | Background::DoubleSilent { .. },
+            }
+            | Mode::Returning { unfencing: Some(_) } => {
+                let background = self.away_again(now, &name, &target, actions);
+                self.enter(now, &name, Mode::TargetServerRecovery { background });
+            }
+            // Known, expected, or the operator's business.
+            Mode::TargetServerRecovery {
+                background: Background::AwaitReboot { .. } | Background::Waking { .. } | Background::Operator { .. },
+            }
+            | Mode::Starting
+            | Mode::BackupServer { .. }
+            | Mode::Ended { .. } => {}
+        }
+    }
+
+    /// Tell its own real server, if it is certain which that is. Where power saving was moving it, its plug is pulled at the
+    /// other end first: what came of that nobody may have seen, and one more of it would write beside it. False: nothing is
+    /// told yet.
+    pub(crate) fn order_vm(
+        &mut self,
+        name: &TargetName,
+        domain: &DomainName,
+        order: VmOrder,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(host) = self.where_to_start(domain) else { return false };
+        let Some(other) = self.may_run_at(domain, &host) else {
+            self.tell_vm(name, domain, &host, order, actions);
+            return true;
+        };
+        let text = format!("{domain} was on its way between {other} and {host}: it is switched off on {other} first");
+        self.note(Some(name.clone()), Severity::Info, "switched-off", text, actions);
+        let job = self.job(JobFor::Target(name.clone(), TargetJob::Clear(host, order)));
+        let command = AgentCommand::DestroyVm { domain: domain.clone() };
+        actions.push(Action::Command { job, agent: other, command, timeout: VM_TIMEOUT });
+        true
+    }
+
+    /// Its guest may not hear: it is reset by its real server.
+    fn tell_vm(
+        &mut self,
+        name: &TargetName,
+        domain: &DomainName,
+        host: &AgentId,
+        order: VmOrder,
+        actions: &mut Vec<Action>,
+    ) {
+        let domain = domain.clone();
+        let (what, command) = match order {
+            VmOrder::Start => (TargetJob::Wake, AgentCommand::StartVm { domain }),
+            VmOrder::Reset => (TargetJob::Wake, AgentCommand::RebootVm { domain, force: true }),
+            VmOrder::Reboot => (TargetJob::Reboot, AgentCommand::RebootVm { domain, force: true }),
+        };
+        let job = self.job(JobFor::Target(name.clone(), what));
+        actions.push(Action::Command { job, agent: host.clone(), command, timeout: VM_TIMEOUT });
+    }
+
+    /// It does not run at the other end, for certain; or that is not known, and nothing is started.
+    pub(crate) fn cleared(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        host: &AgentId,
+        order: VmOrder,
+        result: &JobResult,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(domain) = self.cluster.targets.get(name).and_then(Target::domain).cloned() else { return };
+        let wanted = match (&self.dbss(name).mode, order) {
+            (Mode::TargetServerRecovery { background }, VmOrder::Start | VmOrder::Reset) => {
+                matches!(background, Background::Waking { .. })
+            }
+            (Mode::TargetServerRecovery { background }, VmOrder::Reboot) => {
+                matches!(background, Background::AwaitReboot { job: Job::Reboot { .. }, left: false, .. })
+            }
+            (
+                Mode::Starting
+                | Mode::Regular { .. }
+                | Mode::ServiceRecovery { .. }
+                | Mode::NetworkExamination { .. }
+                | Mode::BackupServer { .. }
+                | Mode::Returning { .. }
+                | Mode::Ended { .. },
+                VmOrder::Start | VmOrder::Reset | VmOrder::Reboot,
+            ) => false,
+        };
+        if !wanted {
+            return;
+        }
+        if *result == JobResult::Done && self.where_to_start(&domain).as_ref() == Some(host) {
+            return self.tell_vm(name, &domain, host, order, actions);
+        }
+        if *result != JobResult::Done {
+            let text = format!("{domain} may still run elsewhere, and is not started: {}", describe(result));
+            self.note(Some(name.clone()), Severity::Warning, "command-failed", text, actions);
+        }
+        if order == VmOrder::Reboot {
+            self.reboot_failed(now, name);
         }
     }
 
@@ -64,40 +205,62 @@ impl Coordinator {
         attempt: u32,
         actions: &mut Vec<Action>,
     ) -> Background {
-        let until = now + target.start_wait;
-        if !self.connected(now, &target.agent) {
-            if attempt == 1 {
-                let text = format!("its real server {} is away: {domain} is started when that is back", target.agent);
-                self.note(Some(name.clone()), Severity::Warning, "waking", text, actions);
-            }
-            // The wait is for the host, and counts for nothing.
-            return Background::AwaitReboot { job: Job::Return, until, left: true };
+        // Looked at again each round; the wait counts for nothing.
+        let waits = Background::AwaitReboot { job: Job::Return, until: now, left: true };
+        if self.where_to_start(domain).is_none() {
+            let text =
+                format!("{domain} is down, and is started once the shared tables show where it was, and the claim");
+            self.waits_for(name, text, actions);
+            return waits;
         }
+        if !self.connected(now, &target.agent) {
+            let text = format!("its real server {} is away: {domain} is started when that is back", target.agent);
+            self.waits_for(name, text, actions);
+            return waits;
+        }
+        let other = self.may_run_at(domain, &target.agent);
+        if let Some(other) = other.filter(|other| !self.connected(now, other)) {
+            let text = format!(
+                "{domain} may be running on {other}, which is away: it is started on {} when it is off there for certain",
+                target.agent
+            );
+            self.waits_for(name, text, actions);
+            return waits;
+        }
+        self.dbss(name).waits_for = None;
         let text = format!("{domain} is down: started on {} (attempt {attempt})", target.agent);
         self.note(Some(name.clone()), Severity::Info, "waking", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "waking".into(), detail: domain.to_string() });
-        let job = self.job(JobFor::Target(name.clone(), TargetJob::Wake));
-        let hangs = attempt > 1;
-        let command = if hangs {
-            AgentCommand::RebootVm { domain: domain.clone(), force: true }
-        } else {
-            AgentCommand::StartVm { domain: domain.clone() }
-        };
-        actions.push(Action::Command { job, agent: target.agent.clone(), command, timeout: Duration::from_secs(20) });
-        Background::Waking { attempt, until }
+        let order = if attempt > 1 { VmOrder::Reset } else { VmOrder::Start };
+        self.order_vm(name, domain, order, actions);
+        Background::Waking { attempt, until: now + target.start_wait }
     }
 
-    /// On confirmation: power saving lets go of what the recovery needs.
+    /// Why it is not started is said once.
+    fn waits_for(&mut self, name: &TargetName, text: String, actions: &mut Vec<Action>) {
+        if self.dbss(name).waits_for.as_ref() != Some(&text) {
+            self.dbss(name).waits_for = Some(text.clone());
+            self.note(Some(name.clone()), Severity::Warning, "waking", text, actions);
+        }
+    }
+
+    /// On confirmation: power saving lets go of what the recovery needs, which is also the host that stands in.
     pub(crate) fn claim(&mut self, name: &TargetName, target: &Target, why: &str) {
         let Some(domain) = target.domain() else { return };
-        let mut claims: BTreeSet<Claim> = self.vips_of(target).into_iter().map(Claim::Vip).collect();
+        let mut claims: BTreeSet<Claim> = self.vips_at_stake(target).into_iter().map(Claim::Vip).collect();
+        claims.insert(Claim::Host(target.backup.agent.clone()));
         claims.insert(Claim::Vm(domain.clone()));
         self.signal(Signal::Claims { target: name.clone(), why: why.to_owned(), claims });
     }
 
-    /// A4: the backup server serves.
+    /// A4: the backup server serves. SIF keeps where its tables have the target; where more is known here, it is told before.
     pub(crate) fn function_restored(&mut self, target: &Target) {
         if let Some(place) = target.domain().cloned() {
+            let known = self.tables.as_ref().and_then(|tables| tables.host_of(&place));
+            let host = self.host_of(target);
+            if known.is_some_and(|known| *known != host) {
+                self.signal(Signal::MovedTo { vm: place.clone(), host });
+            }
             let (backup, host) = (target.backup.domain.clone(), target.backup.agent.clone());
             self.signal(Signal::FunctionRestored { place, backup, host });
         }
@@ -109,6 +272,18 @@ impl Coordinator {
         let host = if recovered { self.host_of(target) } else { target.backup.agent.clone() };
         self.signal(Signal::TargetVerdict { place, recovered, host });
         self.unclaim(name, target);
+    }
+
+    /// It is served by itself, and the tables have its backup server in its place, or a claim: what an earlier coordinator
+    /// could not say any more.
+    pub(crate) fn tell_its_return(&mut self, name: &TargetName, target: &Target) {
+        let (Some(tables), Some(place)) = (&self.tables, target.domain()) else { return };
+        let row = tables.operation.get(place).or_else(|| tables.suspend.get(place));
+        if row.is_some_and(|row| row.vm != *place) {
+            self.verdict(name, target, true);
+        } else if tables.claims.values().any(|row| row.by == name.as_str()) {
+            self.unclaim(name, target);
+        }
     }
 
     /// The recovery is over, or was none.

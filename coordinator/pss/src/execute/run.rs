@@ -12,6 +12,8 @@ pub(super) const AGAIN: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(2);
 /// A look at what is: somebody answers or not.
 const LOOK: Duration = Duration::from_secs(2);
+/// Hosts whose agents are gone answer again within this, or others find out what became of them.
+pub(super) const FIND: Duration = Duration::from_secs(60);
 /// A host that wakes faster is given so long all the same: until it is reached again, the network, a connection that was
 /// being tried and TLS take their time too.
 const WAKE_LEAST: Duration = Duration::from_secs(4);
@@ -64,24 +66,34 @@ pub(super) enum Stage {
     Recording(Pending),
     /// Claimed while something was under way: its end is awaited.
     Leaving(Job),
+    /// A live migration that was left: is it where the run leads (`there`), or where it was? Whoever claimed it must know.
+    Finding { job: Job, there: bool, until: Time },
+    /// The ledger is told where it was found; `undo`: the word for that.
+    Reporting { pending: Pending, undo: bool },
 }
 
 impl Stage {
     pub fn job(&self) -> Option<Job> {
         match self {
-            Stage::Looking(job) | Stage::Acting { job, .. } | Stage::Checking { job, .. } | Stage::Leaving(job) => {
-                Some(*job)
-            }
-            Stage::Intent(_) | Stage::Resting { .. } | Stage::Recording(_) => None,
+            Stage::Looking(job)
+            | Stage::Acting { job, .. }
+            | Stage::Checking { job, .. }
+            | Stage::Leaving(job)
+            | Stage::Finding { job, .. } => Some(*job),
+            Stage::Intent(_) | Stage::Resting { .. } | Stage::Recording(_) | Stage::Reporting { .. } => None,
         }
     }
 
     pub fn deadline(&self) -> (Time, &'static str) {
         match self {
-            Stage::Intent(pending) | Stage::Recording(pending) => (pending.again, "signal to the ledger again"),
-            Stage::Looking(job) | Stage::Acting { job, .. } | Stage::Checking { job, .. } | Stage::Leaving(job) => {
-                (job.until, "a job's time-out")
+            Stage::Intent(pending) | Stage::Recording(pending) | Stage::Reporting { pending, .. } => {
+                (pending.again, "signal to the ledger again")
             }
+            Stage::Looking(job)
+            | Stage::Acting { job, .. }
+            | Stage::Checking { job, .. }
+            | Stage::Leaving(job)
+            | Stage::Finding { job, .. } => (job.until, "a job's time-out"),
             Stage::Resting { until, .. } => (*until, "next wake attempt"),
         }
     }
@@ -143,6 +155,12 @@ impl Acting<'_> {
     /// Before it is done: it may be so already.
     pub fn look_first(&mut self, step: &Step) -> Stage {
         Stage::Looking(self.look(step, LOOK))
+    }
+
+    /// A live migration was left: where did it leave its virtual server?
+    pub fn find(&mut self, step: &Step, there: bool, until: Time) -> Stage {
+        let step = if there { step.clone() } else { step.inverse() };
+        Stage::Finding { job: self.look(&step, LOOK), there, until }
     }
 
     /// After it was done: it may take a moment to show. After it failed: as it is.

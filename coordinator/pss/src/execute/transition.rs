@@ -5,7 +5,7 @@ mod ending;
 
 use super::{
     Action, End, Event, Ids, JobResult, Kind, Note, Outcome, Recorded, Severity, Signal, SignalId,
-    run::{Acting, Pending, Stage, WAKE_ATTEMPTS},
+    run::{Acting, FIND, Pending, Stage, WAKE_ATTEMPTS},
 };
 use crate::{
     inventory::Claim,
@@ -208,6 +208,10 @@ impl Transition {
             match stage {
                 Stage::Intent(pending) => pending.repeat(now, || Signal::StepBegun { index, undo }, actions),
                 Stage::Recording(pending) => pending.repeat(now, || Signal::StepDone { index, undo }, actions),
+                Stage::Reporting { pending, undo } => {
+                    let undo = *undo;
+                    pending.repeat(now, || Signal::StepDone { index, undo }, actions);
+                }
                 Stage::Resting { attempt, until } => {
                     let attempt = *attempt;
                     if now >= *until
@@ -217,7 +221,11 @@ impl Transition {
                         self.set(index, State::Run { undo, stage });
                     }
                 }
-                Stage::Looking(job) | Stage::Acting { job, .. } | Stage::Checking { job, .. } | Stage::Leaving(job) => {
+                Stage::Looking(job)
+                | Stage::Acting { job, .. }
+                | Stage::Checking { job, .. }
+                | Stage::Leaving(job)
+                | Stage::Finding { job, .. } => {
                     if now >= job.until {
                         self.ended(index, &JobResult::TimedOut, &mut self.acting(now, policy, ids, actions));
                     }
@@ -262,11 +270,22 @@ impl Transition {
                 self.failed(index, undo, &step, &why, acting);
                 return;
             }
-            (Stage::Leaving(_), _) => {
+            (Stage::Leaving(_), _) if matches!(step, Step::Migrate { .. }) => {
+                acting.find(&step, true, acting.now + FIND)
+            }
+            (Stage::Finding { there, .. }, None) => {
+                let undo = undo == there;
+                let pending = Pending::send(acting.now, Signal::StepDone { index, undo }, acting.ids, acting.actions);
+                Stage::Reporting { pending, undo }
+            }
+            (Stage::Finding { there, until, .. }, Some(_)) if acting.now < until => acting.find(&step, !there, until),
+            (Stage::Leaving(_) | Stage::Finding { .. }, _) => {
                 self.set(index, State::Left);
                 return;
             }
-            (stage @ (Stage::Intent(_) | Stage::Resting { .. } | Stage::Recording(_)), _) => stage,
+            (stage @ (Stage::Intent(_) | Stage::Resting { .. } | Stage::Recording(_) | Stage::Reporting { .. }), _) => {
+                stage
+            }
         };
         self.set(index, State::Run { undo, stage: next });
     }
@@ -335,11 +354,17 @@ impl Transition {
                 self.set(index, State::Run { undo, stage });
             }
             Stage::Recording(_) => self.settled(index, undo, &step, actions),
+            Stage::Reporting { undo: word, .. } => {
+                let found = if word == undo { step } else { step.inverse() };
+                note(Severity::Info, Kind::Yielded, format!("left to a recovery, and found: {found}"), actions);
+                self.set(index, State::Left);
+            }
             Stage::Looking(_)
             | Stage::Acting { .. }
             | Stage::Resting { .. }
             | Stage::Checking { .. }
-            | Stage::Leaving(_) => {}
+            | Stage::Leaving(_)
+            | Stage::Finding { .. } => {}
         }
         None
     }
@@ -442,11 +467,12 @@ fn intent(now: Time, index: usize, undo: bool, ids: &mut Ids, actions: &mut Vec<
 
 fn waits_for(stage: &Stage, id: SignalId) -> bool {
     match stage {
-        Stage::Intent(pending) | Stage::Recording(pending) => pending.id == id,
+        Stage::Intent(pending) | Stage::Recording(pending) | Stage::Reporting { pending, .. } => pending.id == id,
         Stage::Looking(_)
         | Stage::Acting { .. }
         | Stage::Resting { .. }
         | Stage::Checking { .. }
-        | Stage::Leaving(_) => false,
+        | Stage::Leaving(_)
+        | Stage::Finding { .. } => false,
     }
 }

@@ -22,10 +22,21 @@ pub(super) fn unfold(inventory: &Inventory, policy: &Policy, report: &mut Report
     let mut planner = Unfolder { inventory, draft: Draft::new(inventory, policy), holders, parts: Parts::default() };
     let mut groups = BTreeMap::new();
     for (name, group) in &inventory.groups {
-        if group.condition == Condition::Light && group.wanted > Condition::Light && planner.group(name, group, report)
-        {
-            groups.insert(name.clone(), (group.condition, Condition::Moderate));
+        if group.wanted == Condition::Light {
+            continue;
         }
+        if group.condition == Condition::Light {
+            if planner.group(name, group, report) {
+                groups.insert(name.clone(), (group.condition, Condition::Moderate));
+            }
+        } else if planner.scattered(group) {
+            // A recovery left it where it is.
+            planner.group(name, group, report);
+        }
+    }
+    // Marked awake, it counts, and may be suspended anew.
+    for (name, _) in inventory.hosts.iter().filter(|(name, host)| host.woke && !inventory.claimed_host(name)) {
+        planner.parts.wakes.entry(name.clone()).or_default();
     }
     planner.plan(groups)
 }
@@ -61,6 +72,18 @@ impl Unfolder<'_> {
         all
     }
 
+    /// In Moderate condition, and not all of it in its place?
+    fn scattered(&self, group: &Group) -> bool {
+        let elsewhere = |vip: &Vip, member: &DomainName| {
+            self.holders.get(vip).is_some_and(|holder| holder != member && group.members.contains(holder))
+        };
+        group
+            .members
+            .iter()
+            .filter_map(|member| Some((member, self.inventory.vms.get(member)?)))
+            .any(|(member, vm)| vm.host != vm.home || vm.home_vips.iter().any(|vip| elsewhere(vip, member)))
+    }
+
     fn member(
         &mut self,
         name: &GroupName,
@@ -78,12 +101,14 @@ impl Unfolder<'_> {
         }
         match vm.state {
             VmState::Running | VmState::Suspended => {}
+            // Suspended on purpose, and then its host lost its power.
+            VmState::Stopped if vm.vips.is_empty() => {}
             VmState::Stopped => return Err(stays(GroupStays::NotRunning(member.clone()))),
         }
         if !self.wake(&vm.host, name) {
             return Err(Reason::Instead { host: vm.host.clone(), vm: member.clone(), to: None });
         }
-        if vm.state == VmState::Suspended {
+        if vm.state != VmState::Running {
             self.parts.resumes.push((member.clone(), vm.host.clone(), name.clone()));
         }
         for vip in &vm.home_vips {

@@ -4,7 +4,7 @@ use crate::support::{after, at, group, host, light, policy, secs, steps, thesis,
 use kage_pss_core::{
     class::Condition,
     inventory::{Claim, HostState, Inventory, VmState, WakePath},
-    plan::{Direction, Plan, plan},
+    plan::{Direction, Plan, Step, plan},
     policy::{GroupPolicy, Policy},
     units::{Bytes, Percent, Watts},
 };
@@ -307,6 +307,43 @@ fn capacity_comes_back_before_any_is_given_up() {
         ["wake host rs3", "resume web2 on rs3", "virtual IP 172.21.14.105: web1 -> web2"],
         "only what web needs"
     );
+}
+
+/// It woke by itself, its agent had only been silent when it was to sleep, or somebody pressed the button.
+#[test]
+fn a_host_that_is_awake_though_the_ledger_has_it_asleep_is_marked_awake() {
+    let mut inventory = light();
+    inventory.hosts.get_mut(&host("rs2")).expect("it is there").woke = true;
+    let (plan, _) = planned(&inventory, &policy());
+    assert_eq!((steps(&plan), plan.groups.len()), (vec!["wake host rs2".to_owned()], 0));
+    inventory.claims.insert(Claim::Host(host("rs2")));
+    assert!(planned(&inventory, &policy()).0.is_empty());
+}
+
+/// A recovery left ftp1 where it had been migrated to, and a virtual IP with it.
+#[test]
+fn in_moderate_condition_what_is_elsewhere_goes_to_its_place() {
+    let mut inventory = thesis();
+    want(&mut inventory, Condition::Moderate);
+    inventory.vms.get_mut(&vm("ftp1")).expect("it is there").host = host("rs1");
+    let (plan, _) = planned(&inventory, &policy());
+    assert_eq!((steps(&plan), plan.groups.len()), (vec!["live migration of ftp1: rs1 -> rs2".to_owned()], 0));
+    inventory.apply(&Step::MoveVip { vip: vip(104), from: vm("mail2"), to: vm("mail1") });
+    let (plan, _) = planned(&inventory, &policy());
+    assert_eq!(steps(&plan), ["virtual IP 172.21.14.104: mail1 -> mail2", "live migration of ftp1: rs1 -> rs2"]);
+    // Not while the group is to be Light: then it is planned from where it is.
+    want(&mut inventory, Condition::Light);
+    assert_eq!(planned(&inventory, &policy()).0.direction, Direction::Fold);
+}
+
+/// Its host lost its power while it was suspended.
+#[test]
+fn a_suspended_member_that_is_off_is_started() {
+    let mut inventory = light();
+    want(&mut inventory, Condition::Moderate);
+    inventory.vms.get_mut(&vm("mail2")).expect("it is there").state = VmState::Stopped;
+    let (plan, _) = planned(&inventory, &policy());
+    assert!(steps(&plan).contains(&"resume mail2 on rs2".to_owned()), "{:?}", steps(&plan));
 }
 
 #[test]

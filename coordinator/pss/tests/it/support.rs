@@ -53,6 +53,8 @@ pub fn usage(cpu: u32) -> Usage {
 pub fn thesis_host() -> Host {
     Host {
         state: HostState::Awake,
+        answers: true,
+        woke: false,
         awake_since: Time::ZERO,
         sleeps: Vec::new(),
         memory: Bytes::gib(8),

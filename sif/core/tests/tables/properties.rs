@@ -167,7 +167,7 @@ fn signal(op: Op, tables: &Tables, now_unix_ms: u64) -> Option<Signal> {
 }
 
 fn holds(shared: &Shared) -> Result<(), TestCaseError> {
-    let Tables { operation, suspend, live_migration, real_servers, placement, claims, .. } = &shared.tables;
+    let Tables { operation, suspend, live_migration, displaced, real_servers, placement, claims, .. } = &shared.tables;
     let asleep = |host: &AgentId| real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
     for (place, row) in suspend {
         prop_assert!(!operation.contains_key(place), "{place} is in operation and suspended");
@@ -183,6 +183,11 @@ fn holds(shared: &Shared) -> Result<(), TestCaseError> {
         prop_assert!(filled.host != row.original_host || under_way, "{place} is at home");
         prop_assert_eq!(&row.original_host, &filled.home);
     }
+    for (place, row) in &all {
+        let known = displaced.contains_key(*place);
+        prop_assert_eq!(known, row.vm != **place, "{} is filled by {}: is it known where its own is?", place, row.vm);
+    }
+    prop_assert!(displaced.keys().all(|place| all.iter().any(|(name, _)| *name == place)));
     for (vip, vm) in placement {
         prop_assert!(all.iter().any(|(_, row)| row.vm == *vm), "{vip} is on {vm}");
         let home = all.iter().find(|(_, row)| row.home_vips.contains(vip));

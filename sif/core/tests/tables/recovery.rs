@@ -192,3 +192,40 @@ fn a_restored_ledger_has_the_tables_and_nothing_under_way() {
     assert_eq!(is.revision.0, was.revision.0 + kage_sif_core::UNSEEN_MARGIN);
     assert_eq!((old.shared.check(), new.shared.check()), (Ok(()), Ok(())));
 }
+
+#[test]
+fn where_a_failed_virtual_server_is_is_known_until_it_fills_its_place_again() {
+    let mut desk = Desk::new();
+    desk.transition(&[migrate("ftp2", "rs3", "rs1")], Condition::Light);
+    let known = |desk: &Desk| desk.tables().host_of(&n("ftp2")).map(ToString::to_string);
+    desk.a4("ftp2", "ftpb").unwrap();
+    assert_eq!((known(&desk).as_deref(), desk.tables().displaced.len()), (Some("rs1"), 1));
+    // Another stands in for the one that stood in.
+    desk.a4("ftp2", "mailb").unwrap();
+    assert_eq!(known(&desk).as_deref(), Some("rs1"));
+    // Beyond repair, it is there still; only where it was started anew counts then.
+    desk.a5("ftp2", false, "mgmt").unwrap();
+    assert_eq!(known(&desk).as_deref(), Some("rs1"));
+    desk.moved("ftp2", "rs2").unwrap();
+    assert_eq!(known(&desk).as_deref(), Some("rs2"));
+    assert_eq!(desk.core.ledger().clone().restored().shared.tables.displaced, desk.tables().displaced);
+    // Its real server does not go to sleep with it while a recovery claims it.
+    desk.claim("ftp2", &[Claim::Vm(n("ftp2"))]);
+    assert!(matches!(desk.begin(&[sleep("rs2")]), Err(Refusal::Claimed { .. })));
+    desk.claim("ftp2", &[]);
+    desk.a5("ftp2", true, "rs2").unwrap();
+    assert!(desk.tables().displaced.is_empty());
+    assert_eq!(known(&desk).as_deref(), Some("rs2"));
+}
+
+#[test]
+fn a_report_of_a_migration_says_where_a_failed_virtual_server_is() {
+    let mut desk = Desk::new();
+    let known = |desk: &Desk| desk.tables().host_of(&n("ftp2")).map(ToString::to_string);
+    let id = desk.begin(&[migrate("ftp2", "rs3", "rs1")]).unwrap();
+    desk.step(id, 0, StepState::Begun).unwrap();
+    desk.a4("ftp2", "ftpb").unwrap();
+    assert_eq!(known(&desk).as_deref(), Some("rs3"));
+    desk.step(id, 0, StepState::Done).unwrap();
+    assert_eq!(known(&desk).as_deref(), Some("rs1"));
+}

@@ -35,11 +35,13 @@ impl Transition {
                 self.set(index, if undo { State::Left } else { self.not_begun() });
                 self.give_up(format!("the ledger refuses {step}: {why}"));
             }
+            Stage::Reporting { .. } => self.set(index, State::Left),
             Stage::Looking(_)
             | Stage::Acting { .. }
             | Stage::Resting { .. }
             | Stage::Checking { .. }
-            | Stage::Leaving(_) => {}
+            | Stage::Leaving(_)
+            | Stage::Finding { .. } => {}
         }
         None
     }
@@ -67,6 +69,8 @@ impl Transition {
         for index in &touched {
             let Some(state) = self.steps.get(*index).cloned() else { continue };
             let next = match (state, self.plan.direction) {
+                // It only looks.
+                (state @ State::Run { stage: Stage::Finding { .. }, .. }, _) => state,
                 (State::Run { undo, stage }, _) => match stage.job() {
                     Some(job) => {
                         actions.push(Action::Abort { job: job.id });
@@ -74,13 +78,15 @@ impl Transition {
                     }
                     None => match stage {
                         Stage::Intent(_) if !undo => self.not_begun(),
+                        stage @ Stage::Reporting { .. } => State::Run { undo, stage },
                         Stage::Intent(_)
                         | Stage::Resting { .. }
                         | Stage::Recording(_)
                         | Stage::Looking(_)
                         | Stage::Acting { .. }
                         | Stage::Checking { .. }
-                        | Stage::Leaving(_) => State::Left,
+                        | Stage::Leaving(_)
+                        | Stage::Finding { .. } => State::Left,
                     },
                 },
                 (State::Waiting, Direction::Fold | Direction::Unfold) => self.not_begun(),

@@ -1,5 +1,7 @@
 //! What the tests of this directory share.
 
+#![allow(dead_code, reason = "each uses its part")]
+
 use super::inventory::{Ledger, Seen, SeenHost, SeenVm};
 use kage_coordinator_core::{arrangement::Arrangement, config::Cluster};
 use kage_pss_core::{inventory::VmState, units::Bytes};

@@ -86,7 +86,7 @@ pub struct Seen {
     pub hosts: BTreeMap<AgentId, SeenHost>,
 }
 
-/// One moment. What only the core knows (`wanted`, `usage`, `awake_since`, `sleeps`) is put in there.
+/// One moment. What only the core knows (`wanted`, `usage`, `awake_since`, `sleeps`, `woke`) is put in there.
 pub fn inventory(now: Time, cluster: &Cluster, ledger: &Ledger, seen: &Seen) -> Inventory {
     let tables = &ledger.tables;
     let hosts: BTreeMap<AgentId, Host> =
@@ -153,6 +153,8 @@ fn host(cluster: &Cluster, tables: &Tables, seen: &Seen, name: &AgentId) -> Host
         |(awake, asleep): (u32, u32)| HostWatts { awake: Watts::of(awake.into()), asleep: Watts::of(asleep.into()) };
     Host {
         state,
+        answers: there.up,
+        woke: false,
         awake_since: Time::ZERO,
         sleeps: Vec::new(),
         memory: there.memory,
@@ -178,7 +180,13 @@ fn member(cluster: &Cluster, ledger: &Ledger, seen: &Seen, place: &DomainName, r
     let there = seen.hosts.get(&row.host);
     let known = there.and_then(|there| there.vms.get(&row.vm)).copied();
     let elsewhere = || seen.hosts.values().find_map(|other| other.vms.get(&row.vm)).map(|vm| vm.memory);
+    let runs = |host: &SeenHost| {
+        let seen = host.vms.get(&row.vm).filter(|_| host.up);
+        seen.is_some_and(|vm| matches!(vm.state, VmState::Running | VmState::Suspended))
+    };
     let state = match (known, there) {
+        // Off where the tables have it, but not elsewhere: nobody is to start it a second time.
+        (Some(SeenVm { state: VmState::Stopped, .. }) | None, _) if seen.hosts.values().any(runs) => VmState::Running,
         (Some(vm), _) => vm.state,
         // Its host told what it has, and it is not there.
         (None, Some(there)) if there.up => VmState::Stopped,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pss::tests::{cluster, ledger, seen};
+use crate::saving::tests::{cluster, ledger, seen};
 use kage_types::{Claim, ClaimRow, MigrationRow, Revision, Step, StepState};
 
 fn vm(name: &str) -> DomainName {

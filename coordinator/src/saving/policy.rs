@@ -112,7 +112,7 @@ pub fn wall(unix_ms: u64) -> Wall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pss::tests::cluster;
+    use crate::saving::tests::cluster;
 
     #[test]
     fn the_defaults_of_both_are_the_same() {
