@@ -123,7 +123,8 @@ pub fn cluster_toml() -> String {
              vips = [\"{vip}\"]\nbackup = {{ agent = \"{}\", domain = \"{}\", address = \"{}\" }}\n\
              failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"{wait}s\"\nstart_wait = \"{wait}s\"\n\
              budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\n\
-             [[target.service]]\nname = \"{service}\"\nprobe = \"{service}\"\nport = {}\n",
+             [[target.service]]\nname = \"{service}\"\nprobe = \"{service}\"\nport = {}\n\
+             # Emulated, on processors that several share: an answer may take its time.\ntimeout = \"2s\"\n",
             server.host,
             server.ip(),
             double.host,
