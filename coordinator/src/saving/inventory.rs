@@ -180,6 +180,9 @@ fn member(cluster: &Cluster, ledger: &Ledger, seen: &Seen, place: &DomainName, r
     let there = seen.hosts.get(&row.host);
     let known = there.and_then(|there| there.vms.get(&row.vm)).copied();
     let elsewhere = || seen.hosts.values().find_map(|other| other.vms.get(&row.vm)).map(|vm| vm.memory);
+    let asleep =
+        |host: &AgentId| ledger.tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
+    let suspended = ledger.tables.suspend.contains_key(place);
     let runs = |host: &SeenHost| {
         let seen = host.vms.get(&row.vm).filter(|_| host.up);
         seen.is_some_and(|vm| matches!(vm.state, VmState::Running | VmState::Suspended))
@@ -187,6 +190,11 @@ fn member(cluster: &Cluster, ledger: &Ledger, seen: &Seen, place: &DomainName, r
     let state = match (known, there) {
         // Off where the tables have it, but not elsewhere: nobody is to start it a second time.
         (Some(SeenVm { state: VmState::Stopped, .. }) | None, _) if seen.hosts.values().any(runs) => VmState::Running,
+        // What was seen last of a host that sleeps may be older than what was done there: its members were suspended, and
+        // to resume one that runs does no harm.
+        (Some(SeenVm { state: VmState::Running, .. }) | None, _) if asleep(&row.host) && suspended => {
+            VmState::Suspended
+        }
         (Some(vm), _) => vm.state,
         // Its host told what it has, and it is not there.
         (None, Some(there)) if there.up => VmState::Stopped,

@@ -112,3 +112,15 @@ fn what_was_known_is_read_back() {
     wanted.hosts.values_mut().for_each(|there| there.up = false);
     assert_eq!(serde_json::from_slice::<Seen>(&text).expect("read"), wanted);
 }
+
+/// What was seen of it last is of before it was suspended, and its host went to sleep at once.
+#[test]
+fn a_member_on_a_host_that_sleeps_is_suspended_whatever_was_seen_last() {
+    let mut ledger = ledger();
+    let row = ledger.tables.operation.remove(&vm("mail2")).expect("row");
+    ledger.tables.suspend.insert(vm("mail2"), row);
+    ledger.tables.real_servers.get_mut(&host("rs2")).expect("row").asleep_since_unix_ms = Some(1);
+    let made = inventory(Time::ZERO, &cluster(), &ledger, &seen());
+    assert_eq!(made.vms[&vm("mail2")].state, VmState::Suspended);
+    assert_eq!(made.vms[&vm("mail1")].state, VmState::Running);
+}
