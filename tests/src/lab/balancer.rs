@@ -24,6 +24,9 @@ pub struct Front {
     pub vips: Vec<Ipv4Addr>,
     /// What answers there.
     pub service: Service,
+    /// Requests are understood: one whose connection was cut while an address moved is asked again elsewhere. Otherwise
+    /// the balancer passes bytes on, and such a cut with them.
+    pub asks_again: bool,
 }
 
 /// The port where clients expect a group's service. The lab's small guests answer HTTP behind each of them.
@@ -43,9 +46,13 @@ pub fn fronts() -> Vec<Front> {
         let (Some(group), Some(vip)) = (server.group, server.vip()) else { continue };
         match fronts.iter_mut().find(|front| front.name == group.name) {
             Some(front) => front.vips.push(vip),
-            None => {
-                fronts.push(Front { name: group.name, port: port(group), vips: vec![vip], service: server.service })
-            }
+            None => fronts.push(Front {
+                name: group.name,
+                port: port(group),
+                vips: vec![vip],
+                service: server.service,
+                asks_again: group.name == "web",
+            }),
         }
     }
     fronts
@@ -67,6 +74,11 @@ pub fn configuration(address: Ipv4Addr, control: &Path, fronts: &[Front]) -> Str
     );
     for front in fronts {
         let _ = write!(text, "\nlisten {}\n    bind {address}:{}\n", front.name, front.port);
+        if front.asks_again {
+            text.push_str(
+                "    mode http\n    http-reuse never\n    retry-on conn-failure empty-response response-timeout\n",
+            );
+        }
         for vip in &front.vips {
             let _ = writeln!(text, "    server {vip} {vip}:{}", front.service.port());
         }
@@ -110,7 +122,7 @@ mod tests {
     #[test]
     fn every_address_of_a_group_is_a_server_of_it() {
         let vips = vec![Ipv4Addr::new(10, 77, 0, 111), Ipv4Addr::new(10, 77, 0, 112)];
-        let front = Front { name: "mail", port: 25, vips, service: Service::Http };
+        let front = Front { name: "mail", port: 25, vips, service: Service::Http, asks_again: false };
         let text = configuration(Ipv4Addr::new(10, 77, 0, 51), Path::new("control"), &[front]);
         assert!(
             text.contains("\nlisten mail\n    bind 10.77.0.51:25\n    server 10.77.0.111 10.77.0.111:80\n"),
