@@ -204,3 +204,19 @@ fn who_looks_is_connected_and_rather_no_target() {
         world.step(Event::AgentDown { agent: observer, session });
     }
 }
+
+/// Nobody restarts it, so what comes next is the backup server: one bad answer does not decide that.
+#[test]
+fn a_service_that_nobody_restarts_is_looked_at_again() {
+    let mut world = World::new(&(head("normal") + &with_target("mail", 100, "mailb", "", &[25]) + "restart = false\n"));
+    world.service_down("mail", 25, Cure::Nothing);
+    world.until(2_000, "seen", |world| !world.notes("service-trouble").is_empty());
+    world.back("mail");
+    world.until(2_000, "normal", |world| world.mode("mail") == "regular");
+    world.run(5_000);
+    assert_eq!(world.held[&vip(100)].0, agent("mail"));
+    world.service_down("mail", 25, Cure::Nothing);
+    let took =
+        world.until(5_000, "taken over", |world| world.held.get(&vip(100)).is_some_and(|(at, _)| *at == agent("mgmt")));
+    assert!(took < 3_000, "{took} ms");
+}

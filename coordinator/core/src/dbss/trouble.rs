@@ -247,7 +247,14 @@ impl Coordinator {
         };
         let restarter = Self::restarter(target);
         let Some(agent) = restarter.filter(|_| service.restart) else {
-            return self.take_over(now, name, target, Why::Service, actions);
+            // Nobody restarts it, so what comes next is the backup server: one bad answer does not decide that.
+            let detection = self.cluster.detection;
+            if !detection.push {
+                return self.take_over(now, name, target, Why::Service, actions);
+            }
+            let step = ServiceStep::Probing { next: now + PROBE_AGAIN, until: now + detection.confirm };
+            self.enter(now, name, Mode::ServiceRecovery { services, step });
+            return self.wake_at(name, now + PROBE_AGAIN);
         };
         if !self.dbss(name).budgets.take_restart(now, index, &target.budget) {
             let Budget { restarts, within, .. } = target.budget;
@@ -336,7 +343,11 @@ impl Coordinator {
                     return self.restart_next(now, name, target, services, actions);
                 }
                 if now >= until || !detection.push {
-                    let text = format!("its restart did not cure the service: {}", seen.text());
+                    let restarts =
+                        target.services.get(index).is_some_and(|it| it.restart) && Self::restarter(target).is_some();
+                    let why =
+                        if restarts { "its restart did not cure the service" } else { "the service does not answer" };
+                    let text = format!("{why}: {}", seen.text());
                     self.note(Some(name.clone()), Severity::Alert, "confirmed", text, actions);
                     return self.take_over(now, name, target, Why::Service, actions);
                 }
