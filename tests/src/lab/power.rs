@@ -21,8 +21,8 @@ use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
 use super::transition::Split;
 use super::{balancer, dirs, hypervisor, machine, network, speech};
 
-/// As the suite calls it.
-pub const NAME: &str = "power saving: a night";
+/// As the suite calls them.
+pub const NAMES: [&str; 2] = ["power saving: a night", "power saving: the base server lost at night"];
 
 /// A transition of all groups with hosts, on two busy cores.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -36,22 +36,36 @@ const BALANCED: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 const THESIS_S: (f64, f64) = (6.54, 14.66);
 /// A connection that was cut leaves no longer outage than this.
 const CUT_MS: f64 = 500.0;
+/// A host and all that ran on it is lost, at the profile `normal`: detection, patience, three doubles resumed on two cores.
+const LOST_MS: f64 = 6_000.0;
+/// A host boots, and three emulated guests on it.
+const BACK: Duration = Duration::from_secs(240);
 /// The base server of all groups.
 const BASE: &str = "rs1";
 
-/// Runs it if it is asked for by name (`tests/lab suite "power saving"`); whether it passed.
-pub(super) fn run(only: Option<&str>, say: Say<'_>) -> Option<bool> {
-    if only.is_none_or(|only| !NAME.contains(only)) {
-        return None;
+/// Runs those that are asked for by name (`tests/lab suite "power saving"`); how many passed, and failed.
+pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
+    let (mut passed, mut failed) = (0, 0);
+    let [a_night, base_lost] = NAMES;
+    for (name, scenario) in [(a_night, night as fn(Say<'_>) -> Result<String>), (base_lost, lost)] {
+        if only.is_none_or(|only| !name.contains(only)) {
+            continue;
+        }
+        let began = Instant::now();
+        let result = scenario(say);
+        let took = began.elapsed().as_secs();
+        match result {
+            Ok(text) => {
+                passed += 1;
+                say(&format!("ok      {name} ({took} s): {text}"));
+            }
+            Err(error) => {
+                failed += 1;
+                say(&format!("FAILED  {name} ({took} s): {error:#}"));
+            }
+        }
     }
-    let began = Instant::now();
-    let result = night(say);
-    let took = began.elapsed().as_secs();
-    match &result {
-        Ok(text) => say(&format!("ok      {NAME} ({took} s): {text}")),
-        Err(error) => say(&format!("FAILED  {NAME} ({took} s): {error:#}")),
-    }
-    Some(result.is_ok())
+    (passed, failed)
 }
 
 /// A condition of all groups, and with it what is where.
@@ -325,10 +339,76 @@ fn watts(status: &Value) -> String {
     format!("{watts} W {}", status["drawn_source"].as_str().unwrap_or("of unknown source"))
 }
 
+fn folder(name: &str) -> Result<PathBuf> {
+    let folder = dirs::lab().join("results").join(format!("{}-{name}", now_ns() / 1_000_000_000));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// All groups are on one host, the others sleep, and that one loses its power: their doubles serve, and when it has power
+/// again everything is as before.
+fn lost(say: Say<'_>) -> Result<String> {
+    prepare(Layout::Pss, Profile::Normal, say)?;
+    let folder = folder("base-lost")?;
+    load::set(None, Level::Light)?;
+    until(Condition::Light)?;
+    proved(Condition::Light, &folder, "before")?;
+    let clients = Clients::start(&folder)?;
+    let (base, client) = (find(BASE)?, find("client")?);
+    let first = last_event()?;
+    let away_and_back = || -> Result<Duration> {
+        std::thread::sleep(Duration::from_secs(2));
+        machine::power_off(base)?;
+        let doubles = || {
+            let served = |server: &'static Spec| {
+                let who = server.vip().and_then(|vip| network::who_serves(client, vip, server.service));
+                who.is_some_and(|who| server.group.is_some_and(|group| group.double == who))
+            };
+            Ok(of(Kind::VirtualServer).all(served))
+        };
+        wait_until(Duration::from_secs(60), "the doubles serve all addresses", doubles)?;
+        std::thread::sleep(Duration::from_secs(5));
+        machine::power_on(base)?;
+        let began = Instant::now();
+        let as_before = || Ok(proved(Condition::Light, &folder, "after").is_ok());
+        if wait_until(BACK, "everything is as before", as_before).is_err() {
+            proved(Condition::Light, &folder, "after")?;
+        }
+        Ok(began.elapsed())
+    };
+    let done = away_and_back();
+    let ended = clients.end(&folder);
+    let events = events_after(first).unwrap_or_default();
+    write(&folder.join("events.jsonl"), events.iter().map(|event| format!("{event}\n")).collect::<String>())?;
+    if let Err(error) = &done {
+        events.iter().for_each(|event| say(&format!("        {event}")));
+        bail!("{error:#}");
+    }
+    let (direct, balanced, changes) = ended?;
+    // One machine, whatever ran on it.
+    let held: Vec<_> =
+        events.iter().filter(|event| ["storm-brake", "held"].iter().any(|kind| event["kind"] == *kind)).collect();
+    ensure!(held.is_empty(), "the storm brake held it up: {held:?}");
+    let worst = |seen: &ByName| seen.values().map(|seen| seen.gap_ms).fold(0.0, f64::max);
+    write(
+        &folder.join("report.json"),
+        serde_json::to_string_pretty(&json!({ "direct": direct, "balanced": balanced }))?,
+    )?;
+    for (name, seen) in &balanced {
+        say(&format!("        {name} through the load balancer: {}", seen.word()));
+    }
+    let gap = worst(&balanced);
+    ensure!(gap <= LOST_MS, "clients waited for {gap:.0} ms");
+    Ok(format!(
+        "longest gap through the load balancer {gap:.0} ms; as before {:.1} s after its power came back; {changes} changes of \
+         owner, never two; the storm brake held nothing up",
+        done?.as_secs_f64()
+    ))
+}
+
 fn night(say: Say<'_>) -> Result<String> {
     prepare(Layout::Pss, Profile::Normal, say)?;
-    let folder: PathBuf = dirs::lab().join("results").join(format!("{}-night", now_ns() / 1_000_000_000));
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = folder("night")?;
     load::set(None, Level::Moderate)?;
     until(Condition::Moderate).context("by day")?;
     wait_until(Duration::from_secs(30), "all is at home by day", || Ok(answered(Condition::Moderate).is_ok()))?;

@@ -110,11 +110,9 @@ pub fn run(only: Option<&str>, say: Say<'_>) -> Result<bool> {
             }
         }
     }
-    match super::power::run(only, say) {
-        Some(true) => passed += 1,
-        Some(false) => failed += 1,
-        None => {}
-    }
+    let (good, bad) = super::power::run(only, say);
+    passed += good;
+    failed += bad;
     say(&format!("{passed} passed, {failed} failed"));
     Ok(failed == 0)
 }
