@@ -34,6 +34,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod lifecycle;
 pub mod load;
+mod losses;
 pub mod machine;
 pub mod mishaps;
 pub mod msbs;

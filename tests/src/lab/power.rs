@@ -19,10 +19,10 @@ use super::run::{now_ns, wait_until, write};
 use super::spawn::Daemon;
 use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
 use super::transition::Split;
-use super::{balancer, dirs, hypervisor, machine, network, speech};
+use super::{balancer, dirs, hypervisor, losses, machine, network, speech};
 
-/// As the suite calls them.
-pub const NAMES: [&str; 2] = ["power saving: a night", "power saving: the base server lost at night"];
+/// As the suite calls it.
+pub const NAME: &str = "power saving: a night";
 
 /// A transition of all groups with hosts, on two busy cores.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -36,23 +36,22 @@ const BALANCED: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 const THESIS_S: (f64, f64) = (6.54, 14.66);
 /// A connection that was cut leaves no longer outage than this.
 const CUT_MS: f64 = 500.0;
-/// A host and all that ran on it is lost, at the profile `normal`: detection, patience, three doubles resumed on two cores.
-const LOST_MS: f64 = 6_000.0;
-/// A host boots, and three emulated guests on it.
-const BACK: Duration = Duration::from_secs(240);
 /// The base server of all groups.
-const BASE: &str = "rs1";
+pub(super) const BASE: &str = "rs1";
 
 /// Runs those that are asked for by name (`tests/lab suite "power saving"`); how many passed, and failed.
 pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
     let (mut passed, mut failed) = (0, 0);
-    let [a_night, base_lost] = NAMES;
-    for (name, scenario) in [(a_night, night as fn(Say<'_>) -> Result<String>), (base_lost, lost)] {
+    let scenarios = std::iter::once((NAME, None)).chain(losses::ALL.iter().map(|loss| (loss.name, Some(loss))));
+    for (name, loss) in scenarios {
         if only.is_none_or(|only| !name.contains(only)) {
             continue;
         }
         let began = Instant::now();
-        let result = scenario(say);
+        let result = match loss {
+            Some(loss) => losses::run(loss, say),
+            None => night(say),
+        };
         let took = began.elapsed().as_secs();
         match result {
             Ok(text) => {
@@ -70,7 +69,7 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
 
 /// A condition of all groups, and with it what is where.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Condition {
+pub(super) enum Condition {
     Moderate,
     Light,
 }
@@ -123,7 +122,7 @@ fn unheld(status: &Value) -> Vec<String> {
 }
 
 /// What was seen on the way to a condition.
-struct Way {
+pub(super) struct Way {
     /// `kagectl pss` at its end.
     status: Value,
     /// For how long `kagectl pss` showed each virtual address with nobody, at most: s.
@@ -131,7 +130,7 @@ struct Way {
 }
 
 /// Waits for it, and until all addresses are with somebody.
-fn until(condition: Condition) -> Result<Way> {
+pub(super) fn until(condition: Condition) -> Result<Way> {
     let mut way = Way { status: Value::Null, unheld: BTreeMap::new() };
     let mut since: BTreeMap<String, Instant> = BTreeMap::new();
     let began = Instant::now();
@@ -225,7 +224,7 @@ fn tables_match(condition: Condition, tables: &Value) -> Result<()> {
 }
 
 /// What is so now: answers, power, tables.
-fn proved(condition: Condition, folder: &Path, when: &str) -> Result<()> {
+pub(super) fn proved(condition: Condition, folder: &Path, when: &str) -> Result<()> {
     answered(condition).with_context(|| when.to_owned())?;
     let tables = tables()?;
     write(&folder.join(format!("tables-{}.json", when.replace(' ', "-"))), serde_json::to_string_pretty(&tables)?)?;
@@ -252,13 +251,13 @@ fn go(condition: Condition, level: Level, thesis_s: f64, say: Say<'_>) -> Result
 
 /// What clients of one address saw.
 #[derive(Clone, Debug, Serialize)]
-struct Seen {
+pub(super) struct Seen {
     asked: usize,
-    failed: usize,
+    pub(super) failed: usize,
     /// The longest outage, ms: 0 if no question failed.
     outage_ms: f64,
     /// The longest time between two good answers, ms.
-    gap_ms: f64,
+    pub(super) gap_ms: f64,
 }
 
 impl Seen {
@@ -271,7 +270,7 @@ impl Seen {
         }
     }
 
-    fn word(&self) -> String {
+    pub(super) fn word(&self) -> String {
         format!(
             "{} of {} failed, longest outage {:.0} ms, gap {:.0} ms",
             self.failed, self.asked, self.outage_ms, self.gap_ms
@@ -280,17 +279,17 @@ impl Seen {
 }
 
 /// By who was asked.
-type ByName = BTreeMap<&'static str, Seen>;
+pub(super) type ByName = BTreeMap<&'static str, Seen>;
 
 /// Clients and the capture, from the evening to the morning.
-struct Clients {
+pub(super) struct Clients {
     capture: Capture,
     direct: Vec<(&'static str, Poller)>,
     balanced: Vec<(&'static str, Poller)>,
 }
 
 impl Clients {
-    fn start(folder: &Path) -> Result<Self> {
+    pub(super) fn start(folder: &Path) -> Result<Self> {
         let capture = Capture::start(&folder.join("capture.pcap"))?;
         let mut direct = Vec::new();
         for server in of(Kind::VirtualServer) {
@@ -310,7 +309,7 @@ impl Clients {
     }
 
     /// What they saw, of the addresses themselves and through the load balancer; and that no address had two owners.
-    fn end(self, folder: &Path) -> Result<(ByName, ByName, usize)> {
+    pub(super) fn end(self, folder: &Path) -> Result<(ByName, ByName, usize)> {
         let seen = |pollers: Vec<(&'static str, Poller)>| {
             pollers.into_iter().map(|(name, poller)| Ok((name, Seen::of(&poller.stop()?)))).collect::<Result<_>>()
         };
@@ -339,71 +338,10 @@ fn watts(status: &Value) -> String {
     format!("{watts} W {}", status["drawn_source"].as_str().unwrap_or("of unknown source"))
 }
 
-fn folder(name: &str) -> Result<PathBuf> {
+pub(super) fn folder(name: &str) -> Result<PathBuf> {
     let folder = dirs::lab().join("results").join(format!("{}-{name}", now_ns() / 1_000_000_000));
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     Ok(folder)
-}
-
-/// All groups are on one host, the others sleep, and that one loses its power: their doubles serve, and when it has power
-/// again everything is as before.
-fn lost(say: Say<'_>) -> Result<String> {
-    prepare(Layout::Pss, Profile::Normal, say)?;
-    let folder = folder("base-lost")?;
-    load::set(None, Level::Light)?;
-    until(Condition::Light)?;
-    proved(Condition::Light, &folder, "before")?;
-    let clients = Clients::start(&folder)?;
-    let (base, client) = (find(BASE)?, find("client")?);
-    let first = last_event()?;
-    let away_and_back = || -> Result<Duration> {
-        std::thread::sleep(Duration::from_secs(2));
-        machine::power_off(base)?;
-        let doubles = || {
-            let served = |server: &'static Spec| {
-                let who = server.vip().and_then(|vip| network::who_serves(client, vip, server.service));
-                who.is_some_and(|who| server.group.is_some_and(|group| group.double == who))
-            };
-            Ok(of(Kind::VirtualServer).all(served))
-        };
-        wait_until(Duration::from_secs(60), "the doubles serve all addresses", doubles)?;
-        std::thread::sleep(Duration::from_secs(5));
-        machine::power_on(base)?;
-        let began = Instant::now();
-        let as_before = || Ok(proved(Condition::Light, &folder, "after").is_ok());
-        if wait_until(BACK, "everything is as before", as_before).is_err() {
-            proved(Condition::Light, &folder, "after")?;
-        }
-        Ok(began.elapsed())
-    };
-    let done = away_and_back();
-    let ended = clients.end(&folder);
-    let events = events_after(first).unwrap_or_default();
-    write(&folder.join("events.jsonl"), events.iter().map(|event| format!("{event}\n")).collect::<String>())?;
-    if let Err(error) = &done {
-        events.iter().for_each(|event| say(&format!("        {event}")));
-        bail!("{error:#}");
-    }
-    let (direct, balanced, changes) = ended?;
-    // One machine, whatever ran on it.
-    let held: Vec<_> =
-        events.iter().filter(|event| ["storm-brake", "held"].iter().any(|kind| event["kind"] == *kind)).collect();
-    ensure!(held.is_empty(), "the storm brake held it up: {held:?}");
-    let worst = |seen: &ByName| seen.values().map(|seen| seen.gap_ms).fold(0.0, f64::max);
-    write(
-        &folder.join("report.json"),
-        serde_json::to_string_pretty(&json!({ "direct": direct, "balanced": balanced }))?,
-    )?;
-    for (name, seen) in &balanced {
-        say(&format!("        {name} through the load balancer: {}", seen.word()));
-    }
-    let gap = worst(&balanced);
-    ensure!(gap <= LOST_MS, "clients waited for {gap:.0} ms");
-    Ok(format!(
-        "longest gap through the load balancer {gap:.0} ms; as before {:.1} s after its power came back; {changes} changes of \
-         owner, never two; the storm brake held nothing up",
-        done?.as_secs_f64()
-    ))
 }
 
 fn night(say: Say<'_>) -> Result<String> {
