@@ -267,6 +267,10 @@ impl Pss {
                 let wait = self.backoff.wait.saturating_mul(2).clamp(self.policy.backoff, self.policy.patience);
                 Backoff { wait, until: now + wait }
             }
+            // Something was in its way, and may be so for a while; a plan that was only late is made again at once.
+            (Direction::Fold, Outcome::GivenUp) if end.revision.is_some() => {
+                Backoff { until: now + self.policy.backoff, ..self.backoff }
+            }
             (Direction::Fold, Outcome::Partial | Outcome::GivenUp) | (Direction::Unfold, _) => self.backoff,
         };
         if !self.unfinished {
