@@ -10,8 +10,8 @@ use crate::clock::now;
 use kage_coordinator_core::config::Cluster;
 use kage_proto::{
     agent::v1::{
-        Authority, GetFactsRequest, HostRequest, ListLeasesRequest, ListVmsRequest, MigrateVmRequest, VmRequest,
-        WakeRequest, agent_client::AgentClient,
+        Authority, GetFactsRequest, HostRequest, ListLeasesRequest, ListVmsRequest, MigrateVmRequest, StartVmRequest,
+        VmRequest, WakeRequest, agent_client::AgentClient,
     },
     channel::{ChannelError, Credentials, Options, channel, reason},
     tls::{Expected, Pki},
@@ -154,8 +154,15 @@ impl Context {
             }
             Step::ResumeVm { vm, host } => {
                 let (mut agent, authority) = (self.agent(&host)?, self.authority().await?);
-                let request = VmRequest { authority, domain: vm.into(), timeout_ms: ms(timeout), ..Default::default() };
-                agent.resume_vm(with_deadline(request, timeout)).await.map(drop)
+                let (domain, timeout_ms) = (vm.to_string(), ms(timeout));
+                let request = VmRequest { authority, domain: domain.clone(), timeout_ms, ..Default::default() };
+                let Err(refused) = agent.resume_vm(with_deadline(request, timeout)).await else { return Ok(()) };
+                // Its host has lost its power since it was suspended.
+                if self.vm(&vm, &host).await? != Some(VmState::Stopped) {
+                    return Err(refused);
+                }
+                let request = StartVmRequest { authority, domain, paused: false, timeout_ms };
+                agent.start_vm(with_deadline(request, timeout)).await.map(drop)
             }
             Step::SuspendHost { host } => self.suspend(&host, how, timeout).await,
             Step::WakeHost { host } => self.wake(&host, how).await,
