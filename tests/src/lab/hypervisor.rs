@@ -59,6 +59,10 @@ pub fn up(node: &'static Spec) -> Result<()> {
     let words =
         ["ip", "netns", "exec", &node.namespace(), "unshare", "-m", "-u", "sh", "-ec", &script].map(str::to_owned);
     let holder = Daemon::new(node, HOLDER);
+    if holder.pid().is_none() {
+        // What it said before the power went is no sign that its mounts are there now.
+        let _ = std::fs::remove_file(holder.log());
+    }
     holder.start_bare(&words)?;
     wait_until(Duration::from_secs(5), "the hypervisor's namespaces are ready", || {
         Ok(std::fs::read_to_string(holder.log()).is_ok_and(|log| log.contains("ready")))
