@@ -16,6 +16,7 @@ use kage_tests::lab::drill::{Drill, Fault, Return};
 use kage_tests::lab::load::Level;
 use kage_tests::lab::network::Cut;
 use kage_tests::lab::nodes::{self, Kind, Layout, Service};
+use kage_tests::lab::power::Condition;
 use kage_tests::lab::trouble::Trouble;
 use kage_tests::lab::{
     capture, client, console, hypervisor, image, lifecycle, load, machine, network, nic, realserver, spawn, speech,
@@ -134,6 +135,10 @@ enum Command {
         /// Seconds that service may take to come back, and to come home
         #[arg(long, default_value_t = 60)]
         limit: u64,
+        /// Layout pss: the thesis's troubles of virtual and real servers, in this condition of all groups: moderate or light.
+        /// They strike the base server, or the virtual server on it that stays when its group is gathered
+        #[arg(long)]
+        condition: Option<Condition>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -319,6 +324,12 @@ enum FaultName {
     /// The thesis: server shut down
     #[value(name = "Nt2")]
     Nt2,
+    /// With --condition: the base server rebooted on purpose
+    #[value(name = "RsNt1")]
+    RsNt1,
+    /// With --condition: the base server shut down; it has its power again after a while
+    #[value(name = "RsNt2")]
+    RsNt2,
 }
 
 /// The thesis's standard troubles are measured in another way than single faults.
@@ -338,8 +349,26 @@ const fn trouble(name: FaultName) -> Option<Trouble> {
         | FaultName::Stall
         | FaultName::Service
         | FaultName::Shutdown
-        | FaultName::Reboot => None,
+        | FaultName::Reboot
+        | FaultName::RsNt1
+        | FaultName::RsNt2 => None,
     }
+}
+
+/// The same troubles where power saving is at work: of virtual servers, and of real ones.
+fn in_condition(name: FaultName, condition: Condition, runs: u32, json: bool) -> Result<ExitCode> {
+    let word = name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let case = word.parse()?;
+    let mut found = Vec::new();
+    for number in 1..=runs {
+        let run = kage_tests::lab::standard::run(case, condition, number, &mut note)?;
+        note(&run.line());
+        found.push(run);
+    }
+    if json {
+        print(&serde_json::to_string_pretty(&found)?);
+    }
+    Ok(if found.iter().all(|run| run.problems.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn standard(trouble: Trouble, target: &str, runs: u32, json: bool) -> Result<ExitCode> {
@@ -388,6 +417,7 @@ fn fault(name: FaultName, amount: Option<u64>) -> Result<Fault> {
         FaultName::St1 | FaultName::St2 | FaultName::Nt1 | FaultName::Nt2 => {
             bail!("a standard trouble is no single fault")
         }
+        FaultName::RsNt1 | FaultName::RsNt2 => bail!("a real server's trouble needs --condition moderate or light"),
     })
 }
 
@@ -443,7 +473,10 @@ fn act(command: Command) -> Result<ExitCode> {
             print(&hypervisor::virsh(nodes::find(&node)?, &arguments)?);
         }
         Command::Load { group, level } => load::set(Some(group.as_str()).filter(|group| *group != "all"), level)?,
-        Command::Drill { fault: name, target, runs, profile, amount, back, hold, limit, json } => {
+        Command::Drill { fault: name, target, runs, profile, amount, back, hold, limit, condition, json } => {
+            if let Some(condition) = condition {
+                return in_condition(name, condition, runs, json);
+            }
             if let Some(trouble) = trouble(name) {
                 prepare(profile)?;
                 return standard(trouble, &target, runs, json);
@@ -480,7 +513,7 @@ fn act(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Campaign { name, runs, profile, asleep, table } => {
-            use kage_tests::lab::{campaign, msbs};
+            use kage_tests::lab::{campaign, msbs, pss};
             let document = match name.as_str() {
                 "lease" => {
                     if !table {
@@ -496,7 +529,13 @@ fn act(command: Command) -> Result<ExitCode> {
                     }
                     msbs::document()?
                 }
-                other => bail!("`{other}` is no campaign; campaigns are lease, msbs"),
+                "pss" => {
+                    if !table {
+                        pss::measure(runs.unwrap_or(5), &mut note)?;
+                    }
+                    pss::document()?
+                }
+                other => bail!("`{other}` is no campaign; campaigns are lease, msbs, pss"),
             };
             print(&document.to_string_lossy());
         }

@@ -86,7 +86,7 @@ pub fn agent_file(node: &Spec) -> PathBuf {
 pub fn agents() -> impl Iterator<Item = &'static Spec> {
     nodes::nodes()
         .iter()
-        .filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::Voter | Kind::Machine))
+        .filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::VirtualServer | Kind::Voter | Kind::Machine))
 }
 
 /// Makes a new authority, the certificates of the controllers and the operator, and one for each agent.
@@ -111,7 +111,7 @@ pub fn make_pki(kagectl: &Path) -> Result<()> {
 #[must_use]
 pub fn agent_toml(node: &Spec) -> String {
     // A guest sees its own files; the others see this machine's.
-    let (pki, state) = if node.kind == Kind::Machine {
+    let (pki, state) = if matches!(node.kind, Kind::Machine | Kind::VirtualServer) {
         ("/etc/kagemusha/pki".to_owned(), "/var/lib/kagemusha".to_owned())
     } else {
         (text(&pki(node.name)), text(&dirs::node(node.name).join("agent")))
@@ -121,7 +121,7 @@ pub fn agent_toml(node: &Spec) -> String {
         "name = \"{}\"\nlisten = \"{}:{AGENT_PORT}\"\ncoordinator = \"{coordinator}\"\npki = \"{pki}\"\nstate = \"{state}\"\nwitness = {}\n",
         node.name,
         node.ip(),
-        node.kind == Kind::Voter,
+        matches!(node.kind, Kind::Voter | Kind::VirtualServer),
     );
     match node.kind {
         Kind::Machine => {
@@ -129,7 +129,12 @@ pub fn agent_toml(node: &Spec) -> String {
             toml.push_str(service_toml(node));
         }
         Kind::Hypervisor | Kind::RealServer => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
-        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::LoadBalancer | Kind::Domain | Kind::VirtualServer => {}
+        // Its host guards its addresses.
+        Kind::VirtualServer => {
+            toml.push('\n');
+            toml.push_str(service_toml(node));
+        }
+        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::LoadBalancer | Kind::Domain => {}
     }
     if node.kind == Kind::RealServer {
         toml.push_str(&realserver::power_toml(node));
@@ -176,12 +181,8 @@ pub fn cluster_toml(profile: Profile) -> String {
             Kind::RealServer => {
                 let _ = writeln!(toml, "guard = \"tap\"\nmac = \"{}\"", node.mac_text());
             }
-            Kind::Switch
-            | Kind::Client
-            | Kind::FileServer
-            | Kind::LoadBalancer
-            | Kind::Domain
-            | Kind::VirtualServer => {}
+            Kind::VirtualServer => toml.push_str("guard = \"none\"\n"),
+            Kind::Switch | Kind::Client | Kind::FileServer | Kind::LoadBalancer | Kind::Domain => {}
         }
     }
     toml.push_str(&realserver::cluster_toml());

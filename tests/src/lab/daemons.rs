@@ -10,7 +10,7 @@ use super::config::{self, COORDINATOR_PORT};
 use super::console;
 use super::dirs;
 use super::nodes::{Kind, Spec, find, of};
-use super::run::text;
+use super::run::{text, wait_until};
 use super::spawn::{Daemon, run_in};
 
 /// A part of the product that runs as a process.
@@ -101,7 +101,7 @@ impl Part {
     /// Whether it runs inside a guest, where only the console reaches it.
     fn guest(self) -> Option<&'static Spec> {
         match self {
-            Self::Agent(node) if node.kind == Kind::Machine => Some(node),
+            Self::Agent(node) if matches!(node.kind, Kind::Machine | Kind::VirtualServer) => Some(node),
             Self::Agent(_) | Self::Sif | Self::Coordinator => None,
         }
     }
@@ -188,6 +188,17 @@ pub fn stop(part: Part) -> Result<()> {
         }
         None => part.daemon()?.stop(),
     }
+}
+
+/// Has a node's agent hear that its machine goes down, as the service manager tells it (SIGUSR1), and waits until it has
+/// given up what it held and has ended.
+///
+/// # Errors
+/// It does not run, or has not ended within `limit`.
+pub fn go_down(node: &'static Spec, limit: Duration) -> Result<()> {
+    let daemon = Part::Agent(node).daemon()?;
+    daemon.signal(Signal::USR1)?;
+    wait_until(limit, &format!("the agent of {} has ended", node.name), || Ok(daemon.pid().is_none())).map(drop)
 }
 
 /// `kill -9`. In a guest its process 1 starts the agent again after 0.1 s; elsewhere it stays dead.

@@ -131,7 +131,10 @@ pub fn define(domain: &Spec) -> Result<()> {
     let kernel = image::kernel()?;
     let kind = if image::accelerator(&kernel)? == "kvm" { "kvm" } else { "qemu" };
     let folder = dirs::node(domain.name);
-    image::initramfs(&kernel, None, &folder.join("etc"), &initramfs_path(domain))?;
+    // A virtual server's restarts its service; a double is watched from outside.
+    let agent = dirs::binary("kage-agent")
+        .filter(|_| domain.kind == Kind::VirtualServer && folder.join("etc/kagemusha/agent.toml").exists());
+    image::initramfs(&kernel, agent.as_deref(), &folder.join("etc"), &initramfs_path(domain))?;
     let disk = match domain.system {
         System::Busybox => String::new(),
         // The guest agent sets the clock of a double that slept for long.

@@ -43,11 +43,14 @@ pub mod nic;
 pub mod nodes;
 pub mod pcap;
 pub mod power;
+pub mod pss;
 pub mod realserver;
 pub mod report;
 pub mod run;
 pub mod spawn;
+
 pub mod speech;
+pub mod standard;
 pub mod storage;
 pub mod storms;
 pub mod suite;

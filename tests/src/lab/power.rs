@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::capture::Capture;
@@ -33,7 +34,7 @@ const DIRECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// The same through the load balancer: it may try again for a while.
 const BALANCED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// The thesis's own changes of condition, s (table 4.3).
-const THESIS_S: (f64, f64) = (6.54, 14.66);
+pub(super) const THESIS_S: (f64, f64) = (6.54, 14.66);
 /// A connection that was cut leaves no longer outage than this.
 const CUT_MS: f64 = 500.0;
 /// The base server of all groups.
@@ -50,7 +51,7 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
         let began = Instant::now();
         let result = match loss {
             Some(loss) => losses::run(loss, say),
-            None => night(say),
+            None => night(say).map(|night| night.text()),
         };
         let took = began.elapsed().as_secs();
         match result {
@@ -68,14 +69,27 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
 }
 
 /// A condition of all groups, and with it what is where.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Condition {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Every member at home, every real server awake.
     Moderate,
+    /// One member of each group serves, on the base server; the other real servers sleep.
     Light,
 }
 
+impl FromStr for Condition {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match [Self::Moderate, Self::Light].into_iter().find(|one| one.name().eq_ignore_ascii_case(word)) {
+            Some(condition) => Ok(condition),
+            None => bail!("`{word}` is no condition; conditions are moderate, light"),
+        }
+    }
+}
+
 impl Condition {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Moderate => "Moderate",
             Self::Light => "Light",
@@ -88,6 +102,12 @@ impl Condition {
             Self::Moderate => Ok(server),
             Self::Light => load::first(server.group.map(|group| group.name)).next().context("a group has members"),
         }
+    }
+
+    /// The real server that it serves on, if it serves at all.
+    pub(super) fn host_of(self, server: &'static Spec) -> Result<Option<&'static str>> {
+        let serves = self.serves(server)?.name == server.name;
+        Ok(serves.then_some(if self == Self::Light { BASE } else { server.host }))
     }
 
     fn asleep(self, host: &str) -> bool {
@@ -255,7 +275,7 @@ pub(super) struct Seen {
     asked: usize,
     pub(super) failed: usize,
     /// The longest outage, ms: 0 if no question failed.
-    outage_ms: f64,
+    pub(super) outage_ms: f64,
     /// The longest time between two good answers, ms.
     pub(super) gap_ms: f64,
 }
@@ -344,7 +364,44 @@ pub(super) fn folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn night(say: Say<'_>) -> Result<String> {
+/// A night, from Moderate condition to Light and back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Night {
+    /// The evening.
+    pub to_light: Split,
+    /// The morning.
+    pub to_moderate: Split,
+    /// Drawn at night and by day, and where the figure is from.
+    pub drawn: [String; 2],
+    /// Connections through the load balancer that were cut as an address moved.
+    pub cut: usize,
+    /// The longest time between two good answers through the load balancer, ms.
+    pub gap_ms: f64,
+    /// How often an address changed its owner.
+    pub changes: usize,
+}
+
+impl Night {
+    fn text(&self) -> String {
+        format!(
+            "to Light {}; to Moderate {}; {} and {}; {} changes of owner, never two; {} connections cut as an address moved, no \
+             other request failed, longest gap {:.0} ms",
+            self.to_light.line(THESIS_S.0),
+            self.to_moderate.line(THESIS_S.1),
+            self.drawn[0],
+            self.drawn[1],
+            self.changes,
+            self.cut,
+            self.gap_ms
+        )
+    }
+}
+
+/// One night.
+///
+/// # Errors
+/// The lab does not come up, a condition is not reached, clients or the tables are not as they are to be, two owners.
+pub(super) fn night(say: Say<'_>) -> Result<Night> {
     prepare(Layout::Pss, Profile::Normal, say)?;
     let folder = folder("night")?;
     load::set(None, Level::Moderate)?;
@@ -408,12 +465,12 @@ fn night(say: Say<'_>) -> Result<String> {
     ensure!(failed.is_empty(), "requests failed through the load balancer: {}", failed.join("; "));
     let cut: usize = balanced.values().map(|seen| seen.failed).sum();
     let gap = balanced.values().map(|seen| seen.gap_ms).fold(0.0, f64::max);
-    Ok(format!(
-        "to Light {}; to Moderate {}; {} and {}; {changes} changes of owner, never two; {cut} connections cut as an address moved, no other request failed, longest gap \
-         {gap:.0} ms",
-        evening.line(THESIS_S.0),
-        morning.line(THESIS_S.1),
-        watts(&night.status),
-        watts(&day.status),
-    ))
+    Ok(Night {
+        to_light: evening,
+        to_moderate: morning,
+        drawn: [watts(&night.status), watts(&day.status)],
+        cut,
+        gap_ms: gap,
+        changes,
+    })
 }

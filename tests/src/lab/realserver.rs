@@ -119,7 +119,7 @@ pub fn cluster_toml() -> String {
         let (name, wait, service) = (server.name, config::reboot_wait(server).as_secs(), server.service.name());
         let _ = write!(
             toml,
-            "\n[[target]]\nname = \"{name}\"\nvm = {{ domain = \"{name}\", host = \"{}\" }}\naddress = \"{}\"\n\
+            "\n[[target]]\nname = \"{name}\"\nagent = \"{name}\"\nvm = {{ domain = \"{name}\", host = \"{}\" }}\naddress = \"{}\"\n\
              vips = [\"{vip}\"]\nbackup = {{ agent = \"{}\", domain = \"{}\", address = \"{}\" }}\n\
              failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"{wait}s\"\nstart_wait = \"{wait}s\"\n\
              budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\n\

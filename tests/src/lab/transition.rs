@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Beginnings of what a step is called in its event, and what that is for people.
@@ -16,7 +16,7 @@ const KINDS: [(&str, &str); 6] = [
 ];
 
 /// One direction: what was done, and when. All in seconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Split {
     /// From the change of load to the beginning of the first transition: measuring, and equal judgements running.
     pub judged_s: f64,
@@ -25,7 +25,7 @@ pub struct Split {
     /// How many transitions that took.
     pub transitions: usize,
     /// Of each kind of step: how many, and from the beginning to the last one's end.
-    pub done: BTreeMap<&'static str, (usize, f64)>,
+    pub done: BTreeMap<String, (usize, f64)>,
     /// Steps that failed or were taken back, refusals.
     pub problems: Vec<String>,
 }
@@ -56,7 +56,7 @@ impl Split {
                 "pss-step-done" => {
                     let step = text.trim_start_matches("done: ");
                     if let Some((_, name)) = KINDS.iter().find(|(word, _)| step.starts_with(word)) {
-                        let done = split.done.entry(name).or_default();
+                        let done = split.done.entry((*name).to_owned()).or_default();
                         *done = (done.0 + 1, begun.map_or(0.0, since));
                     }
                 }
@@ -104,7 +104,7 @@ mod tests {
             2_000,
         );
         assert!((split.judged_s - 6.0).abs() < 1e-9 && (split.took_s - 1.1).abs() < 1e-9, "{split:?}");
-        let counts: Vec<_> = split.done.iter().map(|(name, (count, _))| (*name, *count)).collect();
+        let counts: Vec<_> = split.done.iter().map(|(name, (count, _))| (name.as_str(), *count)).collect();
         assert_eq!(counts, [("VIPs moved", 1), ("hosts asleep", 1), ("members suspended", 1)]);
         assert_eq!(split.problems.len(), 1);
         let line = split.line(6.54);

@@ -50,7 +50,8 @@ impl Trouble {
         }
     }
 
-    fn command(self, target: &Spec) -> String {
+    /// What the machine or virtual server runs to get into it.
+    pub(super) fn command(self, target: &Spec) -> String {
         let stop = match (target.system, target.service.port()) {
             (System::Busybox, _) => "killall -9 httpd",
             (System::Debian, 25) => "systemctl kill -s KILL postfix@-.service",
@@ -252,6 +253,24 @@ fn served_at_end(samples: &[Sample], count: usize) -> bool {
     samples.len() >= count && samples[samples.len() - count..].iter().all(|sample| sample.ok)
 }
 
+/// When the log first tells of a trouble of this target: ns since 1970.
+pub(super) fn first_trouble(events: &[Value], target: &str, injected_ns: u64) -> Option<u64> {
+    events_of(events, target, injected_ns).find(|(_, kind, _)| detects(kind)).map(|(at, ..)| at)
+}
+
+/// The log since then: milliseconds after the injection, target, kind, text.
+pub(super) fn timeline(events: &[Value], injected_ns: u64) -> Vec<(i64, String, String, String)> {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    events
+        .iter()
+        .map(|event| {
+            let after = seconds(injected_ns, number(&event["unix_ms"]).saturating_mul(1_000_000)) * 1e3;
+            #[allow(clippy::cast_possible_truncation, reason = "minutes in milliseconds")]
+            (after.round() as i64, word(&event["target"]), word(&event["kind"]), word(&event["text"]))
+        })
+        .collect()
+}
+
 /// First lines of the log that tell of a trouble.
 fn detects(kind: &str) -> bool {
     matches!(kind, "service-down" | "service-trouble" | "network-trouble" | "confirmed" | "backup-server")
@@ -261,7 +280,12 @@ fn recovers(trouble: Trouble, kind: &str) -> bool {
     kind == "regular" || trouble == Trouble::St1 && kind == "service-normal"
 }
 
-fn of<'a>(events: &'a [Value], target: &'a str, injected_ns: u64) -> impl Iterator<Item = (u64, &'a str, &'a Value)> {
+/// What the log says of one target since then: when (ns since 1970), kind, event.
+pub(super) fn events_of<'a>(
+    events: &'a [Value],
+    target: &'a str,
+    injected_ns: u64,
+) -> impl DoubleEndedIterator<Item = (u64, &'a str, &'a Value)> {
     events.iter().filter_map(move |event| {
         let at = number(&event["unix_ms"]).saturating_mul(1_000_000);
         // The log's clock has milliseconds.
@@ -280,7 +304,7 @@ fn wait_recovered(troubles: &[Trouble], targets: &[&'static Spec], after: u64, i
     for (trouble, target) in troubles.iter().zip(targets) {
         loop {
             let events = events_after(after).unwrap_or_default();
-            let mut found = of(&events, target.name, injected_ns).skip_while(|(_, kind, _)| !detects(kind));
+            let mut found = events_of(&events, target.name, injected_ns).skip_while(|(_, kind, _)| !detects(kind));
             if found.any(|(_, kind, _)| recovers(*trouble, kind)) {
                 break;
             }
@@ -299,8 +323,9 @@ fn first_reply(fine: &[Sample], set: u64) -> Option<f64> {
     answered.filter(|done| *done >= set).min().map(|done| seconds(set, done))
 }
 
+/// From one moment to another, both in ns since 1970.
 #[allow(clippy::cast_precision_loss, reason = "spans of minutes")]
-fn seconds(from: u64, to: u64) -> f64 {
+pub(super) fn seconds(from: u64, to: u64) -> f64 {
     (to as i64 - from as i64) as f64 / 1e9
 }
 
@@ -312,7 +337,7 @@ fn judge(
     second: &[Sample],
     two_owner_ms: f64,
 ) -> TargetRun {
-    let log: Vec<(u64, &str, &Value)> = of(events, target.name, injected_ns).collect();
+    let log: Vec<(u64, &str, &Value)> = events_of(events, target.name, injected_ns).collect();
     let detected = log.iter().find(|(_, kind, _)| detects(kind)).map(|(at, ..)| *at);
     let since = |at: u64| detected.map(|detected| seconds(detected, at));
     let later = |wanted: &[&str]| {
