@@ -121,8 +121,12 @@ pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
     let sif = Sif::new(&cluster, &pki, handle.clone(), agents.clone(), certificates)?;
     let started = now();
     journal.start(started, &cluster);
+    #[allow(unused_mut, reason = "only what tests build is changed")]
+    let mut core = Coordinator::new(started, cluster);
+    #[cfg(feature = "sabotage")]
+    sabotage(&mut core);
     let driver = Driver {
-        core: Coordinator::new(started, cluster),
+        core,
         events,
         journal,
         sif,
@@ -136,6 +140,21 @@ pub fn spawn(setup: Setup) -> Result<(Handle, Agents), ChannelError> {
     let agents = driver.agents.clone();
     tokio::spawn(driver.run(inputs));
     Ok((handle, agents))
+}
+
+/// What `$KAGE_SABOTAGE` names is broken on purpose: tests see that it is missed.
+#[cfg(feature = "sabotage")]
+fn sabotage(core: &mut Coordinator) {
+    use kage_coordinator_core::Sabotage;
+    let rule = match std::env::var("KAGE_SABOTAGE").as_deref() {
+        Ok("a1") => Sabotage::SignalA1,
+        Ok("a2") => Sabotage::SignalA2,
+        Ok("a4") => Sabotage::SignalA4,
+        Ok("a5") => Sabotage::SignalA5,
+        Ok(_) | Err(_) => return,
+    };
+    tracing::error!(?rule, "BROKEN ON PURPOSE: this is no coordinator to work with");
+    core.sabotage(rule);
 }
 
 impl Driver {

@@ -24,6 +24,14 @@ pub enum Sabotage {
     WriterUnproven,
     /// An owner that is up and does not hold what is its own is not told again.
     NotToldAgain,
+    /// Signal A1 of thesis ch. 4 is not asked for: a virtual server holds the virtual IPs that are configured.
+    SignalA1,
+    /// Signals A1 and A2 are not asked for: nothing is suspended on purpose.
+    SignalA2,
+    /// Signal A4 is not sent: nobody is told that the backup server serves.
+    SignalA4,
+    /// Signal A5 is not sent: nobody is told what became of the target.
+    SignalA5,
 }
 
 impl Coordinator {

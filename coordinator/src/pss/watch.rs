@@ -60,21 +60,33 @@ async fn follow_tables(
     Ok(())
 }
 
-/// One host: what it is, what runs there, and its counters.
-pub async fn host(name: AgentId, mut client: AgentClient<Channel>, interval: Duration, inputs: Sender) {
+/// What of a machine is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A host: what it is, what runs there, what it draws, and the counters of that.
+    Host,
+    /// One that is no host, as on it backup servers take the places of members: their counters.
+    Counters,
+}
+
+/// One machine.
+pub async fn machine(what: What, name: AgentId, mut client: AgentClient<Channel>, interval: Duration, inputs: Sender) {
     let mut stream = 0;
     loop {
         // Rises with each connection, over restarts of this process too.
         stream = now().as_nanos().max(stream + 1);
-        if let Err(status) = follow_host(&name, &mut client, interval, stream, &inputs).await {
+        if let Err(status) = follow_machine(what, &name, &mut client, interval, stream, &inputs).await {
             tracing::debug!(host = %name, reason = reason(&status), "power saving does not hear this host");
         }
-        inputs.send(Input::HostAway(name.clone())).await;
+        if what == What::Host {
+            inputs.send(Input::HostAway(name.clone())).await;
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn follow_host(
+async fn follow_machine(
+    what: What,
     name: &AgentId,
     client: &mut AgentClient<Channel>,
     interval: Duration,
@@ -89,7 +101,7 @@ async fn follow_host(
     let mut energy = None;
     let rated = Some(speed(&facts)).filter(|speed| *speed > 0).map(|speed| BytesPerSecond::rated(speed.into()));
     loop {
-        if looked.is_none_or(|at| now().since(at) >= LOOK) {
+        if what == What::Host && looked.is_none_or(|at| now().since(at) >= LOOK) {
             let vms = client.list_vms(with_deadline(ListVmsRequest {}, ANSWER)).await?.into_inner().vms;
             inputs.send(Input::Host(name.clone(), Box::new(seen(&facts, &vms)))).await;
             looked = Some(now());
@@ -99,7 +111,7 @@ async fn follow_host(
             .map_err(|_| Status::unavailable(format!("no sample within {silent:?}")))??;
         let Some(sample) = sample else { return Ok(()) };
         let metered = sample.energy_uj.map(|energy| (sample.at_ns, energy));
-        if let Some(watts) = drawn(energy, metered) {
+        if let Some(watts) = drawn(energy, metered).filter(|_| what == What::Host) {
             inputs.send(Input::Power(name.clone(), watts)).await;
         }
         energy = metered;

@@ -134,7 +134,19 @@ pub fn start(part: Part) -> Result<()> {
     start_as(part, &binary)
 }
 
+/// Starts a coordinator that was built to break a rule on purpose.
+///
+/// # Errors
+/// The lab is down.
+pub fn start_sabotaged(binary: &Path, rule: &str) -> Result<()> {
+    start_with(Part::Coordinator, binary, &["env", &format!("KAGE_SABOTAGE={rule}")])
+}
+
 fn start_as(part: Part, binary: &Path) -> Result<()> {
+    start_with(part, binary, &[])
+}
+
+fn start_with(part: Part, binary: &Path, before: &[&str]) -> Result<()> {
     let state = text(&part.state()?);
     let cluster = text(&config::cluster_file());
     let binary = text(binary);
@@ -157,7 +169,7 @@ fn start_as(part: Part, binary: &Path) -> Result<()> {
         }
         Part::Agent(node) => vec![binary, "run".into(), "--config".into(), text(&config::agent_file(node))],
     };
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let argv: Vec<&str> = before.iter().copied().chain(argv.iter().map(String::as_str)).collect();
     part.daemon()?.start(&argv)
 }
 

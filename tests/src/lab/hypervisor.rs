@@ -200,6 +200,14 @@ pub fn define(domain: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Spoils what a domain boots from: it never answers again, whoever starts it, until it is defined anew.
+///
+/// # Errors
+/// The disk is full.
+pub fn spoil(domain: &Spec) -> Result<()> {
+    write(&initramfs_path(domain), "no initramfs")
+}
+
 /// Starts a domain that is shut off, and returns at once.
 ///
 /// # Errors

@@ -68,13 +68,19 @@ pub fn set(group: Option<&str>, level: Level) -> Result<()> {
         names.dedup();
         bail!("the lab has no such service group; it has {}", names.join(", "));
     }
-    for server in servers {
-        let begin =
-            level.work().map_or_else(String::new, |work| format!("; ({work}) > /dev/null 2>&1 & echo $! > /run/work"));
-        console::exec_ok(server, &format!("{END}{begin}"), LIMIT)
-            .with_context(|| format!("the load of {} is not changed", server.name))?;
-    }
-    Ok(())
+    servers.into_iter().try_for_each(|server| set_in(server, level))
+}
+
+/// Has it done by one guest.
+///
+/// # Errors
+/// It does not answer on its console.
+pub fn set_in(server: &Spec, level: Level) -> Result<()> {
+    let begin =
+        level.work().map_or_else(String::new, |work| format!("; ({work}) > /dev/null 2>&1 & echo $! > /run/work"));
+    console::exec_ok(server, &format!("{END}{begin}"), LIMIT)
+        .with_context(|| format!("the load of {} is not changed", server.name))
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub mod pss;
 pub mod realserver;
 pub mod report;
 pub mod run;
+pub mod signals;
 pub mod spawn;
 
 pub mod speech;

@@ -20,7 +20,7 @@ use super::run::{now_ns, wait_until, write};
 use super::spawn::Daemon;
 use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
 use super::transition::Split;
-use super::{balancer, dirs, hypervisor, losses, machine, network, speech};
+use super::{balancer, dirs, hypervisor, losses, machine, network, signals, speech};
 
 /// As the suite calls it.
 pub const NAME: &str = "power saving: a night";
@@ -62,6 +62,21 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
             Err(error) => {
                 failed += 1;
                 say(&format!("FAILED  {name} ({took} s): {error:#}"));
+            }
+        }
+    }
+    for problem in signals::ALL.iter().filter(|problem| only.is_none_or(|only| problem.name.contains(only))) {
+        let began = Instant::now();
+        let result = signals::run(problem, say);
+        let took = began.elapsed().as_secs();
+        match result {
+            Ok(text) => {
+                passed += 1;
+                say(&format!("ok      {} ({took} s): {text}", problem.name));
+            }
+            Err(error) => {
+                failed += 1;
+                say(&format!("FAILED  {} ({took} s): {error:#}", problem.name));
             }
         }
     }
@@ -115,7 +130,7 @@ impl Condition {
     }
 }
 
-fn rows(value: &Value) -> Vec<Value> {
+pub(super) fn rows(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
@@ -192,7 +207,7 @@ fn answered(condition: Condition) -> Result<()> {
     Ok(())
 }
 
-fn tables() -> Result<Value> {
+pub(super) fn tables() -> Result<Value> {
     kagectl_json(&["tables", "--sif", &format!("{}:{SIF_PORT}", find("mgmt")?.ip())])
 }
 

@@ -260,7 +260,11 @@ fn fitting(sabotage: Sabotage) -> &'static [&'static str] {
             | Core::OpenBeforeDoubleRuns
             | Core::StrangerIgnored
             | Core::WriterUnproven
-            | Core::NotToldAgain,
+            | Core::NotToldAgain
+            | Core::SignalA1
+            | Core::SignalA2
+            | Core::SignalA4
+            | Core::SignalA5,
         )
         | Sabotage::Sif(_)
         | Sabotage::ReleaseBeforeQuiet => &[],

@@ -2,7 +2,7 @@
 //! none overtakes another.
 
 use super::*;
-use crate::{arrangement::Arrangement, placement::describe};
+use crate::{arrangement::Arrangement, placement::describe, sabotage::Sabotage};
 use kage_types::{Claim, DomainName};
 use std::collections::VecDeque;
 
@@ -78,6 +78,15 @@ impl Signals {
 impl Coordinator {
     /// Tell SIF, after what it is still to be told.
     pub(crate) fn signal(&mut self, signal: Signal) {
+        match &signal {
+            Signal::FunctionRestored { .. } if self.breaks(Sabotage::SignalA4) => return,
+            Signal::TargetVerdict { .. } if self.breaks(Sabotage::SignalA5) => return,
+            Signal::FunctionRestored { .. }
+            | Signal::TargetVerdict { .. }
+            | Signal::Arrangement
+            | Signal::Claims { .. }
+            | Signal::MovedTo { .. } => {}
+        }
         let running = usize::from(self.signals.running.is_some());
         let (sent, waiting): (VecDeque<Signal>, VecDeque<Signal>) = {
             let mut queue = std::mem::take(&mut self.signals.queue);

@@ -7,6 +7,7 @@ use crate::{
     config::{Machine, Target},
     event::Cause,
     placement::Owner,
+    sabotage::Sabotage,
 };
 use kage_types::{Claim, DomainName, Tables};
 
@@ -30,7 +31,7 @@ impl Coordinator {
     /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
-        let Some(tables) = &self.tables else { return false };
+        let Some(tables) = self.tables.as_ref().filter(|_| !self.breaks(Sabotage::SignalA2)) else { return false };
         let asleep =
             |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
         let guest = |target: &Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
@@ -39,7 +40,7 @@ impl Coordinator {
 
     /// A1, A2: is this target suspended on purpose, or about to be, or being brought back?
     pub(crate) fn is_suspended(&self, target: &Target) -> bool {
-        let place = target.domain();
+        let place = target.domain().filter(|_| !self.breaks(Sabotage::SignalA2));
         place.is_some_and(|place| self.tables.as_ref().is_some_and(|tables| tables.suspend.contains_key(place)))
     }
 
@@ -113,17 +114,22 @@ impl Coordinator {
         Some(Owner { agent, domain: Some(row.vm.clone()) })
     }
 
+    /// The place about which A1 asks what it holds; none: it holds what is configured.
+    fn asks_whose<'a>(&self, target: &'a Target) -> Option<&'a DomainName> {
+        target.domain().filter(|_| !self.breaks(Sabotage::SignalA1))
+    }
+
     /// The virtual IPs that this target, or its backup server in its place, is in charge of: of a virtual server those that
     /// belong to its place, be they its own or those of others that are suspended.
     pub(crate) fn vips_of(&self, target: &Target) -> BTreeSet<Vip> {
-        let Some(domain) = target.domain() else { return target.vips.clone() };
+        let Some(domain) = self.asks_whose(target) else { return target.vips.clone() };
         self.vips.keys().copied().filter(|vip| self.place_of_vip(*vip) == Some(domain)).collect()
     }
 
     /// A1: the virtual IPs that this target holds, or is to hold next. Wherever they belong, they need a server when it is
     /// lost.
     pub(crate) fn vips_held_by(&self, target: &Target) -> BTreeSet<Vip> {
-        let Some(domain) = target.domain() else { return target.vips.clone() };
+        let Some(domain) = self.asks_whose(target) else { return target.vips.clone() };
         let holds = |(vip, state): &(&Vip, &crate::placement::VipState)| match (&state.moving, &state.row) {
             (Some(moving), _) => moving.to.domain.as_ref() == Some(domain),
             (None, Some(row)) => row.domain.as_ref() == Some(domain),
@@ -136,7 +142,7 @@ impl Coordinator {
     /// backup server.
     pub(crate) fn vips_at_stake(&self, target: &Target) -> BTreeSet<Vip> {
         let mut vips = self.vips_of(target);
-        let Some(domain) = target.domain() else { return vips };
+        let Some(domain) = self.asks_whose(target) else { return vips };
         vips.append(&mut self.vips_held_by(target));
         let leaves = |(_, state): &(&Vip, &crate::placement::VipState)| {
             state.moving.as_ref().is_some_and(|moving| {
