@@ -139,14 +139,24 @@ pub fn start(part: Part) -> Result<()> {
 /// # Errors
 /// The lab is down.
 pub fn start_sabotaged(binary: &Path, rule: &str) -> Result<()> {
-    start_with(Part::Coordinator, binary, &["env", &format!("KAGE_SABOTAGE={rule}")])
+    start_with(Part::Coordinator, binary, &["env", &format!("KAGE_SABOTAGE={rule}")], &[])
+}
+
+/// Starts the coordinator with these controllers only (`msbs`, `pss`); leases are granted all the same.
+///
+/// # Errors
+/// It is not built, or the lab is down.
+pub fn start_controllers(controllers: &str) -> Result<()> {
+    let part = Part::Coordinator;
+    let binary = part.binary().with_context(|| format!("{} is not built; tests/lab builds it", part.program()))?;
+    start_with(part, &binary, &[], &["--controllers", controllers])
 }
 
 fn start_as(part: Part, binary: &Path) -> Result<()> {
-    start_with(part, binary, &[])
+    start_with(part, binary, &[], &[])
 }
 
-fn start_with(part: Part, binary: &Path, before: &[&str]) -> Result<()> {
+fn start_with(part: Part, binary: &Path, before: &[&str], after: &[&str]) -> Result<()> {
     let state = text(&part.state()?);
     let cluster = text(&config::cluster_file());
     let binary = text(binary);
@@ -169,7 +179,7 @@ fn start_with(part: Part, binary: &Path, before: &[&str]) -> Result<()> {
         }
         Part::Agent(node) => vec![binary, "run".into(), "--config".into(), text(&config::agent_file(node))],
     };
-    let argv: Vec<&str> = before.iter().copied().chain(argv.iter().map(String::as_str)).collect();
+    let argv: Vec<&str> = before.iter().copied().chain(argv.iter().map(String::as_str)).chain(after.iter().copied()).collect();
     part.daemon()?.start(&argv)
 }
 

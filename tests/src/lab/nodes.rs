@@ -297,7 +297,7 @@ impl Spec {
     pub const fn memory_mib(&self) -> u32 {
         match self.system {
             // libvirt counts what QEMU itself takes as the guest's: it must not look full.
-            System::Busybox if self.group.is_some() => 512,
+            System::Busybox if self.group.is_some() => 640,
             System::Busybox => 160,
             System::Debian => 256,
         }

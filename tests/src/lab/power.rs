@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::capture::Capture;
 use super::client::{self, Sample};
 use super::config::{Profile, SIF_PORT};
+use super::daemons::{self, Part};
 use super::drill::Poller;
 use super::load::{self, Level};
 use super::nodes::{Kind, Layout, Spec, find, of};
@@ -24,6 +25,9 @@ use super::{balancer, dirs, hypervisor, losses, machine, network, signals, speec
 
 /// As the suite calls it.
 pub const NAME: &str = "power saving: a night";
+
+/// The same with nobody who supervises.
+const ALONE: &str = "power saving: a night with no MSBS";
 
 /// A transition of all groups with hosts, on two busy cores.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -40,19 +44,20 @@ const CUT_MS: f64 = 500.0;
 /// The base server of all groups.
 pub(super) const BASE: &str = "rs1";
 
-/// Runs those that are asked for by name (`tests/lab suite "power saving"`); how many passed, and failed.
+/// Of those, what is run when nothing is asked for: the others take longer than `tests/all` may.
+const USUAL: [&str; 3] = [NAME, losses::BY_DAY, losses::BASE_LOST];
+
+/// Runs those whose name contains `only` (`tests/lab suite "power saving"`, `tests/lab suite signal`), or the usual ones;
+/// how many passed, and failed.
 pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
+    let wanted = |name: &str| only.map_or_else(|| USUAL.contains(&name), |only| name.contains(only));
     let (mut passed, mut failed) = (0, 0);
-    let scenarios = std::iter::once((NAME, None)).chain(losses::ALL.iter().map(|loss| (loss.name, Some(loss))));
-    for (name, loss) in scenarios {
-        if only.is_none_or(|only| !name.contains(only)) {
-            continue;
+    let mut told = |name: &str, scenario: &mut dyn FnMut(Say<'_>) -> Result<String>| {
+        if !wanted(name) {
+            return;
         }
         let began = Instant::now();
-        let result = match loss {
-            Some(loss) => losses::run(loss, say),
-            None => night(say).map(|night| night.text()),
-        };
+        let result = scenario(say);
         let took = began.elapsed().as_secs();
         match result {
             Ok(text) => {
@@ -64,21 +69,14 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
                 say(&format!("FAILED  {name} ({took} s): {error:#}"));
             }
         }
+    };
+    told(NAME, &mut |say| night(say).map(|night| night.text()));
+    told(ALONE, &mut alone);
+    for loss in &losses::ALL {
+        told(loss.name, &mut |say| losses::run(loss, say));
     }
-    for problem in signals::ALL.iter().filter(|problem| only.is_none_or(|only| problem.name.contains(only))) {
-        let began = Instant::now();
-        let result = signals::run(problem, say);
-        let took = began.elapsed().as_secs();
-        match result {
-            Ok(text) => {
-                passed += 1;
-                say(&format!("ok      {} ({took} s): {text}", problem.name));
-            }
-            Err(error) => {
-                failed += 1;
-                say(&format!("FAILED  {} ({took} s): {error:#}", problem.name));
-            }
-        }
+    for problem in &signals::ALL {
+        told(problem.name, &mut |say| signals::run(problem, say));
     }
     (passed, failed)
 }
@@ -410,6 +408,17 @@ impl Night {
             self.gap_ms
         )
     }
+}
+
+/// A night with `--controllers pss`: power saving moves, suspends and wakes, and nobody looks whether anything answers.
+fn alone(say: Say<'_>) -> Result<String> {
+    prepare(Layout::Pss, Profile::Normal, say)?;
+    daemons::stop(Part::Coordinator)?;
+    daemons::start_controllers("pss")?;
+    let done = night(say);
+    daemons::stop(Part::Coordinator)?;
+    daemons::start(Part::Coordinator)?;
+    done.map(|night| night.text())
 }
 
 /// One night.

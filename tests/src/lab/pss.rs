@@ -48,7 +48,7 @@ pub fn measure(runs: u32, say: Say<'_>) -> Result<()> {
                 "client".into(),
                 "each group's front at the load balancer each 100 ms, time-out 5 s; each VIP once a second".into(),
             );
-            conditions.insert("guests".into(), "busybox with httpd and an agent, 512 MiB, one processor".into());
+            conditions.insert("guests".into(), "busybox with httpd and an agent, 640 MiB, one processor".into());
             conditions.insert("profile".into(), "normal".into());
             Measurement { commit: commit()?, conditions, nights: Vec::new(), runs: Vec::new() }
         }
