@@ -338,13 +338,22 @@ fn info(name: String, uuid: &str, state: DomainState, stats: &Stats, definition:
         memory_max_bytes: kib("balloon.maximum").unwrap_or(0),
         memory_used_bytes: if active { kib("balloon.current").unwrap_or(0) } else { 0 },
         memory_resident_bytes: kib("balloon.rss"),
-        cpu_time_ns: if active { stats.domain.get_info().map_or(0, |info| info.cpu_time) } else { 0 },
+        cpu_time_ns: if active { cpu_time(stats) } else { 0 },
         nics,
         persistent: definition.persistent,
         autostart: definition.autostart,
         managed_save: definition.managed_save,
         fault: definition.fault.clone(),
     }
+}
+
+/// What its processors have worked: without what QEMU does besides, as a live migration's own work is no load of the guest.
+/// All that QEMU did where libvirt knows no processors of their own (`virsh domstats --vcpu`).
+fn cpu_time(stats: &Stats) -> u64 {
+    let of_each = |index: u64| stats.number(&format!("vcpu.{index}.time"));
+    let count = stats.number("vcpu.current").filter(|count| *count > 0);
+    let sum = count.and_then(|count| (0..count).map(of_each).sum::<Option<u64>>());
+    sum.or_else(|| stats.domain.get_info().ok().map(|info| info.cpu_time)).unwrap_or(0)
 }
 
 fn state_from(number: Option<u64>) -> DomainState {

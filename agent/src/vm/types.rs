@@ -90,7 +90,7 @@ pub struct DomainInfo {
     pub memory_used_bytes: u64,
     /// Host memory that is resident for it, bytes; None while unknown (shut off, or libvirt is busy with it).
     pub memory_resident_bytes: Option<u64>,
-    /// CPU time used since it started, nanoseconds.
+    /// What its processors have worked since it started, nanoseconds.
     pub cpu_time_ns: u64,
     /// Network cards.
     pub nics: Vec<DomainNic>,
