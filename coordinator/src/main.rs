@@ -1,6 +1,7 @@
 //! `kage-coordinator`: see `docs/architecture.md` and `kage-coordinator --help`.
 
 mod agents;
+mod arranged;
 mod certificates;
 mod characterise;
 mod clock;

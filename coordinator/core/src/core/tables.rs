@@ -27,6 +27,12 @@ pub(crate) struct Switched {
 impl Coordinator {
     // ---- what the tables say ----
 
+    /// As last read; none: not yet.
+    #[must_use]
+    pub fn tables(&self) -> Option<&Tables> {
+        self.tables.as_ref()
+    }
+
     /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
@@ -38,7 +44,8 @@ impl Coordinator {
     }
 
     /// A1, A2: is this target suspended on purpose, or about to be, or being brought back?
-    pub(crate) fn is_suspended(&self, target: &Target) -> bool {
+    #[must_use]
+    pub fn is_suspended(&self, target: &Target) -> bool {
         let place = target.domain();
         place.is_some_and(|place| self.tables.as_ref().is_some_and(|tables| tables.suspend.contains_key(place)))
     }
