@@ -6,9 +6,10 @@ use crate::{
     inventory::{Claim, Group, HostState, Inventory, WakePath},
     judge::{Judge, Judgement},
     load::{Load, Meter, Sample, Usage},
-    plan::{self, Direction, GroupStays, Plan, Reason, Report},
+    plan::{self, Direction, GroupStays, Plan, Reason, Report, Step},
     policy::{Policy, Wall},
     power::PowerMeter,
+    trouble::Troubles,
     units::Watts,
 };
 use kage_types::{AgentId, DomainName, GroupName, Revision, Time};
@@ -77,6 +78,19 @@ struct Seen {
     answers: Option<Time>,
 }
 
+/// What a transition is about.
+#[derive(Default)]
+struct Changes {
+    groups: Vec<GroupName>,
+    steps: Vec<Step>,
+}
+
+impl Changes {
+    fn of(plan: &Plan) -> Self {
+        Self { groups: plan.groups.keys().cloned().collect(), steps: plan.steps().cloned().collect() }
+    }
+}
+
 /// After plans that had to be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Backoff {
@@ -102,6 +116,7 @@ pub struct Pss {
     /// Something is left to do: plan as soon as the ledger shows what was done.
     unfinished: bool,
     backoff: Backoff,
+    troubles: Troubles,
     judged: Report,
     planned: Report,
     last: BTreeMap<GroupName, Judged>,
@@ -125,6 +140,7 @@ impl Pss {
             shown: Revision::default(),
             unfinished: false,
             backoff: Backoff::default(),
+            troubles: Troubles::default(),
             judged: Report::default(),
             planned: Report::default(),
             last: BTreeMap::new(),
@@ -138,11 +154,12 @@ impl Pss {
 
     /// Why nothing, or nothing more, was done at the last judgement.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self, now: Time) -> Report {
         let mut report = self.judged.clone();
         for reason in &self.planned.reasons {
             report.add(reason.clone());
         }
+        self.troubles.report(now, &mut report);
         report
     }
 
@@ -228,23 +245,22 @@ impl Pss {
                 let Some(inventory) = self.inventory.as_ref().filter(|_| self.executor.plan().is_none()) else {
                     return;
                 };
-                let groups: Vec<GroupName> = plan.groups.keys().cloned().collect();
+                let changes = Changes::of(&plan);
                 if let Some(end) = self.executor.resume(now, *plan, &recorded, inventory, &self.policy, actions) {
-                    self.ended(now, &end, &groups);
+                    self.ended(now, &end, &changes, actions);
                 }
             }
         }
     }
 
     fn execute(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
-        let groups: Vec<GroupName> =
-            self.executor.plan().into_iter().flat_map(|plan| plan.groups.keys().cloned()).collect();
+        let changes = self.executor.plan().map(Changes::of).unwrap_or_default();
         if let Some(end) = self.executor.step(now, event, &self.policy, actions) {
-            self.ended(now, &end, &groups);
+            self.ended(now, &end, &changes, actions);
         }
     }
 
-    fn ended(&mut self, now: Time, end: &End, groups: &[GroupName]) {
+    fn ended(&mut self, now: Time, end: &End, Changes { groups, steps }: &Changes, actions: &mut Vec<Action>) {
         self.shown = self.shown.max(end.revision.unwrap_or_default());
         for host in &end.no_wake {
             if let Some(seen) = self.hosts.get_mut(host) {
@@ -273,6 +289,7 @@ impl Pss {
             }
             (Direction::Fold, Outcome::Partial | Outcome::GivenUp) | (Direction::Unfold, _) => self.backoff,
         };
+        self.troubles.ended(now, end, steps, self.backoff.until, &self.policy, actions);
         if !self.unfinished {
             for group in groups {
                 if let Some(judge) = self.judges.get_mut(group) {
@@ -401,11 +418,15 @@ impl Pss {
         self.unfinished = false;
         let (plan, report) = plan::plan(&inventory, &self.policy);
         self.planned = report;
+        self.troubles.obstacles(now, &self.planned, actions);
         if plan.is_empty() {
             return;
         }
         if (plan.direction == Direction::Fold || plan.groups.is_empty()) && now < self.backoff.until {
             self.planned.add(Reason::Backoff(self.backoff.until.since(now)));
+            return;
+        }
+        if plan.direction == Direction::Unfold && self.troubles.hold(now, &plan) {
             return;
         }
         if let Err(why) = self.executor.begin(now, plan, &inventory, &self.policy, actions) {

@@ -226,6 +226,10 @@ pub enum Kind {
     Yielded,
     /// The ledger refused.
     Refused,
+    /// A step failed that had not failed before: it is tried again later and later.
+    Trouble,
+    /// Something stands in the way until somebody does something about it.
+    Obstacle,
 }
 
 /// A line for people.
@@ -277,6 +281,11 @@ pub struct End {
     pub revision: Option<Revision>,
     /// Hosts that did not wake.
     pub no_wake: BTreeSet<AgentId>,
+    /// Steps that failed by themselves on the way there, and why.
+    #[serde(with = "kage_types::pairs")]
+    pub failed: BTreeMap<Step, String>,
+    /// Steps that are done.
+    pub done: BTreeSet<Step>,
 }
 
 /// How a transition ended.

@@ -17,6 +17,8 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::RolledBack => "pss-rolled-back",
         Kind::Yielded => "pss-yielded",
         Kind::Refused => "pss-refused",
+        Kind::Trouble => "pss-trouble",
+        Kind::Obstacle => "pss-obstacle",
     }
 }
 
@@ -55,6 +57,8 @@ mod tests {
             Kind::RolledBack,
             Kind::Yielded,
             Kind::Refused,
+            Kind::Trouble,
+            Kind::Obstacle,
         ];
         for kind in all.map(kind).into_iter().chain([RESUMED]) {
             assert!(DOCS.contains(&format!("\n| `{kind}` |")), "not in docs/events.md: {kind}");

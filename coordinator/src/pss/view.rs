@@ -32,7 +32,7 @@ pub fn status(core: &Pss, ledger: &Ledger, now: Time, sif_away: Option<&str>) ->
         used_source: used.source.as_str().to_owned(),
         saved_wh: wh(used.saved),
         transition: ledger.tables.transition.as_ref().map(arranged::transition),
-        reasons: core.report().reasons.iter().map(ToString::to_string).collect(),
+        reasons: core.report(now).reasons.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -63,6 +63,9 @@ pub(super) struct Transition {
     phase: Phase,
     steps: Vec<State>,
     no_wake: BTreeSet<AgentId>,
+    /// On the way there.
+    #[serde(with = "kage_types::pairs")]
+    failures: BTreeMap<Step, String>,
     /// Not yielded yet.
     claims: BTreeSet<Claim>,
 }
@@ -109,7 +112,8 @@ impl Transition {
     }
 
     fn new(plan: Plan, usual: BTreeMap<AgentId, Duration>, resumed: bool, phase: Phase, steps: Vec<State>) -> Self {
-        Self { plan, usual, resumed, phase, steps, no_wake: BTreeSet::new(), claims: BTreeSet::new() }
+        let (no_wake, failures, claims) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { plan, usual, resumed, phase, steps, no_wake, failures, claims }
     }
 
     pub fn deadline(&self) -> Option<(Time, &'static str)> {
@@ -303,6 +307,7 @@ impl Transition {
             return;
         }
         note(Severity::Warning, Kind::StepFailed, format!("{step} failed: {why}"), acting.actions);
+        self.failures.insert(step.clone(), why.to_owned());
         let half_done = match step {
             // Somebody must hold the address, and the virtual server run somewhere, before anything else is done.
             Step::MoveVip { .. } | Step::Migrate { .. } => true,
@@ -457,7 +462,15 @@ impl Transition {
     }
 
     fn end(&self, outcome: Outcome, revision: Option<Revision>) -> End {
-        End { direction: self.plan.direction, outcome, revision, no_wake: self.no_wake.clone() }
+        let done = self.plan.steps().zip(&self.steps).filter(|(_, state)| **state == State::Done);
+        End {
+            direction: self.plan.direction,
+            outcome,
+            revision,
+            no_wake: self.no_wake.clone(),
+            failed: self.failures.clone(),
+            done: done.map(|(step, _)| step.clone()).collect(),
+        }
     }
 }
 

@@ -15,18 +15,20 @@ use kage_types::{DomainName, Revision, Time};
 use std::collections::BTreeMap;
 
 /// The cluster, its ledger and its agents, around the core.
-struct Night {
-    pss: Pss,
-    truth: Inventory,
-    now: Time,
+pub struct Night {
+    pub pss: Pss,
+    pub truth: Inventory,
+    pub now: Time,
     wall: Wall,
     /// CPU time used, ns, and the present load in percent, by group.
     used: BTreeMap<DomainName, u64>,
     loads: BTreeMap<String, u64>,
     dead: Vec<DomainName>,
-    log: Vec<String>,
+    pub log: Vec<String>,
     sleeps: usize,
     no_wake: bool,
+    /// These are not done, and why.
+    pub broken: Vec<(Step, &'static str)>,
     /// rs3 does not go to sleep.
     no_sleep: bool,
     /// Live migrations do not end until they are let.
@@ -37,7 +39,7 @@ struct Night {
 }
 
 impl Night {
-    fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy) -> Self {
         let mut truth = thesis();
         truth.now = at(1000);
         let mut night = Self {
@@ -51,6 +53,7 @@ impl Night {
             log: Vec::new(),
             sleeps: 0,
             no_wake: false,
+            broken: Vec::new(),
             no_sleep: false,
             slow: false,
             held: Vec::new(),
@@ -60,17 +63,17 @@ impl Night {
         night
     }
 
-    fn load(&mut self, of: &str, percent: u64) {
+    pub fn load(&mut self, of: &str, percent: u64) {
         self.loads.insert(of.to_owned(), percent);
     }
 
-    fn all(&mut self, percent: u64) {
+    pub fn all(&mut self, percent: u64) {
         for of in ["mail", "web", "ftp"] {
             self.load(of, percent);
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub fn input(&mut self, input: Input) {
         let mut queue = vec![input];
         while !queue.is_empty() {
             let mut actions = Vec::new();
@@ -112,6 +115,9 @@ impl Night {
                     self.truth.apply(&step);
                     self.held.push(ended);
                     return Vec::new();
+                }
+                if let Some((_, why)) = self.broken.iter().find(|(broken, _)| *broken == step) {
+                    return vec![Input::Execute(Event::Ended { job, result: JobResult::Failed((*why).into()) })];
                 }
                 if self.no_sleep && step == (Step::SuspendHost { host: host("rs3") }) {
                     let result = JobResult::Failed("the kernel refused".into());
@@ -173,23 +179,23 @@ impl Night {
         }
     }
 
-    fn seconds(&mut self, seconds: u64) {
+    pub fn seconds(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.second();
         }
     }
 
-    fn conditions(&self) -> Vec<Condition> {
+    pub fn conditions(&self) -> Vec<Condition> {
         self.truth.groups.values().map(|group| group.condition).collect()
     }
 
-    fn report(&self) -> String {
-        self.pss.report().to_string()
+    pub fn report(&self) -> String {
+        self.pss.report(self.now).to_string()
     }
 }
 
 /// The thesis has no least time awake.
-fn chapter_4() -> Policy {
+pub fn chapter_4() -> Policy {
     Policy { awake_for: std::time::Duration::ZERO, ..policy() }
 }
 
@@ -326,7 +332,7 @@ fn a_day_of_load_does_not_flap() {
     assert!(used.saved.watt_hours() > 200, "{} saved, {} used", used.saved, used.energy);
 }
 
-fn begun(night: &Night) -> usize {
+pub fn begun(night: &Night) -> usize {
     night.log.iter().filter(|line| line.contains("Info Begun")).count()
 }
 
