@@ -35,6 +35,8 @@ pub enum Input {
         /// They.
         sample: Box<Sample>,
     },
+    /// Other figures from now on; a transition under way goes on.
+    Configure(Box<Policy>),
     /// A measurement of what a host draws.
     Power {
         /// Which.
@@ -147,11 +149,6 @@ impl Pss {
         }
     }
 
-    /// Other figures from now on; a transition under way goes on.
-    pub fn configure(&mut self, policy: Policy) {
-        self.policy = policy;
-    }
-
     /// Why nothing, or nothing more, was done at the last judgement.
     #[must_use]
     pub fn report(&self, now: Time) -> Report {
@@ -224,6 +221,7 @@ impl Pss {
                     self.meters.entry(vm).or_default().take(now, *sample, self.policy.fresh, rated);
                 }
             }
+            Input::Configure(policy) => self.policy = *policy,
             Input::Power { host, watts } => self.power.measured(now, &host, watts),
             Input::Execute(event) => {
                 match &event {
