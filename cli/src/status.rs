@@ -287,6 +287,7 @@ fn target_json(target: &TargetStatus) -> Value {
         "ping": target.ping,
         "service": target.service,
         "suspended": target.suspended,
+        "vm": target.vm,
         "vips": vips,
     })
 }

@@ -227,6 +227,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
                 service: view.service,
                 mode_for_ms: ago(view.since),
                 suspended: core.is_suspended(target),
+                vm: target.domain().map(ToString::to_string).unwrap_or_default(),
             })
         })
         .collect();

@@ -2,8 +2,8 @@
 
 use crate::{
     class::{Class, Condition},
-    execute::{Action, End, Event, Executor, Outcome, Recorded},
-    inventory::{Claim, Group, HostState, Inventory, WakePath},
+    execute::{Action, End, Event, Executor, Kind, Note, Outcome, Recorded, Severity},
+    inventory::{Claim, Group, HostState, Inventory, VmState, WakePath},
     judge::{Judge, Judgement},
     load::{Load, Meter, Sample, Usage},
     plan::{self, Direction, GroupStays, Plan, Reason, Report, Step},
@@ -93,6 +93,29 @@ impl Changes {
     }
 }
 
+/// Whom of a group the last judgement saw.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Sight {
+    members: BTreeSet<DomainName>,
+    /// It was told that one of them is no longer seen.
+    told: bool,
+}
+
+impl Sight {
+    /// This one is not seen. Is that news? One that was never seen has only just begun.
+    fn lost(&mut self, vm: &DomainName) -> bool {
+        let news = !self.told && self.members.contains(vm);
+        self.told |= news;
+        news
+    }
+
+    /// All of these are. Is that news?
+    fn all(&mut self, members: Vec<&DomainName>) -> bool {
+        self.members = members.into_iter().cloned().collect();
+        std::mem::take(&mut self.told)
+    }
+}
+
 /// After plans that had to be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Backoff {
@@ -122,6 +145,7 @@ pub struct Pss {
     judged: Report,
     planned: Report,
     last: BTreeMap<GroupName, Judged>,
+    sights: BTreeMap<GroupName, Sight>,
 }
 
 impl Pss {
@@ -146,6 +170,7 @@ impl Pss {
             judged: Report::default(),
             planned: Report::default(),
             last: BTreeMap::new(),
+            sights: BTreeMap::new(),
         }
     }
 
@@ -321,6 +346,7 @@ impl Pss {
         self.judges.retain(|name, _| inventory.groups.contains_key(name));
         self.wanted.retain(|name, _| inventory.groups.contains_key(name));
         self.last.retain(|name, _| inventory.groups.contains_key(name));
+        self.sights.retain(|name, _| inventory.groups.contains_key(name));
         self.power.observe(now, &inventory.hosts);
         // A claim may reach us through the ledger first.
         let known = self.inventory.as_ref().map(|before| before.claims.clone()).unwrap_or_default();
@@ -337,10 +363,19 @@ impl Pss {
         self.judged = Report::default();
         for (name, group) in &inventory.groups {
             let policy = self.policy.group(name);
-            let load = self.load(now, &inventory, name, group);
+            let load = self.load(now, &inventory, name, group, actions);
             let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(group.condition));
             let judgement = judge.round(group.condition, load.as_ref(), &policy.thresholds, &policy.repeats);
             let class = load.map(|_| judge.class());
+            if let (Judgement::Due { to }, Some(load)) = (judgement, load)
+                && self.last.get(name).is_none_or(|last| last.judgement != judgement)
+            {
+                let (count, Load { memory, cpu, network }) = (policy.repeats.of(to), load);
+                let text = format!(
+                    "{name}: {to} load class, {count} judgements running; memory {memory}, CPU {cpu}, network {network}"
+                );
+                actions.push(Action::Note(Note { severity: Severity::Info, kind: Kind::Judged, text }));
+            }
             self.last.insert(name.clone(), Judged { load, class, judgement });
             let mut wanted = match judgement {
                 Judgement::Unmeasured => None,
@@ -375,22 +410,41 @@ impl Pss {
     }
 
     /// Of the members in service; none if one of them can't be measured.
-    fn load(&mut self, now: Time, inventory: &Inventory, name: &GroupName, group: &Group) -> Option<Load> {
-        let serving = inventory.serving(group);
-        if serving.is_empty() {
+    fn load(
+        &mut self,
+        now: Time,
+        inventory: &Inventory,
+        name: &GroupName,
+        group: &Group,
+        actions: &mut Vec<Action>,
+    ) -> Option<Load> {
+        // One that does not run, and still holds a virtual IP, is missed all the more.
+        let holds = |vm: &&DomainName| inventory.vms.get(*vm).is_some_and(|vm| !vm.vips.is_empty());
+        let holders: Vec<&DomainName> = group.members.iter().filter(holds).collect();
+        if holders.is_empty() {
             self.judged.add(Reason::GroupStays(name.clone(), GroupStays::NobodyServes));
         }
         let mut members = Vec::new();
-        for vm in serving {
-            match self.usage(now, &vm) {
+        for vm in &holders {
+            let runs = inventory.vms.get(*vm).is_some_and(|vm| vm.state == VmState::Running);
+            match self.usage(now, vm).filter(|_| runs) {
                 Some(usage) => members.push(usage),
                 None => {
-                    self.judged.add(Reason::Unjudged(name.clone(), vm));
+                    self.judged.add(Reason::Unjudged(name.clone(), (*vm).clone()));
+                    let text = format!("{vm} can't be measured: {name} can't be judged");
+                    if self.sights.entry(name.clone()).or_default().lost(vm) {
+                        actions.push(Action::Note(Note { severity: Severity::Warning, kind: Kind::Unmeasured, text }));
+                    }
                     return None;
                 }
             }
         }
-        Load::of(&members)
+        let load = Load::of(&members)?;
+        if self.sights.entry(name.clone()).or_default().all(holders) {
+            let text = format!("{name} is measured again, all of it");
+            actions.push(Action::Note(Note { severity: Severity::Info, kind: Kind::Measured, text }));
+        }
+        Some(load)
     }
 
     fn usage(&self, now: Time, vm: &DomainName) -> Option<Usage> {

@@ -208,6 +208,8 @@ pub enum Severity {
 pub enum Kind {
     /// A transition has begun.
     Begun,
+    /// A step that takes its time is begun.
+    StepBegun,
     /// A step is done.
     StepDone,
     /// A step is taken back.
@@ -228,6 +230,12 @@ pub enum Kind {
     Refused,
     /// A step failed that had not failed before: it is tried again later and later.
     Trouble,
+    /// So many equal judgements were made: a group's condition should change.
+    Judged,
+    /// A member that was measured can't be any more: its group can't be judged.
+    Unmeasured,
+    /// All members of such a group are measured again.
+    Measured,
     /// Something stands in the way until somebody does something about it.
     Obstacle,
 }

@@ -17,6 +17,10 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::RolledBack => "pss-rolled-back",
         Kind::Yielded => "pss-yielded",
         Kind::Refused => "pss-refused",
+        Kind::StepBegun => "pss-step-begun",
+        Kind::Judged => "pss-judged",
+        Kind::Unmeasured => "pss-unmeasured",
+        Kind::Measured => "pss-measured",
         Kind::Trouble => "pss-trouble",
         Kind::Obstacle => "pss-obstacle",
     }
@@ -57,6 +61,10 @@ mod tests {
             Kind::RolledBack,
             Kind::Yielded,
             Kind::Refused,
+            Kind::StepBegun,
+            Kind::Judged,
+            Kind::Unmeasured,
+            Kind::Measured,
             Kind::Trouble,
             Kind::Obstacle,
         ];

@@ -167,7 +167,21 @@ impl Coordinator {
         if self.in_authority(now) && self.tables.as_ref().is_some_and(|known| known.revision > tables.revision) {
             return;
         }
+        let suspended = |this: &Self| {
+            let targets = this.cluster.targets.iter().filter(|(_, target)| this.is_suspended(target));
+            targets.map(|(name, _)| name.clone()).collect::<BTreeSet<TargetName>>()
+        };
+        let rested = suspended(self);
         let before = self.tables.replace(tables);
+        let rests = suspended(self);
+        for name in rests.difference(&rested) {
+            let text = "suspended on purpose, or about to be: it is not looked at".to_owned();
+            self.note(Some(name.clone()), Severity::Info, "suspended", text, actions);
+        }
+        for name in rested.difference(&rests) {
+            let text = "meant to be in service again: it is looked at".to_owned();
+            self.note(Some(name.clone()), Severity::Info, "resumed", text, actions);
+        }
         self.follow = true;
         let Some(tables) = self.tables.clone() else { return };
         for (host, row) in &tables.real_servers {

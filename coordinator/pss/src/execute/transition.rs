@@ -354,6 +354,9 @@ impl Transition {
         match stage {
             Stage::Intent(_) => {
                 let look = undo || self.resumed;
+                if !look && takes_time(&step) {
+                    note(Severity::Info, Kind::StepBegun, format!("begun: {step}"), actions);
+                }
                 let mut acting = self.acting(now, policy, ids, actions);
                 let stage = if look { acting.look_first(&step) } else { acting.act(&step, 1) };
                 self.set(index, State::Run { undo, stage });
@@ -471,6 +474,14 @@ impl Transition {
             failed: self.failures.clone(),
             done: done.map(|(step, _)| step.clone()).collect(),
         }
+    }
+}
+
+/// Long enough for people to want to know that it is under way.
+fn takes_time(step: &Step) -> bool {
+    match step {
+        Step::Migrate { .. } | Step::SuspendHost { .. } | Step::WakeHost { .. } => true,
+        Step::MoveVip { .. } | Step::SuspendVm { .. } | Step::ResumeVm { .. } => false,
     }
 }
 

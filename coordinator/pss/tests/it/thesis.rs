@@ -215,15 +215,21 @@ fn six_light_judgements_fold_and_three_moderate_ones_unfold() {
     assert_eq!(
         steps,
         [
+            "Info Judged: ftp: Light load class, 6 judgements running; memory 24.41 %, CPU 10.00 %, network 0.00 %",
+            "Info Judged: mail: Light load class, 6 judgements running; memory 24.41 %, CPU 10.00 %, network 0.00 %",
+            "Info Judged: web: Light load class, 6 judgements running; memory 24.41 %, CPU 10.00 %, network 0.00 %",
             "Info Begun: transition begun (9 steps): ftp Moderate -> Light, mail Moderate -> Light, web Moderate -> Light; saves 170.0 W (modelled), migrates 2048 MiB",
             "virtual IP 172.21.14.106: ftp2 -> ftp1",
             "virtual IP 172.21.14.104: mail2 -> mail1",
             "virtual IP 172.21.14.105: web2 -> web1",
+            "Info StepBegun: begun: live migration of ftp1: rs2 -> rs1",
             "live migration of ftp1: rs2 -> rs1",
             "suspend mail2 on rs2",
             "suspend web2 on rs3",
             "suspend ftp2 on rs3",
+            "Info StepBegun: begun: suspend host rs2",
             "suspend host rs2",
+            "Info StepBegun: begun: suspend host rs3",
             "suspend host rs3",
             "Info Committed: transition done: ftp Moderate -> Light, mail Moderate -> Light, web Moderate -> Light",
         ]
@@ -252,9 +258,32 @@ fn a_member_that_can_not_be_measured_holds_its_group() {
     night.seconds(300);
     assert!(night.report().contains("ftp can't be judged: ftp1 can't be measured"), "{}", night.report());
     assert_eq!(night.conditions(), [Condition::Moderate; 3]);
+    assert!(!night.log.iter().any(|line| line.contains("measured")), "it never was: {:?}", night.log);
     night.dead.clear();
     night.seconds(80);
     assert_eq!(night.conditions(), [Condition::Light; 3]);
+    // One that was measured before: said once, and when it is again.
+    let mut night = Night::new(chapter_4());
+    night.seconds(60);
+    night.dead.push(vm("ftp1"));
+    night.seconds(300);
+    night.dead.clear();
+    night.seconds(60);
+    assert_eq!(
+        night.log,
+        [
+            "Warning Unmeasured: ftp1 can't be measured: ftp can't be judged",
+            "Info Measured: ftp is measured again, all of it",
+        ]
+    );
+    // Shut off, and it still holds its virtual IP: the other's load is not the group's.
+    let mut night = Night::new(chapter_4());
+    night.seconds(60);
+    night.truth.vms.get_mut(&vm("ftp1")).expect("it is there").state = kage_pss_core::inventory::VmState::Stopped;
+    night.input(Input::Inventory(Box::new(night.truth.clone())));
+    night.all(10);
+    night.seconds(100);
+    assert!(night.report().contains("ftp can't be judged: ftp1 can't be measured"), "{}", night.report());
 }
 
 #[test]
