@@ -1,12 +1,16 @@
 //! The whole of it: samples and what there is come in, judgements are made at intervals, plans begun and carried out.
 
+mod sight;
+
+use sight::Sight;
+
 use crate::{
     class::{Class, Condition},
     execute::{Action, End, Event, Executor, Kind, Note, Outcome, Recorded, Severity},
-    inventory::{Claim, Group, HostState, Inventory, VmState, WakePath},
+    inventory::{Claim, HostState, Inventory, WakePath},
     judge::{Judge, Judgement},
-    load::{Load, Meter, Sample, Usage},
-    plan::{self, Direction, GroupStays, Plan, Reason, Report, Step},
+    load::{Load, Meter, Sample},
+    plan::{self, Direction, Plan, Reason, Report, Step},
     policy::{Policy, Wall},
     power::PowerMeter,
     trouble::Troubles,
@@ -90,29 +94,6 @@ struct Changes {
 impl Changes {
     fn of(plan: &Plan) -> Self {
         Self { groups: plan.groups.keys().cloned().collect(), steps: plan.steps().cloned().collect() }
-    }
-}
-
-/// Whom of a group the last judgement saw.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Sight {
-    members: BTreeSet<DomainName>,
-    /// It was told that one of them is no longer seen.
-    told: bool,
-}
-
-impl Sight {
-    /// This one is not seen. Is that news? One that was never seen has only just begun.
-    fn lost(&mut self, vm: &DomainName) -> bool {
-        let news = !self.told && self.members.contains(vm);
-        self.told |= news;
-        news
-    }
-
-    /// All of these are. Is that news?
-    fn all(&mut self, members: Vec<&DomainName>) -> bool {
-        self.members = members.into_iter().cloned().collect();
-        std::mem::take(&mut self.told)
     }
 }
 
@@ -407,48 +388,6 @@ impl Pss {
         if let Some(wanted) = wanted.filter(|wanted| folds && *wanted > Condition::Light) {
             self.execute(now, Event::Cancel(format!("{name} is wanted in {wanted} condition")), actions);
         }
-    }
-
-    /// Of the members in service; none if one of them can't be measured.
-    fn load(
-        &mut self,
-        now: Time,
-        inventory: &Inventory,
-        name: &GroupName,
-        group: &Group,
-        actions: &mut Vec<Action>,
-    ) -> Option<Load> {
-        // One that does not run, and still holds a virtual IP, is missed all the more.
-        let holds = |vm: &&DomainName| inventory.vms.get(*vm).is_some_and(|vm| !vm.vips.is_empty());
-        let holders: Vec<&DomainName> = group.members.iter().filter(holds).collect();
-        if holders.is_empty() {
-            self.judged.add(Reason::GroupStays(name.clone(), GroupStays::NobodyServes));
-        }
-        let mut members = Vec::new();
-        for vm in &holders {
-            let runs = inventory.vms.get(*vm).is_some_and(|vm| vm.state == VmState::Running);
-            match self.usage(now, vm).filter(|_| runs) {
-                Some(usage) => members.push(usage),
-                None => {
-                    self.judged.add(Reason::Unjudged(name.clone(), (*vm).clone()));
-                    let text = format!("{vm} can't be measured: {name} can't be judged");
-                    if self.sights.entry(name.clone()).or_default().lost(vm) {
-                        actions.push(Action::Note(Note { severity: Severity::Warning, kind: Kind::Unmeasured, text }));
-                    }
-                    return None;
-                }
-            }
-        }
-        let load = Load::of(&members)?;
-        if self.sights.entry(name.clone()).or_default().all(holders) {
-            let text = format!("{name} is measured again, all of it");
-            actions.push(Action::Note(Note { severity: Severity::Info, kind: Kind::Measured, text }));
-        }
-        Some(load)
-    }
-
-    fn usage(&self, now: Time, vm: &DomainName) -> Option<Usage> {
-        self.meters.get(vm)?.usage(now, self.policy.fresh)
     }
 
     /// Begin what the last judgements want.

@@ -5,7 +5,7 @@ mod ending;
 
 use super::{
     Action, End, Event, Ids, JobResult, Kind, Note, Outcome, Recorded, Severity, Signal, SignalId,
-    run::{Acting, FIND, Pending, Stage, WAKE_ATTEMPTS},
+    run::{Acting, FIND, Pending, Stage, WAKE_ATTEMPTS, takes_time, waits_for},
 };
 use crate::{
     inventory::Claim,
@@ -477,26 +477,6 @@ impl Transition {
     }
 }
 
-/// Long enough for people to want to know that it is under way.
-fn takes_time(step: &Step) -> bool {
-    match step {
-        Step::Migrate { .. } | Step::SuspendHost { .. } | Step::WakeHost { .. } => true,
-        Step::MoveVip { .. } | Step::SuspendVm { .. } | Step::ResumeVm { .. } => false,
-    }
-}
-
 fn intent(now: Time, index: usize, undo: bool, ids: &mut Ids, actions: &mut Vec<Action>) -> Stage {
     Stage::Intent(Pending::send(now, Signal::StepBegun { index, undo }, ids, actions))
-}
-
-fn waits_for(stage: &Stage, id: SignalId) -> bool {
-    match stage {
-        Stage::Intent(pending) | Stage::Recording(pending) | Stage::Reporting { pending, .. } => pending.id == id,
-        Stage::Looking(_)
-        | Stage::Acting { .. }
-        | Stage::Resting { .. }
-        | Stage::Checking { .. }
-        | Stage::Leaving(_)
-        | Stage::Finding { .. } => false,
-    }
 }
