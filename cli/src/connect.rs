@@ -58,7 +58,10 @@ impl Coordinator {
         let text = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
         Failure::Failed(match status.code() {
             Code::PermissionDenied => format!("refused: {text}; use the certificate of another role with --pki DIR"),
-            Code::Unimplemented => format!("refused: {text}; is the coordinator of another version than this kagectl?"),
+            Code::Unimplemented => format!(
+                "refused: {text}; is the coordinator of another version than this kagectl? Where power saving runs alone, \
+                 only `kagectl pss` is served"
+            ),
             Code::Ok
             | Code::Cancelled
             | Code::Unknown

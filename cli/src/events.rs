@@ -54,7 +54,7 @@ async fn print_thesis(
                 "the thesis has one log for each target: follow which? Add --target NAME".into(),
             ));
         }
-        let mut log = thesis::Log::new();
+        let mut log = thesis::Log::new(thesis::server(wanted.target, Some(&status), [].iter()));
         println!("{}", thesis::heading(wanted.target, Some(&status)));
         while let Some(event) = events.message().await.map_err(|status| coordinator.explain(&status))? {
             if write!(std::io::stdout(), "{}", log.lines(&event)).is_err() {

@@ -3,6 +3,7 @@
 use crate::{
     Failure, Global,
     connect::Coordinator,
+    status::transition_json,
     table::{table, wrap},
 };
 use kage_proto::coordinator::v1::{
@@ -126,10 +127,7 @@ fn host_json(host: &HostSaving) -> Value {
 }
 
 pub fn to_json(status: &PowerSavingStatus) -> Value {
-    let transition = status.transition.as_ref().map(|row| {
-        let steps: Vec<Value> = row.steps.iter().map(|step| json!({"step": step.step, "state": step.state})).collect();
-        json!({"id": row.id, "by": row.by, "groups": row.groups, "steps": steps})
-    });
+    let transition = status.transition.as_ref().map(transition_json);
     json!({
         "sif": status.sif,
         "groups": status.groups.iter().map(group_json).collect::<Vec<_>>(),

@@ -1,5 +1,9 @@
 //! `kagectl status` and `kagectl voters`.
 
+mod saving;
+
+pub use saving::transition_json;
+
 use crate::{
     Failure, Global,
     connect::Coordinator,
@@ -14,7 +18,10 @@ use kage_proto::{
     tls::EXPIRY_NOTICE,
 };
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// A certificate that ends sooner than this is a matter for today.
 const URGENT_DAYS: u64 = 14;
@@ -42,7 +49,7 @@ pub async fn voters(global: &Global) -> Result<(), Failure> {
         status.on_coordinator_loss,
         status.agents.len()
     );
-    print!("{}", agents_text(&status.agents, Style::of_stdout()));
+    print!("{}", agents_text(&status.agents, &sleepers(&status), Style::of_stdout()));
     Ok(())
 }
 
@@ -74,12 +81,24 @@ pub fn to_text(status: &Status, style: Style) -> String {
     for (words, tone) in endings(status, unix_s()) {
         text.push_str(&paragraph(style, "CERTIFICATE  ", &words, tone));
     }
+    if let Some(saving) = &status.saving {
+        text.push_str(&saving::head(saving, style));
+    }
     text.push('\n');
     let targets: Vec<_> = status.targets.iter().map(|target| target_row(target, style)).collect();
     text.push_str(&sheet(style, ["TARGET", "MODE", "FOR", "SERVICE", "PING", "BACKUP"], &targets));
+    if let Some(saving) = status.saving.as_ref().filter(|saving| !saving.groups.is_empty()) {
+        text.push('\n');
+        text.push_str(&saving::groups(saving, style));
+    }
     text.push('\n');
-    text.push_str(&agents_text(&status.agents, style));
+    text.push_str(&agents_text(&status.agents, &sleepers(status), style));
     text
+}
+
+/// Silent on purpose.
+fn sleepers(status: &Status) -> BTreeSet<&str> {
+    status.saving.iter().flat_map(|saving| saving.asleep.iter().map(|it| it.host.as_str())).collect()
 }
 
 /// Certificates that end within [`EXPIRY_NOTICE`], the soonest first.
@@ -165,6 +184,9 @@ fn target_row(target: &TargetStatus, style: Style) -> ([Cell; 6], Vec<String>) {
         fit(&backup, 30).into(),
     ];
     let mut under: Vec<String> = target.vips.iter().map(|vip| vip_line(vip, style)).collect();
+    if target.suspended {
+        under.push(paragraph(style, "  ", "suspended on purpose, by power saving: not looked at", Tone::Notice));
+    }
     if !target.detail.is_empty() {
         under.push(paragraph(style, "  ", &target.detail, Tone::Notice));
     }
@@ -186,9 +208,15 @@ fn vip_line(vip: &VipStatus, style: Style) -> String {
     paragraph(style, &format!("  {}  ", vip.vip), &words, tone)
 }
 
-fn agents_text(agents: &[AgentStatus], style: Style) -> String {
+fn agents_text(agents: &[AgentStatus], sleepers: &BTreeSet<&str>, style: Style) -> String {
     let row = |agent: &AgentStatus| {
-        let state = if agent.connected { cell("connected", Tone::Good) } else { cell("AWAY", Tone::Bad) };
+        let state = match (agent.connected, sleepers.contains(agent.agent.as_str())) {
+            (true, false) => cell("connected", Tone::Good),
+            // It is on its way to sleep, or has woken by itself.
+            (true, true) => cell("connected, to sleep", Tone::Notice),
+            (false, true) => cell("asleep", Tone::Notice),
+            (false, false) => cell("AWAY", Tone::Bad),
+        };
         let asked = agent.asked_ms_ago.map_or_else(|| "never".to_owned(), |ms| format!("{} ago", ago(ms)));
         let row = [
             cell(fit(&agent.agent, 24), Tone::Strong),
@@ -223,6 +251,7 @@ pub fn to_json(status: &Status) -> Value {
         "certificates": status.certificates.iter().map(|known| {
             json!({ "who": known.who, "ends_unix_s": known.ends_unix_s })
         }).collect::<Value>(),
+        "saving": status.saving.as_ref().map(saving::to_json),
     })
 }
 
@@ -257,6 +286,8 @@ fn target_json(target: &TargetStatus) -> Value {
         "backup_domain": target.backup_domain,
         "ping": target.ping,
         "service": target.service,
+        "suspended": target.suspended,
+        "vm": target.vm,
         "vips": vips,
     })
 }
@@ -321,13 +352,13 @@ mod tests {
                 agent: "x".repeat(63),
                 backup_agent: "rs2".into(),
                 backup_domain: "mailb".into(),
+                suspended: true,
                 ..TargetStatus::default()
             }],
-            agents: vec![AgentStatus {
-                agent: "x".repeat(63),
-                address: "10.0.0.1:7701".into(),
-                ..AgentStatus::default()
-            }],
+            agents: ["x".repeat(63), "rs2".to_owned()]
+                .map(|agent| AgentStatus { agent, address: "10.0.0.1:7701".into(), ..AgentStatus::default() })
+                .into(),
+            saving: Some(saving::tests::night()),
             ..Status::default()
         }
     }
@@ -354,6 +385,11 @@ mod tests {
                 "NG",
                 "service NG: no reply within 3 s",
                 "AWAY",
+                "ASLEEP on purpose, by power saving: rs2 for 2 h",
+                "TRANSITION mail Light -> Moderate",
+                "suspended on purpose",
+                "mail Light rs1",
+                "rs2 asleep",
             ];
             for word in words {
                 assert!(flat.contains(word), "{width}: {word} in\n{text}");

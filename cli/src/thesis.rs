@@ -1,7 +1,9 @@
-//! The DBSS log in the form of the thesis (F4.1–F4.4), made of our events. Which event becomes which line, and what has
-//! no counterpart: docs/events.md.
+//! The DBSS log in the form of the thesis (F4.1–F4.4, and of virtual servers fig. 4.10 and 4.11), made of our events. Which
+//! event becomes which line, and what has no counterpart: docs/events.md.
 //!
 //! As in the printed figures a `.` stands for seconds in which nothing happened but waiting.
+
+mod saving;
 
 use kage_proto::coordinator::v1::{Event, Status};
 use std::fmt::Write as _;
@@ -26,11 +28,22 @@ enum Phase {
 
 use Phase::{AwayNetwork, AwayService, AwayWoken, Network, Regular, Returning, Service};
 
+/// What is supervised: the letters of chapters 2 and 4 differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// A real server IPR, whose double is the virtual server IPV.
+    Real,
+    /// A virtual server IPV, whose double is the backup server IPB; times have hundredths there.
+    Virtual,
+}
+
 /// One event's lines in one phase; `{S}` is the service.
 struct Rule {
     kind: &'static str,
     /// Empty: in all.
     phases: &'static [Phase],
+    /// None: of both.
+    server: Option<Server>,
     lines: &'static [&'static str],
     next: Option<Phase>,
 }
@@ -41,7 +54,11 @@ const fn rule(
     lines: &'static [&'static str],
     next: Option<Phase>,
 ) -> Rule {
-    Rule { kind, phases, lines, next }
+    Rule { kind, phases, server: None, lines, next }
+}
+
+const fn of_virtual(kind: &'static str, phases: &'static [Phase], lines: &'static [&'static str]) -> Rule {
+    Rule { kind, phases, server: Some(Server::Virtual), lines, next: None }
 }
 
 const AWAY: &[Phase] = &[AwayService, AwayNetwork, AwayWoken];
@@ -61,6 +78,9 @@ const RULES: &[Rule] = &[
     rule("backup-server", &[], &["__Restart_check_(IPR)", "Start_of_virtual_server_(IPV)"], Some(AwayNetwork)),
     rule("failover", &[], &["Start_of_virtual_server_(IPV)"], Some(AwayNetwork)),
     rule("released", AWAY, &["Remove_virtual_IP_(IPR)"], None),
+    of_virtual("released", &[Returning], &["Remove_virtual_IP_(IPV)"]),
+    of_virtual("suspended", &[], &["IPR_is_suspended"]),
+    of_virtual("resumed", &[], &["IPR_is_activated"]),
     rule("backup-up", &[], &["Server_start_Complete"], None),
     rule("vip-set", AWAY, &["Virtual_IP:_VIP_(IPV)", "Wait"], None),
     rule("vip-set", &[Returning], &["Virtual_IP:_VIP_(IPV->IPR)"], None),
@@ -83,19 +103,23 @@ const RULES: &[Rule] = &[
 
 /// The log of one target's DBSS.
 pub struct Log {
+    server: Server,
     phase: Phase,
     service: String,
     /// The service manager told; nobody pinged.
     pushed: bool,
     /// The virtual server serves; the target is waited for.
     waiting: bool,
+    /// Power saving moves its virtual IP: DBSS has no line for that.
+    arranged: bool,
     /// The second of the last line, and the line.
     last: Option<(u64, &'static str)>,
 }
 
 impl Log {
-    pub fn new() -> Self {
-        Self { phase: Regular, service: "service".to_owned(), pushed: false, waiting: false, last: None }
+    pub fn new(server: Server) -> Self {
+        let service = "service".to_owned();
+        Self { server, phase: Regular, service, pushed: false, waiting: false, arranged: false, last: None }
     }
 
     /// The lines of one event of this target, each with a line feed.
@@ -106,8 +130,15 @@ impl Log {
         if event.kind == "service-down" {
             self.pushed = true;
         }
-        let fits =
-            |rule: &&Rule| rule.kind == event.kind && (rule.phases.is_empty() || rule.phases.contains(&self.phase));
+        self.arranged |= event.kind == "arranged" && self.phase == Regular;
+        if event.kind == "vip-set" && self.phase == Regular && std::mem::take(&mut self.arranged) {
+            return String::new();
+        }
+        let fits = |rule: &&Rule| {
+            rule.kind == event.kind
+                && (rule.phases.is_empty() || rule.phases.contains(&self.phase))
+                && rule.server.is_none_or(|server| server == self.server)
+        };
         let Some(rule) = RULES.iter().find(fits) else {
             return String::new();
         };
@@ -118,9 +149,9 @@ impl Log {
             if self.pushed && *line == "Network_is_normal" && matches!(rule.kind, "service-trouble" | "restarting") {
                 continue;
             }
-            self.pass(second, &mut text);
+            self.pass(event.unix_ms, &mut text);
             // Writing to a string can't fail.
-            let _ = writeln!(text, "{} {}", clock(second), line.replace("{S}", &self.service));
+            let _ = writeln!(text, "{} {}", self.clock(event.unix_ms), self.words(line));
             self.last = Some((second, line));
             self.waiting |= *line == "Wait";
         }
@@ -132,9 +163,25 @@ impl Log {
         text
     }
 
+    /// With the letters of the chapter.
+    fn words(&self, line: &str) -> String {
+        let line = line.replace("{S}", &self.service);
+        match self.server {
+            Server::Real => line,
+            Server::Virtual => line.replace("IPV", "IPB").replace("IPR", "IPV"),
+        }
+    }
+
+    fn clock(&self, unix_ms: u64) -> String {
+        match self.server {
+            Server::Real => clock(unix_ms, "%T"),
+            Server::Virtual => clock(unix_ms, HUNDREDTHS),
+        }
+    }
+
     /// What the thesis prints while nothing happens.
-    fn pass(&self, second: u64, text: &mut String) {
-        let Some((_, line)) = self.last.filter(|(last, _)| second > last + 1) else {
+    fn pass(&self, unix_ms: u64, text: &mut String) {
+        let Some((_, line)) = self.last.filter(|(last, _)| unix_ms / 1000 > last + 1) else {
             return;
         };
         if !self.waiting && !line.ends_with("IPR_is_normal") && !line.ends_with("{S}_is_normal") {
@@ -142,7 +189,7 @@ impl Log {
         }
         text.push_str(".\n");
         if self.waiting {
-            let _ = writeln!(text, "{} Wait", clock(second));
+            let _ = writeln!(text, "{} Wait", self.clock(unix_ms));
         }
     }
 }
@@ -156,12 +203,27 @@ fn service(event: &Event) -> Option<&str> {
     }
 }
 
-fn clock(second: u64) -> String {
-    let when = i64::try_from(second).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
+/// As chapter 4's logs have it.
+const HUNDREDTHS: &str = "%T%.2f";
+
+fn clock(unix_ms: u64, format: &str) -> String {
+    let when = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     when.map_or_else(
         || "??:??:??".to_owned(),
-        |when| when.to_zoned(jiff::tz::TimeZone::system()).strftime("%T").to_string(),
+        |when| when.to_zoned(jiff::tz::TimeZone::system()).strftime(format).to_string(),
     )
+}
+
+/// By what the coordinator says, else by events that only virtual servers have.
+pub fn server<'a>(target: &str, status: Option<&Status>, mut events: impl Iterator<Item = &'a Event>) -> Server {
+    let known = status.and_then(|status| status.targets.iter().find(|known| known.target == target));
+    let says = |event: &Event| match event.kind.as_str() {
+        "suspended" | "resumed" | "arranged" | "server-crashed" | "switched-off" => true,
+        "waking" => event.text.contains(" is down: started on "),
+        _ => false,
+    };
+    let is = known.map_or_else(|| events.any(says), |known| !known.vm.is_empty());
+    if is { Server::Virtual } else { Server::Real }
 }
 
 /// The head of a log: what IPR, IPV and VIP stand for.
@@ -172,8 +234,17 @@ pub fn heading(target: &str, status: Option<&Status>) -> String {
         let address = status.agents.iter().find(|agent| agent.agent == known.agent).map(|agent| agent.address.as_str());
         let address = address.map_or("?", |address| address.rsplit_once(':').map_or(address, |(ip, _)| ip));
         let vips: Vec<&str> = known.vips.iter().map(|vip| vip.vip.as_str()).collect();
-        let _ = writeln!(text, "Real server: IPR = {address} ({})", known.agent);
-        let _ = writeln!(text, "Virtual server: IPV = {} on {}", known.backup_domain, known.backup_agent);
+        let (backup, at) = (&known.backup_domain, &known.backup_agent);
+        // Writing to a string can't fail.
+        let _ = if known.vm.is_empty() {
+            writeln!(text, "Real server: IPR = {address} ({})\nVirtual server: IPV = {backup} on {at}", known.agent)
+        } else {
+            writeln!(
+                text,
+                "Virtual server: IPV = {} on {}\nBackup server: IPB = {backup} on {at}",
+                known.vm, known.agent
+            )
+        };
         let _ = writeln!(text, "Virtual IP address: VIP = {}", vips.join(", "));
     }
     text
@@ -187,64 +258,18 @@ pub fn logs(events: &[Event], status: Option<&Status>) -> String {
     targets.dedup();
     let mut parts = Vec::new();
     for target in targets {
-        let mut log = Log::new();
+        let own = || events.iter().filter(|event| event.target == target);
+        let mut log = Log::new(server(target, status, own()));
         let mut text = heading(target, status);
         text.push('\n');
-        events.iter().filter(|event| event.target == target).for_each(|event| text.push_str(&log.lines(event)));
+        own().for_each(|event| text.push_str(&log.lines(event)));
         parts.push(text);
     }
-    let saving = saving(events);
+    let saving = saving::log(events);
     if !saving.is_empty() {
         parts.push(format!("System log\nPSS\n\n{saving}"));
     }
     parts.join("\n")
-}
-
-/// The log of power saving (fig. 4.10): conditions and steps, with our own kinds and texts.
-fn saving(events: &[Event]) -> String {
-    let mut text = String::new();
-    for event in events {
-        for line in saving_lines(event) {
-            // Writing to a string can't fail.
-            let _ = writeln!(text, "{} {line}", clock(event.unix_ms / 1000));
-        }
-    }
-    text
-}
-
-/// The lines of one event of power saving.
-pub fn saving_lines(event: &Event) -> Vec<String> {
-    match event.kind.as_str() {
-        "pss-begun" => {
-            let changes = event.text.split_once(": ").map_or("", |(_, rest)| rest);
-            let changes = changes.split_once(';').map_or(changes, |(changes, _)| changes);
-            let of = |change: &str| {
-                let (group, classes) = change.split_once(' ')?;
-                Some(format!("Change_of_condition:_{group}_({})", classes.replace(" -> ", "->")))
-            };
-            changes.split(", ").filter_map(of).collect()
-        }
-        "pss-step-done" | "pss-step-undone" => step_line(event.text.trim_start_matches("done: ")).into_iter().collect(),
-        "pss-committed" => vec!["Change_of_condition_Complete".to_owned()],
-        _ => Vec::new(),
-    }
-}
-
-fn step_line(step: &str) -> Option<String> {
-    let words: Vec<&str> = step.split(' ').collect();
-    match words.as_slice() {
-        ["virtual", "IP", vip, from, "->", to] => {
-            Some(format!("Virtual_IP:_{}_({from}->{to})", vip.trim_end_matches(':')))
-        }
-        ["live", "migration", "of", vm, from, "->", to] => {
-            Some(format!("Live_migration:_{}_({from}->{to})", vm.trim_end_matches(':')))
-        }
-        ["suspend", "host", host] => Some(format!("Suspend_{host}")),
-        ["wake", "host", host] => Some(format!("Activate_suspended_{host}")),
-        ["suspend", vm, "on", _] => Some(format!("Suspend_{vm}")),
-        ["resume", vm, "on", _] => Some(format!("Resume_{vm}")),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

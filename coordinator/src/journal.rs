@@ -4,9 +4,8 @@
 use crate::clock::unix_ms;
 use anyhow::Context as _;
 use kage_coordinator_core::{
-    Action, Coordinator, Event,
-    config::Cluster,
-    journal::{self, Because, FORMAT, Head},
+    Coordinator,
+    journal::{self, Because, Core, FORMAT, Head},
 };
 use kage_types::Time;
 use std::{
@@ -22,8 +21,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Two files of this size are kept: some hours of a thousand agents, months of ten.
-const MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// A journal's name, and how much of it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its file in the state directory.
+    pub file: &'static str,
+    /// Two files of this size are kept.
+    pub bytes: u64,
+    /// What does not wait for its disk.
+    pub goes_on: &'static str,
+}
+
+/// Of the lease authority and supervision: some hours of a thousand agents, months of ten.
+pub const SUPERVISION: Kind = Kind { file: "journal.jsonl", bytes: 256 * 1024 * 1024, goes_on: "supervision" };
+/// Of power saving: counters of a virtual server, twice in each interval, are most of it; a week of twelve at 10 s.
+pub const SAVING: Kind = Kind { file: "journal-pss.jsonl", bytes: 128 * 1024 * 1024, goes_on: "power saving" };
+
 /// Lines waiting for the disk. When it hangs for longer, lines are lost and counted; deciding never waits.
 const QUEUE: usize = 8192;
 /// A snapshot after this much, so that an explanation need not replay everything; more, where snapshots are large:
@@ -39,9 +52,9 @@ const FLUSH: Duration = Duration::from_millis(200);
 const TRY_AGAIN: u64 = 1000;
 
 /// Something for the thread that writes.
-enum Entry {
+enum Entry<C> {
     Line(Vec<u8>),
-    Snapshot(Box<(u64, Time, Because, Coordinator)>),
+    Snapshot(Box<(u64, Time, Because, C)>),
     Flush(mpsc::SyncSender<()>),
 }
 
@@ -51,8 +64,8 @@ const ROTATION: u8 = 2;
 const GAP: u8 = 3;
 
 /// Where events go. Writing happens on a thread of its own.
-pub struct Journal {
-    entries: mpsc::SyncSender<Entry>,
+pub struct Journal<C: Core = Coordinator> {
+    entries: mpsc::SyncSender<Entry<C>>,
     wanted: Arc<AtomicU8>,
     path: PathBuf,
     seq: u64,
@@ -61,18 +74,19 @@ pub struct Journal {
     gap: Option<u64>,
 }
 
-impl Journal {
-    /// Opens `journal.jsonl` in the state directory; numbers go on from its last.
+impl<C: Core + Send + 'static> Journal<C> {
+    /// Opens its file in the state directory; numbers go on from its last.
     ///
     /// # Errors
     /// If it can't be opened for writing.
-    pub fn open(state: &Path) -> anyhow::Result<Self> {
-        let path = state.join("journal.jsonl");
-        let seq = last_number(&path).or_else(|| last_number(&older(&path))).unwrap_or(0);
+    pub fn open(state: &Path, kind: Kind) -> anyhow::Result<Self> {
+        let path = state.join(kind.file);
+        let last = |path: &Path| last_number(path, kind.bytes);
+        let seq = last(&path).or_else(|| last(&older(&path))).unwrap_or(0);
         let file = open(&path)?;
         let (entries, queue) = mpsc::sync_channel(QUEUE);
         let wanted = Arc::new(AtomicU8::new(0));
-        let writer = Writer::new(path.clone(), file, wanted.clone());
+        let writer = Writer::new(path.clone(), file, wanted.clone(), kind);
         thread::Builder::new()
             .name("journal".into())
             .spawn(move || writer.run(&queue))
@@ -80,15 +94,15 @@ impl Journal {
         Ok(Self { entries, wanted, path, seq, lost: 0, gap: None })
     }
 
-    /// A process begins, with a core that was made at that time of this configuration.
-    pub fn start(&mut self, now: Time, cluster: &Cluster) {
-        if let Ok(line) = journal::start_line(self.seq, now, &head(), cluster) {
+    /// A process begins, with a core that was made at that time of this.
+    pub fn start(&mut self, now: Time, config: &C::Config) {
+        if let Ok(line) = journal::start_line::<C>(self.seq, now, &head(), config) {
             self.send(Entry::Line(line));
         }
     }
 
     /// An event, before the core is given it. What the core wants done is added with [`Pending::end`].
-    pub fn begin(&mut self, now: Time, core: &Coordinator, event: &Event) -> Pending<'_> {
+    pub fn begin(&mut self, now: Time, core: &C, event: &C::Event) -> Pending<'_, C> {
         self.snapshot_if_wanted(now, core);
         self.seq += 1;
         // Every event can be written.
@@ -97,11 +111,11 @@ impl Journal {
     }
 
     /// Reads what is written.
-    pub fn reader(&self) -> Reader {
+    pub fn reader(&self) -> Reader<C> {
         Reader { entries: self.entries.clone(), path: self.path.clone() }
     }
 
-    fn snapshot_if_wanted(&mut self, now: Time, core: &Coordinator) {
+    fn snapshot_if_wanted(&mut self, now: Time, core: &C) {
         let because = match (self.wanted.load(Ordering::Relaxed), self.gap) {
             (_, Some(at)) if self.seq < at => return,
             (ROTATION, _) => Because::Rotation,
@@ -113,8 +127,10 @@ impl Journal {
         self.gap = None;
         self.send(Entry::Snapshot(Box::new((self.seq, now, because, core.clone()))));
     }
+}
 
-    fn send(&mut self, entry: Entry) {
+impl<C: Core> Journal<C> {
+    fn send(&mut self, entry: Entry<C>) {
         if self.entries.try_send(entry).is_err() {
             self.lost += 1;
             self.gap = Some(self.seq + TRY_AGAIN);
@@ -125,7 +141,7 @@ impl Journal {
     }
 }
 
-impl Drop for Journal {
+impl<C: Core> Drop for Journal<C> {
     /// What was decided last is wanted most: the process does not end before it is written, if that is a matter of
     /// milliseconds.
     fn drop(&mut self) {
@@ -133,7 +149,7 @@ impl Drop for Journal {
     }
 }
 
-fn flush(entries: &mpsc::SyncSender<Entry>, patience: Duration) {
+fn flush<C>(entries: &mpsc::SyncSender<Entry<C>>, patience: Duration) {
     let (done, written) = mpsc::sync_channel(1);
     if entries.try_send(Entry::Flush(done)).is_ok() {
         // A disk that hangs is not waited for.
@@ -142,22 +158,22 @@ fn flush(entries: &mpsc::SyncSender<Entry>, patience: Duration) {
 }
 
 /// An event that the core is being given. If the core does not survive it, it is journalled all the same.
-pub struct Pending<'a> {
-    journal: &'a mut Journal,
+pub struct Pending<'a, C: Core> {
+    journal: &'a mut Journal<C>,
     line: Vec<u8>,
 }
 
-impl Pending<'_> {
+impl<C: Core> Pending<'_, C> {
     /// This is what the core wants done.
-    pub fn end(mut self, actions: &[Action]) {
-        if journal::add_actions(&mut self.line, actions).is_err() {
+    pub fn end(mut self, actions: &[C::Action]) {
+        if journal::add_actions::<C>(&mut self.line, actions).is_err() {
             // Half a list is no list.
             self.line.clear();
         }
     }
 }
 
-impl Drop for Pending<'_> {
+impl<C: Core> Drop for Pending<'_, C> {
     fn drop(&mut self) {
         let mut line = std::mem::take(&mut self.line);
         if !line.is_empty() {
@@ -184,11 +200,11 @@ fn open(path: &Path) -> anyhow::Result<File> {
 }
 
 /// The number of the last whole line.
-fn last_number(path: &Path) -> Option<u64> {
+fn last_number(path: &Path, most: u64) -> Option<u64> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     // A snapshot may be long.
-    for part in [256 * 1024, 16 * 1024 * 1024, MAX_BYTES] {
+    for part in [256 * 1024, 16 * 1024 * 1024, most] {
         file.seek(SeekFrom::Start(length.saturating_sub(part))).ok()?;
         let mut end = Vec::new();
         (&file).take(part).read_to_end(&mut end).ok()?;
@@ -201,13 +217,18 @@ fn last_number(path: &Path) -> Option<u64> {
 }
 
 /// Reads the journal while it is being written.
-#[derive(Clone)]
-pub struct Reader {
-    entries: mpsc::SyncSender<Entry>,
+pub struct Reader<C = Coordinator> {
+    entries: mpsc::SyncSender<Entry<C>>,
     path: PathBuf,
 }
 
-impl Reader {
+impl<C> Clone for Reader<C> {
+    fn clone(&self) -> Self {
+        Self { entries: self.entries.clone(), path: self.path.clone() }
+    }
+}
+
+impl<C> Reader<C> {
     /// The files as they are now, the older first.
     ///
     /// # Errors
@@ -223,6 +244,7 @@ impl Reader {
 }
 
 struct Writer {
+    kind: Kind,
     path: PathBuf,
     file: File,
     buffer: Vec<u8>,
@@ -239,7 +261,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(path: PathBuf, mut file: File, wanted: Arc<AtomicU8>) -> Self {
+    fn new(path: PathBuf, mut file: File, wanted: Arc<AtomicU8>, kind: Kind) -> Self {
         let size = file.metadata().map_or(0, |meta| meta.len());
         let buffer = if ends_in_a_line(&path, size) {
             Vec::new()
@@ -249,6 +271,7 @@ impl Writer {
         };
         let _ = file.seek(SeekFrom::End(0)).is_ok();
         Self {
+            kind,
             path,
             file,
             buffer,
@@ -256,14 +279,14 @@ impl Writer {
             size,
             since: 0,
             longest: 0,
-            rotate_at: MAX_BYTES,
+            rotate_at: kind.bytes,
             wanted,
             broken: false,
             gap: false,
         }
     }
 
-    fn run(mut self, queue: &mpsc::Receiver<Entry>) {
+    fn run<C: Core>(mut self, queue: &mpsc::Receiver<Entry<C>>) {
         loop {
             match queue.recv_timeout(FLUSH) {
                 Ok(Entry::Line(line)) => self.line(&line),
@@ -302,7 +325,7 @@ impl Writer {
         }
     }
 
-    fn snapshot(&mut self, snapshot: &(u64, Time, Because, Coordinator)) {
+    fn snapshot<C: Core>(&mut self, snapshot: &(u64, Time, Because, C)) {
         let (seq, now, because, core) = snapshot;
         if *because == Because::Rotation {
             self.rotate();
@@ -322,11 +345,11 @@ impl Writer {
         {
             Ok(file) => {
                 self.file = file;
-                (self.size, self.rotate_at) = (0, MAX_BYTES);
+                (self.size, self.rotate_at) = (0, self.kind.bytes);
             }
             Err(error) => {
                 tracing::error!(%error, "the journal can't be rotated; it grows, and this is tried again");
-                self.rotate_at = self.size + MAX_BYTES / 16;
+                self.rotate_at = self.size + self.kind.bytes / 16;
             }
         }
     }
@@ -344,7 +367,8 @@ impl Writer {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if !std::mem::replace(&mut self.broken, true) {
-                        tracing::error!(path = %self.path.display(), %error, "the journal can't be written; supervision goes on: free space on its disk");
+                        let goes_on = self.kind.goes_on;
+                        tracing::error!(path = %self.path.display(), %error, "the journal can't be written; {goes_on} goes on: free space on its disk");
                     }
                     return;
                 }
@@ -371,121 +395,5 @@ fn ends_in_a_line(path: &Path, size: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use kage_coordinator_core::replay::{Replayer, inputs, replay};
-    use std::io::BufReader;
-
-    const CONFIG: &str = include_str!("../../deploy/cluster.toml");
-
-    fn cluster() -> Cluster {
-        Cluster::parse(CONFIG).expect("deploy/cluster.toml")
-    }
-
-    /// A process of a hundred ticks; the state it reached.
-    fn process(dir: &Path, from: u64) -> Coordinator {
-        let mut journal = Journal::open(dir).expect("opened");
-        let start = Time::from_millis(from);
-        journal.start(start, &cluster());
-        let mut core = Coordinator::new(start, cluster());
-        for tick in 0..100 {
-            step(&mut journal, &mut core, from + 100 * tick);
-        }
-        core
-    }
-
-    fn step(journal: &mut Journal, core: &mut Coordinator, at: u64) {
-        let now = Time::from_millis(at);
-        let event = Event::TermFailed { reason: format!("no answer at {at}") };
-        let pending = journal.begin(now, core, &event);
-        let mut actions = Vec::new();
-        core.step(now, event, &mut actions);
-        pending.end(&actions);
-    }
-
-    fn replayed(files: &[PathBuf]) -> Replayer {
-        let mut replayer = Replayer::new(env!("CARGO_PKG_VERSION"));
-        for file in files {
-            let reader = BufReader::new(File::open(file).expect("journal"));
-            replay(inputs(&file.display().to_string(), reader), &mut replayer).expect("replayed");
-        }
-        replayer
-    }
-
-    #[test]
-    fn what_two_processes_wrote_is_replayed_and_numbers_go_on() {
-        let dir = tempfile::tempdir().expect("directory");
-        let file = dir.path().join("journal.jsonl");
-        process(dir.path(), 1_000);
-        // Killed in the middle of a line.
-        let mut torn = OpenOptions::new().append(true).open(&file).expect("journal");
-        torn.write_all(b"{\"seq\":101,\"now\":5,\"ev").expect("torn");
-        let core = process(dir.path(), 50_000);
-        let replayer = replayed(std::slice::from_ref(&file));
-        assert_eq!(replayer.core().expect("state").0, &core);
-        let counts = replayer.counts();
-        assert_eq!((counts.events, counts.compared, counts.processes), (200, 200, 2));
-        assert!(replayer.remarks().iter().any(|remark| remark.contains(":102: cut short")), "{:?}", replayer.remarks());
-        assert_eq!(last_number(&file), Some(200));
-    }
-
-    #[test]
-    fn a_new_file_begins_with_a_snapshot_and_so_does_what_follows_a_gap() {
-        let dir = tempfile::tempdir().expect("directory");
-        let file = dir.path().join("journal.jsonl");
-        let mut journal = Journal::open(dir.path()).expect("opened");
-        journal.start(Time::ZERO, &cluster());
-        let mut core = Coordinator::new(Time::ZERO, cluster());
-        (0..50).for_each(|tick| step(&mut journal, &mut core, 100 * tick));
-        journal.wanted.store(ROTATION, Ordering::Relaxed);
-        (50..60).for_each(|tick| step(&mut journal, &mut core, 100 * tick));
-        // Lost on the way to the disk.
-        journal.seq += 3;
-        journal.wanted.store(GAP, Ordering::Relaxed);
-        (60..70).for_each(|tick| step(&mut journal, &mut core, 100 * tick));
-        drop(journal);
-        let whole = replayed(&[dir.path().join("journal.1.jsonl"), file.clone()]);
-        assert_eq!(whole.core().expect("state").0, &core);
-        assert_eq!((whole.counts().snapshots, whole.counts().events), (1, 70));
-        let newer = replayed(&[file]);
-        assert_eq!(newer.core().expect("state").0, &core);
-        assert!(
-            newer.remarks().iter().any(|remark| remark.contains("goes on from the snapshot")),
-            "{:?}",
-            newer.remarks()
-        );
-    }
-
-    #[test]
-    fn a_full_disk_loses_whole_lines_and_then_a_snapshot_is_wanted() {
-        let dir = tempfile::tempdir().expect("directory");
-        let path = dir.path().join("journal.jsonl");
-        let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-        let wanted = Arc::new(AtomicU8::new(0));
-        let mut writer = Writer::new(path.clone(), full, wanted.clone());
-        let line = format!("{{\"seq\":1,\"now\":1,\"event\":\"tick\",\"actions\":[{}]}}", " ".repeat(1000));
-        (0..1000).for_each(|_| writer.line(line.as_bytes()));
-        assert!(writer.broken && writer.gap && writer.buffer.len() <= KEPT + line.len());
-        assert_eq!(wanted.load(Ordering::Relaxed), 0);
-        // There is room again.
-        writer.file = open(&path).expect("opened");
-        writer.flush();
-        writer.line(line.as_bytes());
-        writer.flush();
-        assert_eq!(wanted.load(Ordering::Relaxed), GAP);
-        let text = std::fs::read_to_string(&path).expect("journal");
-        assert!(text.lines().count() > 200 && text.lines().all(|whole| whole == line), "{}", text.lines().count());
-    }
-
-    #[test]
-    fn an_event_that_the_core_does_not_survive_is_journalled() {
-        let dir = tempfile::tempdir().expect("directory");
-        let mut journal = Journal::open(dir.path()).expect("opened");
-        journal.start(Time::ZERO, &cluster());
-        let core = Coordinator::new(Time::ZERO, cluster());
-        drop(journal.begin(Time::from_millis(1), &core, &Event::Tick));
-        drop(journal);
-        let text = std::fs::read_to_string(dir.path().join("journal.jsonl")).expect("journal");
-        assert!(text.ends_with("{\"seq\":1,\"now\":1000000,\"event\":\"tick\"}\n"), "{text}");
-    }
-}
+#[path = "journal_tests.rs"]
+mod tests;

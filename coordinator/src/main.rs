@@ -1,6 +1,7 @@
 //! `kage-coordinator`: see `docs/architecture.md` and `kage-coordinator --help`.
 
 mod agents;
+mod arranged;
 mod certificates;
 mod characterise;
 mod clock;
@@ -158,7 +159,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let enrolment = enrol::Enrolment::load(arguments.authority.as_deref(), &arguments.state, &cluster)?;
     let listen = arguments.listen.unwrap_or(cluster.coordinator);
     let events = events::Events::load(&arguments.state)?;
-    let journal = journal::Journal::open(&arguments.state)?;
+    let journal = journal::Journal::open(&arguments.state, journal::SUPERVISION)?;
     let why = why::Why::new(journal.reader());
 
     let characteristics = characterise::Store::load(&arguments.state)?;

@@ -2,8 +2,10 @@
 
 use crate::{
     agents::Agents,
+    arranged,
     certificates::Certificates,
     characterise::{Characterise, Store},
+    clock::unix_ms,
     driver::{Handle, Input},
     enrol::Enrolment,
     events::{Events, Numbered, Watched},
@@ -224,6 +226,8 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
                 ping: view.ping,
                 service: view.service,
                 mode_for_ms: ago(view.since),
+                suspended: core.is_suspended(target),
+                vm: target.domain().map(ToString::to_string).unwrap_or_default(),
             })
         })
         .collect();
@@ -256,6 +260,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
         orders: orders::status(core, now),
         quarantines: orders::quarantines(core, now),
         certificates: Vec::new(),
+        saving: core.tables().and_then(|tables| arranged::status(tables, unix_ms())),
     }
 }
 

@@ -14,7 +14,10 @@ mod wire;
 
 pub use driver::{Input, Sender};
 
-use crate::events::Events;
+use crate::{
+    events::Events,
+    journal::{self, Journal},
+};
 use kage_coordinator::saving::{inventory, policy};
 use kage_coordinator_core::config::Cluster;
 use kage_proto::{
@@ -33,7 +36,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Start it, if the configuration has groups.
 ///
 /// # Errors
-/// Figures that can't be used; an address or certificate that can't be used.
+/// Figures that can't be used; an address or certificate that can't be used; a journal that can't be written.
 pub fn start(cluster: &Cluster, pki: &Pki, events: &Events, state: &Path) -> anyhow::Result<Option<Sender>> {
     if cluster.groups.is_empty() {
         return Ok(None);
@@ -51,6 +54,7 @@ pub fn start(cluster: &Cluster, pki: &Pki, events: &Events, state: &Path) -> any
         // No process before or beside this one has it.
         by: format!("{}-{}-{}", pki.identity().name, std::process::id(), crate::clock::unix_ms()),
         file: state.join("hosts.json"),
+        journal: Journal::open(state, journal::SAVING)?,
     })?;
     Ok(Some(sender))
 }

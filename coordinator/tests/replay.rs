@@ -19,7 +19,7 @@ fn journal() -> Vec<String> {
     let start = Time::from_millis(1_000);
     let head = Head { version: env!("CARGO_PKG_VERSION").into(), format: FORMAT, pid: 7, unix_ms: 1_795_386_900_000 };
     let text = |line: Vec<u8>| String::from_utf8(line).expect("text");
-    let mut lines = vec![text(start_line(0, start, &head, &cluster).expect("start"))];
+    let mut lines = vec![text(start_line::<Coordinator>(0, start, &head, &cluster).expect("start"))];
     let agent = cluster.agents.keys().next().expect("an agent").clone();
     let mut core = Coordinator::new(start, cluster);
     for seq in 1..=10 {
@@ -32,7 +32,7 @@ fn journal() -> Vec<String> {
         let mut line = event_line(seq, now, &event).expect("event");
         let mut actions = Vec::new();
         core.step(now, event, &mut actions);
-        add_actions(&mut line, &actions).expect("actions");
+        add_actions::<Coordinator>(&mut line, &actions).expect("actions");
         line.push(b'}');
         lines.push(text(line));
     }

@@ -327,6 +327,7 @@ impl Coordinator {
         for target in due {
             self.supervise(now, &target, actions);
         }
+        self.place_unowned(now);
         self.follow_tables(now, actions);
         let due: Vec<Vip> = self.vips.iter().filter(|(_, vip)| now >= vip.wake).map(|(vip, _)| *vip).collect();
         for vip in due {
@@ -716,6 +717,7 @@ mod orders;
 mod reload;
 mod signals;
 mod tables;
+mod unsupervised;
 use grants::Asked;
 pub use orders::OrderView;
 pub(crate) use orders::{Act, OrderJob, Orders, span};

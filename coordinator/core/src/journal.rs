@@ -4,12 +4,69 @@
 //! A line is an object with `seq`, which rises by one with each event, and `now` on the coordinator's CLOCK_BOOTTIME;
 //! beside them `event` with `actions`, or `start` (a process begins: its configuration), or `snapshot` (the whole state
 //! at that point: replaying can begin there).
+//!
+//! Other cores of a coordinator's process have journals of the same kind: whatever is a [`Core`].
 
 use crate::{Coordinator, config::Cluster, event::Action, event::Event};
 use kage_types::{Time, Verdict};
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
-use std::fmt;
+use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, fmt};
+
+/// A core whose inputs are journalled, so that it can be stepped with them once more.
+pub trait Core: Clone + PartialEq + Serialize + DeserializeOwned {
+    /// What it is given.
+    type Event: Clone + Serialize + DeserializeOwned;
+    /// What it wants done.
+    type Action;
+    /// What it begins with.
+    type Config: Clone + Serialize + DeserializeOwned;
+    /// An action as the journal has it.
+    type Brief<'a>: Serialize
+    where
+        Self: 'a;
+    /// The key of what it begins with, in a start.
+    const CONFIG: &'static str;
+    /// The key of its state, in a snapshot.
+    const STATE: &'static str;
+
+    /// A new one.
+    fn begin(now: Time, config: Self::Config) -> Self;
+    /// One event.
+    fn take(&mut self, now: Time, event: Self::Event, actions: &mut Vec<Self::Action>);
+    /// As the journal has it.
+    fn brief(action: &Self::Action) -> Self::Brief<'_>;
+    /// The wall clock, if this event tells it: milliseconds since 1970.
+    fn wall(event: &Self::Event) -> Option<u64> {
+        let _ = event;
+        None
+    }
+}
+
+impl Core for Coordinator {
+    type Event = Event;
+    type Action = Action;
+    type Config = Cluster;
+    type Brief<'a> = Brief<'a>;
+    const CONFIG: &'static str = "cluster";
+    const STATE: &'static str = "core";
+
+    fn begin(now: Time, cluster: Cluster) -> Self {
+        Self::new(now, cluster)
+    }
+
+    fn take(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        self.step(now, event, actions);
+    }
+
+    fn brief(action: &Action) -> Brief<'_> {
+        Brief(action)
+    }
+
+    fn wall(event: &Event) -> Option<u64> {
+        if let Event::OrdersRead { now_unix_ms, .. } = event { Some(*now_unix_ms) } else { None }
+    }
+}
 
 /// Rises when lines of an earlier one can't be replayed any more.
 pub const FORMAT: u32 = 1;
@@ -40,10 +97,10 @@ pub enum Because {
 }
 
 #[derive(Serialize)]
-struct EventLine<'a> {
+struct EventLine<'a, E> {
     seq: u64,
     now: Time,
-    event: &'a Event,
+    event: &'a E,
 }
 
 /// An event's line without its end: what was done is added when the core has decided ([`add_actions`]), so that an event
@@ -51,7 +108,7 @@ struct EventLine<'a> {
 ///
 /// # Errors
 /// Never in practice: every event can be written.
-pub fn event_line(seq: u64, now: Time, event: &Event) -> serde_json::Result<Vec<u8>> {
+pub fn event_line<E: Serialize>(seq: u64, now: Time, event: &E) -> serde_json::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(512);
     serde_json::to_writer(&mut line, &EventLine { seq, now, event })?;
     line.pop();
@@ -62,71 +119,70 @@ pub fn event_line(seq: u64, now: Time, event: &Event) -> serde_json::Result<Vec<
 ///
 /// # Errors
 /// Never in practice: every action can be written.
-pub fn add_actions(line: &mut Vec<u8>, actions: &[Action]) -> serde_json::Result<()> {
+pub fn add_actions<C: Core>(line: &mut Vec<u8>, actions: &[C::Action]) -> serde_json::Result<()> {
     line.extend_from_slice(b",\"actions\":[");
     for (index, action) in actions.iter().enumerate() {
         if index > 0 {
             line.push(b',');
         }
-        serde_json::to_writer(&mut *line, &Brief(action))?;
+        serde_json::to_writer(&mut *line, &C::brief(action))?;
     }
     line.push(b']');
     Ok(())
 }
 
 #[derive(Serialize)]
-struct StartLine<'a> {
+struct StartLine<'a, T> {
     seq: u64,
     now: Time,
-    start: StartBody<'a>,
+    start: Body<'a, T>,
 }
 
 #[derive(Serialize)]
-struct StartBody<'a> {
+struct Body<'a, T> {
     #[serde(flatten)]
     head: &'a Head,
-    cluster: &'a Cluster,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<Because>,
+    /// Under the core's own key.
+    #[serde(flatten)]
+    content: BTreeMap<&'static str, &'a T>,
 }
 
-/// The line of a process that begins with `Coordinator::new(now, cluster)`; `seq` is that of the last event before.
+/// The line of a process that begins with [`Core::begin`]; `seq` is that of the last event before.
 ///
 /// # Errors
 /// Never in practice.
-pub fn start_line(seq: u64, now: Time, head: &Head, cluster: &Cluster) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&StartLine { seq, now, start: StartBody { head, cluster } })
+pub fn start_line<C: Core>(seq: u64, now: Time, head: &Head, config: &C::Config) -> serde_json::Result<Vec<u8>> {
+    let content = BTreeMap::from([(C::CONFIG, config)]);
+    serde_json::to_vec(&StartLine { seq, now, start: Body { head, because: None, content } })
 }
 
 #[derive(Serialize)]
-struct SnapshotLine<'a> {
+struct SnapshotLine<'a, C> {
     seq: u64,
     now: Time,
-    snapshot: SnapshotBody<'a>,
-}
-
-#[derive(Serialize)]
-struct SnapshotBody<'a> {
-    #[serde(flatten)]
-    head: &'a Head,
-    because: Because,
-    core: &'a Coordinator,
+    snapshot: Body<'a, C>,
 }
 
 /// The line of the state after event `seq`.
 ///
 /// # Errors
 /// Never in practice.
-pub fn snapshot_line(
+pub fn snapshot_line<C: Core>(
     seq: u64,
     now: Time,
     head: &Head,
     because: Because,
-    core: &Coordinator,
+    core: &C,
 ) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&SnapshotLine { seq, now, snapshot: SnapshotBody { head, because, core } })
+    let content = BTreeMap::from([(C::STATE, core)]);
+    serde_json::to_vec(&SnapshotLine { seq, now, snapshot: Body { head, because: Some(because), content } })
 }
 
 /// An action as the journal has it: answers to requests for leases, by far the most, are one short text.
-pub(crate) struct Brief<'a>(pub &'a Action);
+#[derive(Clone, Copy, Debug)]
+pub struct Brief<'a>(pub &'a Action);
 
 impl Serialize for Brief<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -186,50 +242,53 @@ impl fmt::Display for Brief<'_> {
 }
 
 /// An action as the journal has it.
-pub(crate) fn brief(action: &Action) -> Value {
-    serde_json::to_value(Brief(action)).unwrap_or(Value::Null)
+pub(crate) fn brief<C: Core>(action: &C::Action) -> Value {
+    serde_json::to_value(C::brief(action)).unwrap_or(Value::Null)
 }
 
 /// A line, read.
-#[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct Record<C: Core> {
     pub seq: u64,
     pub now: Time,
-    pub what: What,
+    pub what: What<C>,
 }
 
-#[derive(Debug)]
-pub(crate) enum What {
-    Start(Head, Box<Cluster>),
-    Snapshot(Head, Box<Coordinator>),
+pub(crate) enum What<C: Core> {
+    Start(Head, Box<C::Config>),
+    Snapshot(Head, Box<C>),
     /// A start or snapshot whose content this program does not understand, and why.
     Foreign(Head, String),
     /// Actions are absent in journals of before they were recorded, and of an event that the core did not survive.
-    Event(Box<Event>, Option<Vec<Value>>),
+    Event(Box<C::Event>, Option<Vec<Value>>),
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct Raw<E> {
     seq: u64,
     now: Time,
-    event: Option<Event>,
+    event: Option<E>,
     actions: Option<Vec<Value>>,
-    start: Option<RawStart>,
-    snapshot: Option<RawSnapshot>,
+    start: Option<RawBody>,
+    snapshot: Option<RawBody>,
 }
 
 #[derive(Deserialize)]
-struct RawStart {
+struct RawBody {
     #[serde(flatten)]
     head: Head,
-    cluster: Value,
+    #[serde(flatten)]
+    content: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
-struct RawSnapshot {
-    #[serde(flatten)]
-    head: Head,
-    core: Value,
+impl RawBody {
+    /// What stands there, if this version can read it.
+    fn read<T: DeserializeOwned>(mut self, key: &str, what: &str) -> Result<(Head, T), (Head, String)> {
+        match serde_json::from_value(self.content.remove(key).unwrap_or_default()) {
+            Ok(content) if self.head.format == FORMAT => Ok((self.head, content)),
+            Ok(_) => Err((self.head, "its format is another".into())),
+            Err(error) => Err((self.head, format!("its {what} can't be read: {error}"))),
+        }
+    }
 }
 
 /// A line that can't be read.
@@ -245,8 +304,8 @@ pub(crate) enum Unread {
 ///
 /// # Errors
 /// In words: it is cut short, or says what this version does not know.
-pub(crate) fn read(text: &str) -> Result<Record, Unread> {
-    let raw: Raw = serde_json::from_str(text).map_err(|error| match error.classify() {
+pub(crate) fn read<C: Core>(text: &str) -> Result<Record<C>, Unread> {
+    let raw: Raw<C::Event> = serde_json::from_str(text).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
             Unread::Unknown(format!("this version does not know it, perhaps that which wrote it does: {error}"))
         }
@@ -257,15 +316,13 @@ pub(crate) fn read(text: &str) -> Result<Record, Unread> {
     let Raw { seq, now, event, actions, start, snapshot } = raw;
     let what = match (event, start, snapshot) {
         (Some(event), None, None) => What::Event(Box::new(event), actions),
-        (None, Some(RawStart { head, cluster }), None) => match serde_json::from_value(cluster) {
-            Ok(cluster) if head.format == FORMAT => What::Start(head, cluster),
-            Ok(_) => What::Foreign(head, "its format is another".into()),
-            Err(error) => What::Foreign(head, format!("its configuration can't be read: {error}")),
+        (None, Some(start), None) => match start.read(C::CONFIG, "configuration") {
+            Ok((head, config)) => What::Start(head, Box::new(config)),
+            Err((head, why)) => What::Foreign(head, why),
         },
-        (None, None, Some(RawSnapshot { head, core })) => match serde_json::from_value(core) {
-            Ok(core) if head.format == FORMAT => What::Snapshot(head, core),
-            Ok(_) => What::Foreign(head, "its format is another".into()),
-            Err(error) => What::Foreign(head, format!("its state can't be read: {error}")),
+        (None, None, Some(snapshot)) => match snapshot.read(C::STATE, "state") {
+            Ok((head, core)) => What::Snapshot(head, Box::new(core)),
+            Err((head, why)) => What::Foreign(head, why),
         },
         _ => {
             return Err(Unread::Unknown(

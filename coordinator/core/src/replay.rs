@@ -2,16 +2,16 @@
 //!
 //! Lines are fed one by one ([`Replayer::line`]); where they come from is the caller's business.
 
+mod difference;
 mod moment;
 mod summary;
 
+pub use difference::Difference;
 pub use moment::{Moment, stamp};
 
 use crate::{
     Coordinator,
-    config::Cluster,
-    event::{Action, Event},
-    journal::{self, Head, Record, Unread, What, brief},
+    journal::{self, Core, Head, Record, Unread, What, brief},
 };
 use kage_types::Time;
 use serde_json::Value;
@@ -74,70 +74,18 @@ pub enum Fault {
     Difference(Box<Difference>),
 }
 
-/// The replayed core does not do what the journal says.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.text())]
-pub struct Difference {
-    /// Where.
-    pub place: Place,
-    /// The event's number.
-    pub seq: u64,
-    /// When.
-    pub now: Time,
-    /// What happened, as in the journal; none: a snapshot's state is not the state that was reached.
-    pub event: Option<Value>,
-    /// As recorded.
-    pub expected: Vec<Value>,
-    /// As replayed.
-    pub got: Vec<Value>,
-}
-
-impl Difference {
-    fn text(&self) -> String {
-        let Self { place, seq, now, event, expected, got } = self;
-        let Some(event) = event else {
-            let (expected, got) =
-                (first_difference(&expected[..], &got[..]), first_difference(&got[..], &expected[..]));
-            return format!(
-                "{place}: the state after event {seq} at {now} is not that of the snapshot\n  snapshot: {expected}\n  \
-                 replayed: {got}"
-            );
-        };
-        let mut text = format!("{place}: event {seq} at {now} leads to other actions\n  event:    {event}\n");
-        let same = expected.iter().zip(got).take_while(|(expected, got)| expected == got).count();
-        if same > 0 {
-            text += &format!("  ({same} actions are the same)\n");
-        }
-        let list = |actions: &[Value]| match actions.get(same..).unwrap_or_default() {
-            [] => "nothing more".to_owned(),
-            rest => rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n            "),
-        };
-        text += &format!("  expected: {}\n  got:      {}", list(expected), list(got));
-        text
-    }
-}
-
-/// The first field of the state that differs: the whole of it would be no help.
-fn first_difference(one: &[Value], other: &[Value]) -> String {
-    let (Some(Value::Object(one)), Some(Value::Object(other))) = (one.first(), other.first()) else {
-        return "?".into();
-    };
-    let field = one.iter().find(|(key, value)| other.get(*key) != Some(*value));
-    field.map_or_else(|| "?".into(), |(key, value)| format!("{key} = {value}"))
-}
-
 /// Looks on while a journal is replayed.
-pub trait Watch {
+pub trait Watch<C: Core = Coordinator> {
     /// A process begins, or replaying begins at a snapshot; `wall` turns its clock into the wall clock's.
-    fn origin(&mut self, core: &Coordinator, now: Time, fresh: bool, wall: Option<Wall>) {
+    fn origin(&mut self, core: &C, now: Time, fresh: bool, wall: Option<Wall>) {
         let _ = (core, now, fresh, wall);
     }
     /// This is about to happen, as event `seq`.
-    fn before(&mut self, core: &Coordinator, seq: u64, now: Time, event: &Event) {
+    fn before(&mut self, core: &C, seq: u64, now: Time, event: &C::Event) {
         let _ = (core, seq, now, event);
     }
     /// It has happened.
-    fn after(&mut self, core: &Coordinator, now: Time, actions: &[Action]) {
+    fn after(&mut self, core: &C, now: Time, actions: &[C::Action]) {
         let _ = (core, now, actions);
     }
 }
@@ -145,7 +93,7 @@ pub trait Watch {
 /// Nobody looks on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nobody;
-impl Watch for Nobody {}
+impl<C: Core> Watch<C> for Nobody {}
 
 /// A piece of a journal.
 #[derive(Clone, Debug)]
@@ -174,14 +122,26 @@ pub fn inputs<R: BufRead>(name: &str, reader: R) -> impl Iterator<Item = io::Res
 ///
 /// # Errors
 /// As [`Replayer::line`]; and what `lines` says of files that can't be read.
-pub fn replay<E: fmt::Display>(
+pub fn replay<C: Core, E: fmt::Display>(
     lines: impl Iterator<Item = Result<Input, E>>,
-    replayer: &mut Replayer,
+    replayer: &mut Replay<C>,
+) -> Result<(), String> {
+    replay_watched(lines, replayer, &mut Nobody)
+}
+
+/// The same, and somebody looks on.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_watched<C: Core, E: fmt::Display>(
+    lines: impl Iterator<Item = Result<Input, E>>,
+    replayer: &mut Replay<C>,
+    watch: &mut dyn Watch<C>,
 ) -> Result<(), String> {
     for input in lines {
         match input.map_err(|error| error.to_string())? {
             Input::Line(place, text) => {
-                if replayer.line(&place, &text, &mut Nobody).map_err(|fault| fault.to_string())? == Flow::Enough {
+                if replayer.line(&place, &text, watch).map_err(|fault| fault.to_string())? == Flow::Enough {
                     return Ok(());
                 }
             }
@@ -237,10 +197,13 @@ pub struct Counts {
     pub processes: u64,
 }
 
+/// Replays the coordinator's journal.
+pub type Replayer = Replay<Coordinator>;
+
 /// Replays a journal, line by line.
 #[derive(Debug)]
-pub struct Replayer {
-    core: Option<Coordinator>,
+pub struct Replay<C: Core = Coordinator> {
+    core: Option<C>,
     seq: u64,
     now: Time,
     head: Option<Head>,
@@ -251,12 +214,12 @@ pub struct Replayer {
     lost: bool,
     until: Option<Moment>,
     version: String,
-    config: Option<Cluster>,
+    config: Option<C::Config>,
     counts: Counts,
     remarks: Vec<String>,
 }
 
-impl Replayer {
+impl<C: Core> Replay<C> {
     /// By a program of this version.
     #[must_use]
     pub fn new(version: &str) -> Self {
@@ -285,14 +248,14 @@ impl Replayer {
 
     /// The configuration of processes whose start was not recorded.
     #[must_use]
-    pub fn config(mut self, config: Option<Cluster>) -> Self {
+    pub fn config(mut self, config: Option<C::Config>) -> Self {
         self.config = config;
         self
     }
 
     /// What was reached.
     #[must_use]
-    pub fn core(&self) -> Option<(&Coordinator, Time)> {
+    pub fn core(&self) -> Option<(&C, Time)> {
         self.core.as_ref().map(|core| (core, self.now))
     }
 
@@ -312,11 +275,11 @@ impl Replayer {
     ///
     /// # Errors
     /// It can't be replayed, or leads to something else than recorded.
-    pub fn line(&mut self, place: &Place, text: &str, watch: &mut dyn Watch) -> Result<Flow, Fault> {
+    pub fn line(&mut self, place: &Place, text: &str, watch: &mut dyn Watch<C>) -> Result<Flow, Fault> {
         if text.trim().is_empty() {
             return Ok(Flow::Go);
         }
-        let record = match journal::read(text) {
+        let record = match journal::read::<C>(text) {
             Ok(record) => record,
             Err(Unread::Unknown(why)) => {
                 self.certain()?;
@@ -334,7 +297,7 @@ impl Replayer {
         self.certain()?;
         let Record { seq, now, what } = record;
         match what {
-            What::Start(head, cluster) => self.start(seq, now, head, *cluster, watch),
+            What::Start(head, config) => self.start(seq, now, head, *config, watch),
             What::Snapshot(head, core) => self.snapshot(place, seq, now, head, *core, watch)?,
             What::Foreign(head, why) => {
                 // Reached by replaying, it is not needed.
@@ -368,7 +331,7 @@ impl Replayer {
         }
     }
 
-    fn begin(&mut self, seq: u64, now: Time, head: Option<Head>, core: Coordinator) {
+    fn begin(&mut self, seq: u64, now: Time, head: Option<Head>, core: C) {
         self.wall = head.as_ref().map(|head| Wall { now, unix_ms: head.unix_ms });
         if let Some(head) = head.as_ref().filter(|head| head.version != self.version) {
             let text = format!(
@@ -383,9 +346,9 @@ impl Replayer {
         self.core = Some(core);
     }
 
-    fn start(&mut self, seq: u64, now: Time, head: Head, cluster: Cluster, watch: &mut dyn Watch) {
+    fn start(&mut self, seq: u64, now: Time, head: Head, config: C::Config, watch: &mut dyn Watch<C>) {
         self.counts.processes += 1;
-        let core = Coordinator::new(now, cluster);
+        let core = C::begin(now, config);
         self.begin(seq, now, Some(head), core.clone());
         watch.origin(&core, now, true, self.wall);
     }
@@ -396,13 +359,13 @@ impl Replayer {
         seq: u64,
         now: Time,
         head: Head,
-        snapshot: Coordinator,
-        watch: &mut dyn Watch,
+        snapshot: C,
+        watch: &mut dyn Watch<C>,
     ) -> Result<(), Fault> {
         match &self.core {
             Some(core) if !self.lost && seq == self.seq => {
                 if *core != snapshot {
-                    let state = |core: &Coordinator| vec![serde_json::to_value(core).unwrap_or(Value::Null)];
+                    let state = |core: &C| vec![serde_json::to_value(core).unwrap_or(Value::Null)];
                     let (expected, got) = (state(&snapshot), state(core));
                     let place = place.clone();
                     let difference = Difference { place, seq, now, event: None, expected, got };
@@ -428,9 +391,9 @@ impl Replayer {
         place: &Place,
         seq: u64,
         now: Time,
-        event: Event,
+        event: C::Event,
         recorded: Option<Vec<Value>>,
-        watch: &mut dyn Watch,
+        watch: &mut dyn Watch<C>,
     ) -> Result<Flow, Fault> {
         let wall = self.wall;
         if self.until.is_some_and(|until| until.is_before(seq, now, wall)) {
@@ -438,11 +401,11 @@ impl Replayer {
         }
         // Before starts were recorded every process began with number 1.
         if seq == 1 && (self.core.is_none() || self.head.is_none()) {
-            let Some(cluster) = self.config.clone() else {
+            let Some(config) = self.config.clone() else {
                 return Err(Fault::NoBeginning { place: place.clone(), seq });
             };
             self.counts.processes += 1;
-            let core = Coordinator::new(now, cluster);
+            let core = C::begin(now, config);
             self.begin(0, now, None, core.clone());
             watch.origin(&core, now, true, None);
         }
@@ -467,18 +430,18 @@ impl Replayer {
             ));
             return Ok(Flow::Go);
         }
-        if let (Event::OrdersRead { now_unix_ms, .. }, None) = (&event, self.wall) {
-            self.wall = Some(Wall { now, unix_ms: *now_unix_ms });
+        if let (Some(unix_ms), None) = (C::wall(&event), self.wall) {
+            self.wall = Some(Wall { now, unix_ms });
             watch.origin(core, now, false, self.wall);
         }
         watch.before(core, seq, now, &event);
         let shown = recorded.is_some().then(|| event.clone());
         let mut actions = Vec::new();
-        core.step(now, event, &mut actions);
+        core.take(now, event, &mut actions);
         (self.seq, self.now) = (seq, now);
         self.counts.events += 1;
         if let (Some(expected), Some(event)) = (recorded, shown) {
-            let got: Vec<Value> = actions.iter().map(brief).collect();
+            let got: Vec<Value> = actions.iter().map(brief::<C>).collect();
             if got != expected {
                 let event = serde_json::to_value(&event).ok();
                 let difference = Difference { place: place.clone(), seq, now, event, expected, got };

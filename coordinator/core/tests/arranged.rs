@@ -59,16 +59,6 @@ struct Bench {
 impl Bench {
     /// All VIPs at home at epoch 1, granted and served; the term's first wait is over.
     fn new() -> Self {
-        let cluster = cluster();
-        let operation: BTreeMap<DomainName, OperationRow> = Arrangement::of(&cluster).operation;
-        let real_servers = ["rs1", "rs2"]
-            .map(|name| (agent(name), RealServerRow { asleep_since_unix_ms: None, wake_took_ms: Some(4000) }));
-        let tables = Tables {
-            revision: Revision(1),
-            operation,
-            real_servers: real_servers.into_iter().collect(),
-            ..Tables::default()
-        };
         let rows =
             [(111, "rs1", "mail1"), (112, "rs1", "mail1"), (113, "rs2", "mail2")].map(|(last, owner, domain)| VipRow {
                 vip: vip(last),
@@ -78,11 +68,29 @@ impl Bench {
                 cause: Cause::First,
                 long_lease: false,
             });
+        Self::with(cluster(), rows.to_vec())
+    }
+
+    /// The same with power saving as its only controller.
+    fn of_power_saving(rows: Vec<VipRow>) -> Self {
+        Self::with(Cluster { supervise: false, ..cluster() }, rows)
+    }
+
+    fn with(cluster: Cluster, rows: Vec<VipRow>) -> Self {
+        let operation: BTreeMap<DomainName, OperationRow> = Arrangement::of(&cluster).operation;
+        let real_servers = ["rs1", "rs2"]
+            .map(|name| (agent(name), RealServerRow { asleep_since_unix_ms: None, wake_took_ms: Some(4000) }));
+        let tables = Tables {
+            revision: Revision(1),
+            operation,
+            real_servers: real_servers.into_iter().collect(),
+            ..Tables::default()
+        };
         let core = Coordinator::new(Time::ZERO, cluster);
         let mut bench = Self { core, tables, now: 1, nonce: 0, jobs: Vec::new() };
         bench.read_tables(|_| {});
         let (sent, length) = (Time::from_millis(1), Duration::from_secs(600));
-        bench.step(Event::TermAcquired { term: Term(1), sent, length, rows: rows.to_vec() });
+        bench.step(Event::TermAcquired { term: Term(1), sent, length, rows });
         bench.end(|action| matches!(action, Action::PutArrangement { .. }), JobResult::Done);
         bench.run(2_000);
         bench.jobs.clear();
@@ -300,6 +308,38 @@ fn a_virtual_ip_goes_to_the_member_that_power_saving_chose_and_home_again() {
     assert_eq!(bench.owner(113), "mail1 on rs1 at 2");
     let words = bench.read_tables(|tables| tables.placement.clear());
     assert_eq!(words, ["epoch after 2 of 10.0.0.113: mail2 on rs2, arranged"]);
+}
+
+/// `--controllers pss`: leases are granted and moved as the tables say, and nobody is looked at or taken over.
+#[test]
+fn without_supervision_virtual_ips_follow_the_tables_all_the_same() {
+    let mut rows = Vec::new();
+    for (last, owner, domain) in [(111, "rs1", "mail1"), (112, "rs1", "mail1"), (113, "rs2", "mail2")] {
+        let (vip, owner, domain) = (vip(last), agent(owner), Some(vm(domain)));
+        rows.push(VipRow { vip, epoch: Epoch(1), owner, domain, cause: Cause::First, long_lease: false });
+    }
+    let mut bench = Bench::of_power_saving(rows);
+    assert!(bench.ask("rs1").iter().all(|(_, verdict)| *verdict == Verdict::Granted));
+    let words = bench.read_tables(|tables| drop(tables.placement.insert(vip(113), vm("mail1"))));
+    assert_eq!(words, ["epoch after 1 of 10.0.0.113: mail1 on rs1, arranged"]);
+    bench.epoch(2);
+    bench.bars();
+    bench.commanded(|command| matches!(command, AgentCommand::Prepare { .. }), JobResult::Done);
+    bench.commanded(|command| matches!(command, AgentCommand::Release { .. }), JobResult::Done);
+    bench.commanded(|command| matches!(command, AgentCommand::Hold { .. }), JobResult::Done);
+    assert_eq!(bench.owner(113), "mail1 on rs1 at 2");
+    let words = bench.run_but(5_000, &["rs1"]);
+    assert!(words.is_empty(), "a silent host is not looked at: {words:?}");
+}
+
+/// A cluster that is new, with power saving as its only controller: somebody must serve.
+#[test]
+fn without_supervision_virtual_ips_are_placed_at_home_first() {
+    let bench = Bench::of_power_saving(Vec::new());
+    for last in [111, 112, 113] {
+        let view = bench.core.vip(vip(last)).expect("vip");
+        assert!(view.row.is_none() && view.moving.is_some(), "its first epoch is asked for: {view:?}");
+    }
 }
 
 /// mail1 is being migrated to rs2, and 111 has been told to have switched over.

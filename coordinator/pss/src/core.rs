@@ -1,14 +1,19 @@
 //! The whole of it: samples and what there is come in, judgements are made at intervals, plans begun and carried out.
 
+mod sight;
+
+use sight::Sight;
+
 use crate::{
     class::{Class, Condition},
-    execute::{Action, End, Event, Executor, Outcome, Recorded},
-    inventory::{Claim, Group, HostState, Inventory, WakePath},
+    execute::{Action, End, Event, Executor, Kind, Note, Outcome, Recorded, Severity},
+    inventory::{Claim, HostState, Inventory, WakePath},
     judge::{Judge, Judgement},
-    load::{Load, Meter, Sample, Usage},
-    plan::{self, Direction, GroupStays, Plan, Reason, Report},
+    load::{Load, Meter, Sample},
+    plan::{self, Direction, Plan, Reason, Report, Step},
     policy::{Policy, Wall},
     power::PowerMeter,
+    trouble::Troubles,
     units::Watts,
 };
 use kage_types::{AgentId, DomainName, GroupName, Revision, Time};
@@ -34,6 +39,8 @@ pub enum Input {
         /// They.
         sample: Box<Sample>,
     },
+    /// Other figures from now on; a transition under way goes on.
+    Configure(Box<Policy>),
     /// A measurement of what a host draws.
     Power {
         /// Which.
@@ -77,6 +84,19 @@ struct Seen {
     answers: Option<Time>,
 }
 
+/// What a transition is about.
+#[derive(Default)]
+struct Changes {
+    groups: Vec<GroupName>,
+    steps: Vec<Step>,
+}
+
+impl Changes {
+    fn of(plan: &Plan) -> Self {
+        Self { groups: plan.groups.keys().cloned().collect(), steps: plan.steps().cloned().collect() }
+    }
+}
+
 /// After plans that had to be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Backoff {
@@ -102,9 +122,11 @@ pub struct Pss {
     /// Something is left to do: plan as soon as the ledger shows what was done.
     unfinished: bool,
     backoff: Backoff,
+    troubles: Troubles,
     judged: Report,
     planned: Report,
     last: BTreeMap<GroupName, Judged>,
+    sights: BTreeMap<GroupName, Sight>,
 }
 
 impl Pss {
@@ -125,24 +147,22 @@ impl Pss {
             shown: Revision::default(),
             unfinished: false,
             backoff: Backoff::default(),
+            troubles: Troubles::default(),
             judged: Report::default(),
             planned: Report::default(),
             last: BTreeMap::new(),
+            sights: BTreeMap::new(),
         }
-    }
-
-    /// Other figures from now on; a transition under way goes on.
-    pub fn configure(&mut self, policy: Policy) {
-        self.policy = policy;
     }
 
     /// Why nothing, or nothing more, was done at the last judgement.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self, now: Time) -> Report {
         let mut report = self.judged.clone();
         for reason in &self.planned.reasons {
             report.add(reason.clone());
         }
+        self.troubles.report(now, &mut report);
         report
     }
 
@@ -207,6 +227,7 @@ impl Pss {
                     self.meters.entry(vm).or_default().take(now, *sample, self.policy.fresh, rated);
                 }
             }
+            Input::Configure(policy) => self.policy = *policy,
             Input::Power { host, watts } => self.power.measured(now, &host, watts),
             Input::Execute(event) => {
                 match &event {
@@ -228,23 +249,22 @@ impl Pss {
                 let Some(inventory) = self.inventory.as_ref().filter(|_| self.executor.plan().is_none()) else {
                     return;
                 };
-                let groups: Vec<GroupName> = plan.groups.keys().cloned().collect();
+                let changes = Changes::of(&plan);
                 if let Some(end) = self.executor.resume(now, *plan, &recorded, inventory, &self.policy, actions) {
-                    self.ended(now, &end, &groups);
+                    self.ended(now, &end, &changes, actions);
                 }
             }
         }
     }
 
     fn execute(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
-        let groups: Vec<GroupName> =
-            self.executor.plan().into_iter().flat_map(|plan| plan.groups.keys().cloned()).collect();
+        let changes = self.executor.plan().map(Changes::of).unwrap_or_default();
         if let Some(end) = self.executor.step(now, event, &self.policy, actions) {
-            self.ended(now, &end, &groups);
+            self.ended(now, &end, &changes, actions);
         }
     }
 
-    fn ended(&mut self, now: Time, end: &End, groups: &[GroupName]) {
+    fn ended(&mut self, now: Time, end: &End, Changes { groups, steps }: &Changes, actions: &mut Vec<Action>) {
         self.shown = self.shown.max(end.revision.unwrap_or_default());
         for host in &end.no_wake {
             if let Some(seen) = self.hosts.get_mut(host) {
@@ -273,6 +293,7 @@ impl Pss {
             }
             (Direction::Fold, Outcome::Partial | Outcome::GivenUp) | (Direction::Unfold, _) => self.backoff,
         };
+        self.troubles.ended(now, end, steps, self.backoff.until, &self.policy, actions);
         if !self.unfinished {
             for group in groups {
                 if let Some(judge) = self.judges.get_mut(group) {
@@ -306,6 +327,7 @@ impl Pss {
         self.judges.retain(|name, _| inventory.groups.contains_key(name));
         self.wanted.retain(|name, _| inventory.groups.contains_key(name));
         self.last.retain(|name, _| inventory.groups.contains_key(name));
+        self.sights.retain(|name, _| inventory.groups.contains_key(name));
         self.power.observe(now, &inventory.hosts);
         // A claim may reach us through the ledger first.
         let known = self.inventory.as_ref().map(|before| before.claims.clone()).unwrap_or_default();
@@ -322,10 +344,19 @@ impl Pss {
         self.judged = Report::default();
         for (name, group) in &inventory.groups {
             let policy = self.policy.group(name);
-            let load = self.load(now, &inventory, name, group);
+            let load = self.load(now, &inventory, name, group, actions);
             let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(group.condition));
             let judgement = judge.round(group.condition, load.as_ref(), &policy.thresholds, &policy.repeats);
             let class = load.map(|_| judge.class());
+            if let (Judgement::Due { to }, Some(load)) = (judgement, load)
+                && self.last.get(name).is_none_or(|last| last.judgement != judgement)
+            {
+                let (count, Load { memory, cpu, network }) = (policy.repeats.of(to), load);
+                let text = format!(
+                    "{name}: {to} load class, {count} judgements running; memory {memory}, CPU {cpu}, network {network}"
+                );
+                actions.push(Action::Note(Note { severity: Severity::Info, kind: Kind::Judged, text }));
+            }
             self.last.insert(name.clone(), Judged { load, class, judgement });
             let mut wanted = match judgement {
                 Judgement::Unmeasured => None,
@@ -359,29 +390,6 @@ impl Pss {
         }
     }
 
-    /// Of the members in service; none if one of them can't be measured.
-    fn load(&mut self, now: Time, inventory: &Inventory, name: &GroupName, group: &Group) -> Option<Load> {
-        let serving = inventory.serving(group);
-        if serving.is_empty() {
-            self.judged.add(Reason::GroupStays(name.clone(), GroupStays::NobodyServes));
-        }
-        let mut members = Vec::new();
-        for vm in serving {
-            match self.usage(now, &vm) {
-                Some(usage) => members.push(usage),
-                None => {
-                    self.judged.add(Reason::Unjudged(name.clone(), vm));
-                    return None;
-                }
-            }
-        }
-        Load::of(&members)
-    }
-
-    fn usage(&self, now: Time, vm: &DomainName) -> Option<Usage> {
-        self.meters.get(vm)?.usage(now, self.policy.fresh)
-    }
-
     /// Begin what the last judgements want.
     fn plan(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.planned = Report::default();
@@ -401,11 +409,15 @@ impl Pss {
         self.unfinished = false;
         let (plan, report) = plan::plan(&inventory, &self.policy);
         self.planned = report;
+        self.troubles.obstacles(now, &self.planned, actions);
         if plan.is_empty() {
             return;
         }
         if (plan.direction == Direction::Fold || plan.groups.is_empty()) && now < self.backoff.until {
             self.planned.add(Reason::Backoff(self.backoff.until.since(now)));
+            return;
+        }
+        if plan.direction == Direction::Unfold && self.troubles.hold(now, &plan) {
             return;
         }
         if let Err(why) = self.executor.begin(now, plan, &inventory, &self.policy, actions) {

@@ -208,6 +208,8 @@ pub enum Severity {
 pub enum Kind {
     /// A transition has begun.
     Begun,
+    /// A step that takes its time is begun.
+    StepBegun,
     /// A step is done.
     StepDone,
     /// A step is taken back.
@@ -226,6 +228,16 @@ pub enum Kind {
     Yielded,
     /// The ledger refused.
     Refused,
+    /// A step failed that had not failed before: it is tried again later and later.
+    Trouble,
+    /// So many equal judgements were made: a group's condition should change.
+    Judged,
+    /// A member that was measured can't be any more: its group can't be judged.
+    Unmeasured,
+    /// All members of such a group are measured again.
+    Measured,
+    /// Something stands in the way until somebody does something about it.
+    Obstacle,
 }
 
 /// A line for people.
@@ -277,6 +289,11 @@ pub struct End {
     pub revision: Option<Revision>,
     /// Hosts that did not wake.
     pub no_wake: BTreeSet<AgentId>,
+    /// Steps that failed by themselves on the way there, and why.
+    #[serde(with = "kage_types::pairs")]
+    pub failed: BTreeMap<Step, String>,
+    /// Steps that are done.
+    pub done: BTreeSet<Step>,
 }
 
 /// How a transition ended.

@@ -19,7 +19,7 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    fn of(&self, class: Class) -> u32 {
+    pub(crate) fn of(&self, class: Class) -> u32 {
         match class {
             Class::Light => self.light,
             Class::Moderate => self.moderate,

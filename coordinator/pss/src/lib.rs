@@ -15,6 +15,7 @@ pub mod load;
 pub mod plan;
 pub mod policy;
 pub mod power;
+mod trouble;
 pub mod units;
 
 pub use core::{Input, Judged, Pss};

@@ -62,7 +62,7 @@ pub enum CpuCounter {
 
 /// Raw counters of one virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(into = "Row", from = "Row")]
 pub struct Sample {
     /// Who counted.
     pub source: AgentId,
@@ -84,6 +84,22 @@ pub struct Sample {
     pub sent: Bytes,
     /// Nrat of those NICs, both ways; none if their speed is unknown.
     pub rated: Option<BytesPerSecond>,
+}
+
+/// A sample as it is written down: there are many, so without names.
+type Row = (AgentId, u64, Time, CpuCounter, u32, Bytes, Bytes, Bytes, Bytes, Option<BytesPerSecond>);
+
+impl From<Sample> for Row {
+    fn from(sample: Sample) -> Self {
+        let Sample { source, stream, at, cpu, cores, memory_used, memory_max, received, sent, rated } = sample;
+        (source, stream, at, cpu, cores, memory_used, memory_max, received, sent, rated)
+    }
+}
+
+impl From<Row> for Sample {
+    fn from((source, stream, at, cpu, cores, memory_used, memory_max, received, sent, rated): Row) -> Self {
+        Self { source, stream, at, cpu, cores, memory_used, memory_max, received, sent, rated }
+    }
 }
 
 /// One virtual server's use between two samples.

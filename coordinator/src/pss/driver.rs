@@ -10,7 +10,9 @@ use super::{
 use crate::{
     clock::{now, unix_ms},
     events::Events,
+    journal::Journal,
 };
+use kage_coordinator::saving::journal::Saver;
 use kage_coordinator_core::config::Cluster;
 use kage_proto::{agent::v1::agent_client::AgentClient, coordinator::v1::PowerSavingStatus, tls::Pki};
 use kage_pss_core::{
@@ -109,11 +111,13 @@ pub struct Setup {
     pub by: String,
     /// What was known of the hosts is kept there.
     pub file: PathBuf,
+    pub journal: Journal<Saver>,
 }
 
 /// Power saving's shell.
 pub struct Driver {
-    core: Pss,
+    core: Saver,
+    journal: Journal<Saver>,
     cluster: Arc<Cluster>,
     pki: Pki,
     events: Events,
@@ -139,15 +143,18 @@ pub struct Driver {
 /// # Errors
 /// If a channel to an agent can't be described.
 pub fn spawn(setup: Setup) -> anyhow::Result<Sender> {
-    let Setup { cluster, pki, events, sif, by, file } = setup;
+    let Setup { cluster, pki, events, sif, by, file, mut journal } = setup;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let inputs = Sender(sender);
     let sif = Sif::new(sif, by, inputs.clone());
     let (tables, ledger) = watch::channel(Arc::new(Ledger::default()));
     tokio::spawn(follow::tables(sif.client(), tables, inputs.clone()));
     let seen = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let (started, policy) = (now(), policy::policy(&cluster));
+    journal.start(started, &policy);
     let mut driver = Driver {
-        core: Pss::new(now(), policy::policy(&cluster)),
+        core: Saver(Pss::new(started, policy)),
+        journal,
         ways: act::ways(&cluster, &pki, &Ways::new())?,
         cluster: Arc::new(cluster),
         pki,
@@ -174,7 +181,7 @@ pub fn spawn(setup: Setup) -> anyhow::Result<Sender> {
 impl Driver {
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         loop {
-            let due = self.core.deadline().map_or(HEARTBEAT, |(due, _)| due.since(now()));
+            let due = self.core.0.deadline().map_or(HEARTBEAT, |(due, _)| due.since(now()));
             tokio::select! {
                 biased;
                 input = inputs.recv() => match input {
@@ -194,7 +201,7 @@ impl Driver {
             }
             Start::Waiting | Start::Taking | Start::Again(_) => {}
             Start::Ready => {
-                if self.core.deadline().is_some_and(|(due, _)| due <= now()) {
+                if self.core.0.deadline().is_some_and(|(due, _)| due <= now()) {
                     self.step(Core::Tick(policy::wall(unix_ms())));
                 }
             }
@@ -251,7 +258,7 @@ impl Driver {
             Input::Configure(cluster) => self.configure(*cluster),
             Input::Ask(answer) => {
                 let ledger = self.ledger.borrow().clone();
-                let view = view::status(&self.core, &ledger, now(), self.sif_away.as_deref());
+                let view = view::status(&self.core.0, &ledger, now(), self.sif_away.as_deref());
                 // Whoever asked may have gone.
                 let _ = answer.send(view).is_err();
             }
@@ -330,7 +337,7 @@ impl Driver {
             ),
         }
         self.cluster = Arc::new(cluster);
-        self.core.configure(policy::policy(&self.cluster));
+        self.step(Core::Configure(Box::new(policy::policy(&self.cluster))));
         self.seen.hosts.retain(|name, _| self.cluster.hosts.contains_key(name));
         self.follow();
         self.observe();
@@ -367,8 +374,11 @@ impl Driver {
     }
 
     fn step(&mut self, input: Core) {
+        let at = now();
+        let pending = self.journal.begin(at, &self.core, &input);
         let mut actions = Vec::new();
-        self.core.step(now(), input, &mut actions);
+        self.core.0.step(at, input, &mut actions);
+        pending.end(&actions);
         for action in actions {
             self.act(action);
         }
@@ -378,7 +388,7 @@ impl Driver {
         match action {
             Action::Signal { id, signal } => {
                 if self.flights.begin(id) {
-                    let plan = self.core.executor().plan();
+                    let plan = self.core.0.executor().plan();
                     let message = signal::message(&signal, &self.sif.by, self.transition, plan, &self.took);
                     self.sif.send(id, message);
                 }

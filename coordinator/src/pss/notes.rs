@@ -17,6 +17,12 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::RolledBack => "pss-rolled-back",
         Kind::Yielded => "pss-yielded",
         Kind::Refused => "pss-refused",
+        Kind::StepBegun => "pss-step-begun",
+        Kind::Judged => "pss-judged",
+        Kind::Unmeasured => "pss-unmeasured",
+        Kind::Measured => "pss-measured",
+        Kind::Trouble => "pss-trouble",
+        Kind::Obstacle => "pss-obstacle",
     }
 }
 
@@ -55,6 +61,12 @@ mod tests {
             Kind::RolledBack,
             Kind::Yielded,
             Kind::Refused,
+            Kind::StepBegun,
+            Kind::Judged,
+            Kind::Unmeasured,
+            Kind::Measured,
+            Kind::Trouble,
+            Kind::Obstacle,
         ];
         for kind in all.map(kind).into_iter().chain([RESUMED]) {
             assert!(DOCS.contains(&format!("\n| `{kind}` |")), "not in docs/events.md: {kind}");

@@ -1,15 +1,14 @@
 //! Power saving, as `kagectl pss` shows it.
 
 use super::inventory::Ledger;
-use kage_proto::coordinator::v1::{
-    GroupSaving, HostSaving, MemberSaving, PowerSavingStatus, TransitionStatus, TransitionStepStatus,
-};
+use crate::arranged;
+use kage_proto::coordinator::v1::{GroupSaving, HostSaving, MemberSaving, PowerSavingStatus};
 use kage_pss_core::{
     Pss,
     inventory::{Group, Host, HostState, Inventory, VmState, WakePath},
     judge::Judgement,
 };
-use kage_types::{GroupName, StepState, Time};
+use kage_types::{GroupName, Time};
 
 /// At this moment.
 pub fn status(core: &Pss, ledger: &Ledger, now: Time, sif_away: Option<&str>) -> PowerSavingStatus {
@@ -32,8 +31,8 @@ pub fn status(core: &Pss, ledger: &Ledger, now: Time, sif_away: Option<&str>) ->
         used_wh: wh(used.energy),
         used_source: used.source.as_str().to_owned(),
         saved_wh: wh(used.saved),
-        transition: transition(ledger),
-        reasons: core.report().reasons.iter().map(ToString::to_string).collect(),
+        transition: ledger.tables.transition.as_ref().map(arranged::transition),
+        reasons: core.report(now).reasons.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -93,24 +92,4 @@ fn host(name: &str, host: &Host) -> HostSaving {
         wake,
         pinned: host.pinned.clone().unwrap_or_default(),
     }
-}
-
-fn transition(ledger: &Ledger) -> Option<TransitionStatus> {
-    let row = ledger.tables.transition.as_ref()?;
-    let word = |state: StepState| match state {
-        StepState::Planned => "planned",
-        StepState::Begun => "begun",
-        StepState::Done => "done",
-        StepState::UndoBegun => "undo-begun",
-        StepState::Undone => "undone",
-    };
-    let steps = row.steps.iter();
-    Some(TransitionStatus {
-        id: row.id,
-        by: row.by.clone(),
-        groups: row.groups.iter().map(|(name, (before, after))| format!("{name} {before} -> {after}")).collect(),
-        steps: steps
-            .map(|(step, state)| TransitionStepStatus { step: step.to_string(), state: word(*state).to_owned() })
-            .collect(),
-    })
 }

@@ -30,14 +30,14 @@ impl Journal {
 
     /// A process begins.
     pub fn start(&mut self, process: u64, now: Time, cluster: &Cluster) {
-        self.push(start_line(self.seq, now, &head(process), cluster));
+        self.push(start_line::<Coordinator>(self.seq, now, &head(process), cluster));
     }
 
     /// One event, and what its core wants done.
     pub fn event(&mut self, now: Time, event: &Event, actions: &[Action]) {
         self.seq += 1;
         let line = event_line(self.seq, now, event).and_then(|mut line| {
-            add_actions(&mut line, actions)?;
+            add_actions::<Coordinator>(&mut line, actions)?;
             line.push(b'}');
             Ok(line)
         });

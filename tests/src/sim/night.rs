@@ -5,6 +5,7 @@
 mod agents;
 mod cluster;
 mod day;
+mod journal;
 mod matrix;
 mod msbs;
 pub mod report;

@@ -176,7 +176,28 @@ pub(super) fn saving(
     let hosts = hosts(faults, root, others);
     let groups = groups(faults, root, others, &hosts);
     let saving = general(faults, root, &hosts);
+    let Some(table) = root.table(faults, "pss", &keys::PSS) else { return (hosts, groups, saving) };
+    if !hosts.is_empty() && usize::try_from(saving.awake_hosts).is_ok_and(|least| least > hosts.len()) {
+        let reason = format!("there are only {} [[host]]: none would ever sleep", hosts.len());
+        faults.value(&table.place, "awake_hosts", table.span_of("awake_hosts"), reason);
+    }
+    for (name, group) in groups.iter().filter(|(_, group)| group.base.is_none() && !group.shared_storage) {
+        if let Some(base) = saving.base.as_ref().filter(|base| !at_home(others, &group.members, base)) {
+            let reason = format!("{}: name another, or give the group a base of its own", strange(name, base));
+            faults.value(&table.place, "base", table.span_of("base"), reason);
+        }
+    }
     (hosts, groups, saving)
+}
+
+/// Does one of them belong on this real server?
+fn at_home(others: &Others<'_>, members: &[TargetName], host: &AgentId) -> bool {
+    members.iter().any(|member| others.targets.get(member).is_none_or(|target| target.agent == *host))
+}
+
+/// Nothing of a group without shared storage can be gathered where no member belongs.
+fn strange(group: &GroupName, base: &AgentId) -> String {
+    format!("group {group} has no shared_storage, and no member of it belongs on {base}")
 }
 
 fn hosts(faults: &mut Faults<'_>, root: &Table<'_, '_>, others: &Others<'_>) -> BTreeMap<AgentId, Host> {
@@ -287,7 +308,13 @@ fn groups(
                 faults.value(&table.place, "members", member.span(), format!("also a member of group {other}"));
             }
         }
-        let members = members.into_iter().map(Given::into_inner).collect();
+        let members: Vec<TargetName> = members.into_iter().map(Given::into_inner).collect();
+        if let Some(base) = base.as_ref().filter(|base| !shared_storage && hosts.contains_key(*base))
+            && !at_home(others, &members, base)
+        {
+            let reason = format!("{}: name the real server of a member", strange(name.get_ref(), base));
+            faults.value(&table.place, "base", table.span_of("base"), reason);
+        }
         let group = Group { members, base, memory, cpu, network, repeats, awake, rated, shared_storage };
         groups.insert(name.into_inner(), group);
     }

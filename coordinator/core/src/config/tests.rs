@@ -266,6 +266,56 @@ fn faults_of_power_saving_are_told_with_line_value_and_reason() {
     insta::assert_snapshot!(faults(&text));
 }
 
+/// Each by itself: the line, the value, and what would be right.
+#[test]
+fn what_power_saving_could_never_do_is_told() {
+    let fault = |host: &str, group: &str, pss: &str| {
+        let faults = faults(&saving(&format!(
+            "[[agent]]\nname = \"rs2\"\naddress = \"10.77.0.92:7702\"\nguard = \"tap\"\n\
+             [[target]]\nname = \"mail1\"\nvm = {{ domain = \"mail1\", host = \"rs1\" }}\naddress = \"10.77.0.61\"\n\
+             vips = [\"10.77.0.111\"]\nbackup = {{ agent = \"mgmt\", domain = \"mailb\" }}\n\
+             [[host]]\nagent = \"rs1\"\n[[host]]\nagent = \"rs2\"\n{host}\n\
+             [[group]]\nname = \"mail\"\nmembers = [\"mail1\"]\n{group}\n[pss]\n{pss}"
+        )));
+        faults.trim_start_matches("cluster.toml:").to_owned()
+    };
+    let cases = [
+        ("", "base = \"rs9\"", "", "62: [[group]] mail: base = \"rs9\": there is no [[host]] of that name"),
+        ("", "", "base = \"rs9\"", "64: [pss]: base = \"rs9\": there is no [[host]] of that name"),
+        ("", "", "awake_hosts = 3", "64: [pss]: awake_hosts = 3: there are only 2 [[host]]: none would ever sleep"),
+        ("", "", "awake_hosts = 0", "64: [pss]: awake_hosts = 0: "),
+        ("", "repeats = { light = 0 }", "", "62: [[group]] mail repeats: light = 0: give 1 to 100000"),
+        ("", "rated = 0", "", "62: [[group]] mail: rated = 0: "),
+        (
+            "",
+            "thresholds = { cpu = { light = 60 } }",
+            "",
+            "62: [[group]] mail thresholds cpu: light = 60: must be below",
+        ),
+        ("", "awake = [\"7-19\"]", "", "62: [[group]] mail: awake = \"7-19\": \"7\" is no time of day"),
+        ("", "", "awake = [\"Mon-Fry 07:00-19:00\"]", "64: [pss]: awake = \"Mon-Fry 07:00-19:00\": \"Fry\" is no day"),
+        ("wakes_in = \"0s\"", "", "", "58: [[host]] #2: wakes_in = \"0s\": "),
+        (
+            "",
+            "shared_storage = false\nbase = \"rs2\"",
+            "",
+            "63: [[group]] mail: base = \"rs2\": group mail has no shared_storage, and no member of it belongs on rs2: name \
+             the real server of a member",
+        ),
+        (
+            "",
+            "shared_storage = false",
+            "base = \"rs2\"",
+            "64: [pss]: base = \"rs2\": group mail has no shared_storage, and no member of it belongs on rs2: name another",
+        ),
+    ];
+    for (host, group, pss, wanted) in cases {
+        let told = fault(host, group, pss);
+        assert!(told.starts_with(wanted) && !told.contains('\n'), "{told}\nwanted: {wanted}");
+    }
+    assert_eq!(fault("", "shared_storage = false\nbase = \"rs1\"", "awake_hosts = 2"), "good");
+}
+
 #[test]
 fn an_empty_file_lacks_what_must_stand_in_it() {
     insta::assert_snapshot!(faults(""), @r#"

@@ -28,6 +28,12 @@ pub(crate) struct Switched {
 impl Coordinator {
     // ---- what the tables say ----
 
+    /// As last read; none: not yet.
+    #[must_use]
+    pub fn tables(&self) -> Option<&Tables> {
+        self.tables.as_ref()
+    }
+
     /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
@@ -39,7 +45,8 @@ impl Coordinator {
     }
 
     /// A1, A2: is this target suspended on purpose, or about to be, or being brought back?
-    pub(crate) fn is_suspended(&self, target: &Target) -> bool {
+    #[must_use]
+    pub fn is_suspended(&self, target: &Target) -> bool {
         let place = target.domain().filter(|_| !self.breaks(Sabotage::SignalA2));
         place.is_some_and(|place| self.tables.as_ref().is_some_and(|tables| tables.suspend.contains_key(place)))
     }
@@ -166,7 +173,21 @@ impl Coordinator {
         if self.in_authority(now) && self.tables.as_ref().is_some_and(|known| known.revision > tables.revision) {
             return;
         }
+        let suspended = |this: &Self| {
+            let targets = this.cluster.targets.iter().filter(|(_, target)| this.is_suspended(target));
+            targets.map(|(name, _)| name.clone()).collect::<BTreeSet<TargetName>>()
+        };
+        let rested = suspended(self);
         let before = self.tables.replace(tables);
+        let rests = suspended(self);
+        for name in rests.difference(&rested) {
+            let text = "suspended on purpose, or about to be: it is not looked at".to_owned();
+            self.note(Some(name.clone()), Severity::Info, "suspended", text, actions);
+        }
+        for name in rested.difference(&rests) {
+            let text = "meant to be in service again: it is looked at".to_owned();
+            self.note(Some(name.clone()), Severity::Info, "resumed", text, actions);
+        }
         self.follow = true;
         let Some(tables) = self.tables.clone() else { return };
         for (host, row) in &tables.real_servers {

@@ -1,18 +1,19 @@
 //! What a replay reached, for people.
 
-use super::{Replayer, stamp};
+use super::{Replay, Replayer, stamp};
 use crate::{
     Coordinator,
     core::{JobFor, VipJob},
+    journal::Core,
 };
 use jiff::tz::TimeZone;
 use kage_types::{Time, whole_millis};
 use std::{collections::BTreeMap, fmt::Write as _};
 
-impl Replayer {
-    /// Remarks, counts and the state reached.
+impl<C: Core> Replay<C> {
+    /// Remarks, counts, and the point that was reached.
     #[must_use]
-    pub fn summary(&self, zone: &TimeZone) -> String {
+    pub fn heading(&self, zone: &TimeZone) -> String {
         let mut text = String::new();
         for remark in &self.remarks {
             let _ = writeln!(text, "note: {remark}");
@@ -29,14 +30,22 @@ impl Replayer {
         if compared == 0 && events > 0 {
             text.push_str("nothing was compared: this journal has no recorded actions\n");
         }
-        let Some((core, now)) = self.core() else {
+        let Some((_, now)) = self.core() else {
             text.push_str("no state was reached\n");
             return text;
         };
         let wall = self.wall.map_or_else(String::new, |wall| format!("{}, ", stamp(wall.at(now), zone)));
         let _ = writeln!(text, "\nState after event {} ({wall}clock {now}):", self.seq);
-        text.push_str(&state(core, now));
         text
+    }
+}
+
+impl Replayer {
+    /// Remarks, counts and the state reached.
+    #[must_use]
+    pub fn summary(&self, zone: &TimeZone) -> String {
+        let state = self.core().map(|(core, now)| state(core, now)).unwrap_or_default();
+        self.heading(zone) + &state
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Explanation, Question, resolve, story::Teller};
 use crate::{
+    Coordinator,
     config::Cluster,
     journal::{self, What},
     replay::{Fault, Flow, Input, Replayer, Wall},
@@ -85,7 +86,7 @@ impl Finder {
             let count = all.iter().rposition(by_then).map_or(1, |last| last + 1);
             all.truncate(count);
         } else {
-            let target = match journal::read(&self.last_origin).map(|record| record.what) {
+            let target = match journal::read::<Coordinator>(&self.last_origin).map(|record| record.what) {
                 Ok(What::Start(_, cluster)) => resolve(&cluster, &question.name).ok(),
                 Ok(What::Snapshot(_, core)) => resolve(core.cluster(), &question.name).ok(),
                 Ok(What::Foreign(..) | What::Event(..)) | Err(_) => None,

@@ -199,7 +199,7 @@ impl World {
             events: 0,
         };
         if let Some(journal) = &mut world.journal {
-            let line = journal::start_line(0, Time::ZERO, &HEAD, world.core.cluster()).expect("start");
+            let line = journal::start_line::<Coordinator>(0, Time::ZERO, &HEAD, world.core.cluster()).expect("start");
             journal.push(String::from_utf8(line).expect("text"));
         }
         let agents: Vec<AgentId> = world.servers.keys().cloned().collect();
@@ -389,7 +389,7 @@ impl World {
         let line = self.journal.is_some().then(|| journal::event_line(self.events, now, &event).expect("event"));
         self.core.step(now, event, &mut actions);
         if let (Some(journal), Some(mut line)) = (&mut self.journal, line) {
-            journal::add_actions(&mut line, &actions).expect("actions");
+            journal::add_actions::<Coordinator>(&mut line, &actions).expect("actions");
             line.push(b'}');
             journal.push(String::from_utf8(line).expect("text"));
         }

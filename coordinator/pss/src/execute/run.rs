@@ -181,3 +181,24 @@ impl Acting<'_> {
         Stage::Checking { job: self.look(step, timeout), failed }
     }
 }
+
+/// Long enough for people to want to know that it is under way.
+pub(super) fn takes_time(step: &Step) -> bool {
+    match step {
+        Step::Migrate { .. } | Step::SuspendHost { .. } | Step::WakeHost { .. } => true,
+        Step::MoveVip { .. } | Step::SuspendVm { .. } | Step::ResumeVm { .. } => false,
+    }
+}
+
+/// Is it the answer to this that it waits for?
+pub(super) fn waits_for(stage: &Stage, id: SignalId) -> bool {
+    match stage {
+        Stage::Intent(pending) | Stage::Recording(pending) | Stage::Reporting { pending, .. } => pending.id == id,
+        Stage::Looking(_)
+        | Stage::Acting { .. }
+        | Stage::Resting { .. }
+        | Stage::Checking { .. }
+        | Stage::Leaving(_)
+        | Stage::Finding { .. } => false,
+    }
+}

@@ -5,7 +5,7 @@ mod ending;
 
 use super::{
     Action, End, Event, Ids, JobResult, Kind, Note, Outcome, Recorded, Severity, Signal, SignalId,
-    run::{Acting, FIND, Pending, Stage, WAKE_ATTEMPTS},
+    run::{Acting, FIND, Pending, Stage, WAKE_ATTEMPTS, takes_time, waits_for},
 };
 use crate::{
     inventory::Claim,
@@ -63,6 +63,9 @@ pub(super) struct Transition {
     phase: Phase,
     steps: Vec<State>,
     no_wake: BTreeSet<AgentId>,
+    /// On the way there.
+    #[serde(with = "kage_types::pairs")]
+    failures: BTreeMap<Step, String>,
     /// Not yielded yet.
     claims: BTreeSet<Claim>,
 }
@@ -109,7 +112,8 @@ impl Transition {
     }
 
     fn new(plan: Plan, usual: BTreeMap<AgentId, Duration>, resumed: bool, phase: Phase, steps: Vec<State>) -> Self {
-        Self { plan, usual, resumed, phase, steps, no_wake: BTreeSet::new(), claims: BTreeSet::new() }
+        let (no_wake, failures, claims) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { plan, usual, resumed, phase, steps, no_wake, failures, claims }
     }
 
     pub fn deadline(&self) -> Option<(Time, &'static str)> {
@@ -303,6 +307,7 @@ impl Transition {
             return;
         }
         note(Severity::Warning, Kind::StepFailed, format!("{step} failed: {why}"), acting.actions);
+        self.failures.insert(step.clone(), why.to_owned());
         let half_done = match step {
             // Somebody must hold the address, and the virtual server run somewhere, before anything else is done.
             Step::MoveVip { .. } | Step::Migrate { .. } => true,
@@ -349,6 +354,9 @@ impl Transition {
         match stage {
             Stage::Intent(_) => {
                 let look = undo || self.resumed;
+                if !look && takes_time(&step) {
+                    note(Severity::Info, Kind::StepBegun, format!("begun: {step}"), actions);
+                }
                 let mut acting = self.acting(now, policy, ids, actions);
                 let stage = if look { acting.look_first(&step) } else { acting.act(&step, 1) };
                 self.set(index, State::Run { undo, stage });
@@ -457,22 +465,18 @@ impl Transition {
     }
 
     fn end(&self, outcome: Outcome, revision: Option<Revision>) -> End {
-        End { direction: self.plan.direction, outcome, revision, no_wake: self.no_wake.clone() }
+        let done = self.plan.steps().zip(&self.steps).filter(|(_, state)| **state == State::Done);
+        End {
+            direction: self.plan.direction,
+            outcome,
+            revision,
+            no_wake: self.no_wake.clone(),
+            failed: self.failures.clone(),
+            done: done.map(|(step, _)| step.clone()).collect(),
+        }
     }
 }
 
 fn intent(now: Time, index: usize, undo: bool, ids: &mut Ids, actions: &mut Vec<Action>) -> Stage {
     Stage::Intent(Pending::send(now, Signal::StepBegun { index, undo }, ids, actions))
-}
-
-fn waits_for(stage: &Stage, id: SignalId) -> bool {
-    match stage {
-        Stage::Intent(pending) | Stage::Recording(pending) | Stage::Reporting { pending, .. } => pending.id == id,
-        Stage::Looking(_)
-        | Stage::Acting { .. }
-        | Stage::Resting { .. }
-        | Stage::Checking { .. }
-        | Stage::Leaving(_)
-        | Stage::Finding { .. } => false,
-    }
 }

@@ -3,6 +3,7 @@
 use crate::{
     class::{Class, Condition},
     execute::NotBegun,
+    plan::Step,
     units::{Bytes, Percent, Watts},
 };
 use kage_types::{AgentId, DomainName, GroupName};
@@ -153,6 +154,28 @@ pub enum Reason {
     HostStays(AgentId, HostStays),
     /// A group's condition stays.
     GroupStays(GroupName, GroupStays),
+    /// A step has failed lately.
+    Failed {
+        /// Which.
+        step: Step,
+        /// Why, the last time.
+        why: String,
+        /// So often.
+        times: u32,
+        /// It is not tried before this has gone by.
+        again: Duration,
+    },
+    /// Where it belongs there is no room for it.
+    NoRoom {
+        /// Its place.
+        host: AgentId,
+        /// The virtual server.
+        vm: DomainName,
+        /// Missing.
+        short: Bytes,
+        /// Where it goes; none: nowhere, it stays.
+        to: Option<AgentId>,
+    },
     /// A host that sleeps does not wake: another takes its place.
     Instead {
         /// The one that sleeps.
@@ -201,6 +224,18 @@ impl fmt::Display for Reason {
             Reason::NotBegun(why) => write!(f, "not begun: {why}"),
             Reason::HostStays(host, why) => write!(f, "{host} {why}"),
             Reason::GroupStays(group, why) => write!(f, "{group} {why}"),
+            Reason::Failed { step, why, times, again } => {
+                let times = if *times == 1 { "once".to_owned() } else { format!("{times} times") };
+                write!(f, "{step} has failed {times} ({why})")?;
+                if again.is_zero() { Ok(()) } else { write!(f, ": next try in {} s", again.as_secs().max(1)) }
+            }
+            Reason::NoRoom { host, vm, short, to } => {
+                write!(f, "{host} is {short} short of memory for {vm}, which belongs there: it ")?;
+                match to {
+                    Some(to) => write!(f, "goes to {to} instead"),
+                    None => write!(f, "stays where it is"),
+                }
+            }
             Reason::Instead { host, vm, to: Some(to) } => write!(f, "{host} does not wake: {vm} goes to {to} instead"),
             Reason::Instead { host, vm, to: None } => {
                 write!(f, "{host} does not wake, and {vm} can go to no other host: it stays where it is")

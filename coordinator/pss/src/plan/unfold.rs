@@ -155,7 +155,8 @@ impl Unfolder<'_> {
         report: &mut Report,
     ) -> Result<(), Reason> {
         let fits = |draft: &Draft<'_>, host: &AgentId| draft.free(host) >= vm.memory;
-        let to = if fits(&self.draft, &vm.home) && self.wake(&vm.home, name) {
+        let short = vm.memory.minus(self.draft.free(&vm.home));
+        let to = if short == Bytes(0) && self.wake(&vm.home, name) {
             vm.home.clone()
         } else {
             let woken = self
@@ -167,7 +168,11 @@ impl Unfolder<'_> {
             let mut others = others.into_iter().filter(|host| *host != vm.host && *host != vm.home);
             let found =
                 others.find(|host| self.free_of(group, host) && fits(&self.draft, host) && self.wake(host, name));
-            let instead = Reason::Instead { host: vm.home.clone(), vm: member.clone(), to: found.clone() };
+            let (host, vm, to) = (vm.home.clone(), member.clone(), found.clone());
+            let instead = match short {
+                Bytes(0) => Reason::Instead { host, vm, to },
+                short => Reason::NoRoom { host, vm, short, to },
+            };
             let Some(found) = found else { return Err(instead) };
             report.add(instead);
             found

@@ -1,6 +1,6 @@
 //! This crate needs nothing of another controller and has no word of one.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, env, fs, path::Path, process::Command};
 
 #[test]
 fn it_depends_on_kage_types_and_serde_only() {
@@ -8,6 +8,33 @@ fn it_depends_on_kage_types_and_serde_only() {
     let (_, after) = manifest.split_once("[dependencies]\n").expect("it has dependencies");
     let (dependencies, _) = after.split_once("\n[").expect("something follows them");
     assert_eq!(dependencies.trim(), "kage-types.workspace = true\nserde.workspace = true");
+}
+
+/// Names of all that a package is made with, by `cargo tree`.
+fn tree(package: &str) -> BTreeSet<String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments =
+        ["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--package", package];
+    let output =
+        Command::new(cargo).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Neither controller is made with the other, nor with anything that could reach it.
+#[test]
+fn cargo_tree_shows_both_controllers_independent() {
+    let own = |package: &str| -> Vec<String> {
+        tree(package).into_iter().filter(|name| name.starts_with("kage") && name != package).collect()
+    };
+    assert_eq!(own("kage-pss-core"), ["kage-types"]);
+    assert_eq!(own("kage-coordinator-core"), ["kage-types"]);
+    for package in ["kage-pss-core", "kage-coordinator-core"] {
+        for shell in ["tokio", "tonic", "virt", "sysinfo", "rand", "hyper"] {
+            assert!(!tree(package).contains(shell), "{package} is made with {shell}");
+        }
+    }
 }
 
 #[test]

@@ -11,3 +11,4 @@ mod properties;
 mod resume;
 mod support;
 mod thesis;
+mod trouble;

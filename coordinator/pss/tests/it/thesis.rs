@@ -15,18 +15,20 @@ use kage_types::{DomainName, Revision, Time};
 use std::collections::BTreeMap;
 
 /// The cluster, its ledger and its agents, around the core.
-struct Night {
-    pss: Pss,
-    truth: Inventory,
-    now: Time,
+pub struct Night {
+    pub pss: Pss,
+    pub truth: Inventory,
+    pub now: Time,
     wall: Wall,
     /// CPU time used, ns, and the present load in percent, by group.
     used: BTreeMap<DomainName, u64>,
     loads: BTreeMap<String, u64>,
     dead: Vec<DomainName>,
-    log: Vec<String>,
+    pub log: Vec<String>,
     sleeps: usize,
     no_wake: bool,
+    /// These are not done, and why.
+    pub broken: Vec<(Step, &'static str)>,
     /// rs3 does not go to sleep.
     no_sleep: bool,
     /// Live migrations do not end until they are let.
@@ -37,7 +39,7 @@ struct Night {
 }
 
 impl Night {
-    fn new(policy: Policy) -> Self {
+    pub fn new(policy: Policy) -> Self {
         let mut truth = thesis();
         truth.now = at(1000);
         let mut night = Self {
@@ -51,6 +53,7 @@ impl Night {
             log: Vec::new(),
             sleeps: 0,
             no_wake: false,
+            broken: Vec::new(),
             no_sleep: false,
             slow: false,
             held: Vec::new(),
@@ -60,17 +63,17 @@ impl Night {
         night
     }
 
-    fn load(&mut self, of: &str, percent: u64) {
+    pub fn load(&mut self, of: &str, percent: u64) {
         self.loads.insert(of.to_owned(), percent);
     }
 
-    fn all(&mut self, percent: u64) {
+    pub fn all(&mut self, percent: u64) {
         for of in ["mail", "web", "ftp"] {
             self.load(of, percent);
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub fn input(&mut self, input: Input) {
         let mut queue = vec![input];
         while !queue.is_empty() {
             let mut actions = Vec::new();
@@ -112,6 +115,9 @@ impl Night {
                     self.truth.apply(&step);
                     self.held.push(ended);
                     return Vec::new();
+                }
+                if let Some((_, why)) = self.broken.iter().find(|(broken, _)| *broken == step) {
+                    return vec![Input::Execute(Event::Ended { job, result: JobResult::Failed((*why).into()) })];
                 }
                 if self.no_sleep && step == (Step::SuspendHost { host: host("rs3") }) {
                     let result = JobResult::Failed("the kernel refused".into());
@@ -173,23 +179,23 @@ impl Night {
         }
     }
 
-    fn seconds(&mut self, seconds: u64) {
+    pub fn seconds(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.second();
         }
     }
 
-    fn conditions(&self) -> Vec<Condition> {
+    pub fn conditions(&self) -> Vec<Condition> {
         self.truth.groups.values().map(|group| group.condition).collect()
     }
 
-    fn report(&self) -> String {
-        self.pss.report().to_string()
+    pub fn report(&self) -> String {
+        self.pss.report(self.now).to_string()
     }
 }
 
 /// The thesis has no least time awake.
-fn chapter_4() -> Policy {
+pub fn chapter_4() -> Policy {
     Policy { awake_for: std::time::Duration::ZERO, ..policy() }
 }
 
@@ -209,15 +215,21 @@ fn six_light_judgements_fold_and_three_moderate_ones_unfold() {
     assert_eq!(
         steps,
         [
+            "Info Judged: ftp: Light load class, 6 judgements running; memory 24.41 %, CPU 10.00 %, network 0.00 %",
+            "Info Judged: mail: Light load class, 6 judgements running; memory 24.41 %, CPU 10.00 %, network 0.00 %",
+            "Info Judged: web: Light load class, 6 judgements running; memory 24.41 %, CPU 10.00 %, network 0.00 %",
             "Info Begun: transition begun (9 steps): ftp Moderate -> Light, mail Moderate -> Light, web Moderate -> Light; saves 170.0 W (modelled), migrates 2048 MiB",
             "virtual IP 172.21.14.106: ftp2 -> ftp1",
             "virtual IP 172.21.14.104: mail2 -> mail1",
             "virtual IP 172.21.14.105: web2 -> web1",
+            "Info StepBegun: begun: live migration of ftp1: rs2 -> rs1",
             "live migration of ftp1: rs2 -> rs1",
             "suspend mail2 on rs2",
             "suspend web2 on rs3",
             "suspend ftp2 on rs3",
+            "Info StepBegun: begun: suspend host rs2",
             "suspend host rs2",
+            "Info StepBegun: begun: suspend host rs3",
             "suspend host rs3",
             "Info Committed: transition done: ftp Moderate -> Light, mail Moderate -> Light, web Moderate -> Light",
         ]
@@ -246,9 +258,32 @@ fn a_member_that_can_not_be_measured_holds_its_group() {
     night.seconds(300);
     assert!(night.report().contains("ftp can't be judged: ftp1 can't be measured"), "{}", night.report());
     assert_eq!(night.conditions(), [Condition::Moderate; 3]);
+    assert!(!night.log.iter().any(|line| line.contains("measured")), "it never was: {:?}", night.log);
     night.dead.clear();
     night.seconds(80);
     assert_eq!(night.conditions(), [Condition::Light; 3]);
+    // One that was measured before: said once, and when it is again.
+    let mut night = Night::new(chapter_4());
+    night.seconds(60);
+    night.dead.push(vm("ftp1"));
+    night.seconds(300);
+    night.dead.clear();
+    night.seconds(60);
+    assert_eq!(
+        night.log,
+        [
+            "Warning Unmeasured: ftp1 can't be measured: ftp can't be judged",
+            "Info Measured: ftp is measured again, all of it",
+        ]
+    );
+    // Shut off, and it still holds its virtual IP: the other's load is not the group's.
+    let mut night = Night::new(chapter_4());
+    night.seconds(60);
+    night.truth.vms.get_mut(&vm("ftp1")).expect("it is there").state = kage_pss_core::inventory::VmState::Stopped;
+    night.input(Input::Inventory(Box::new(night.truth.clone())));
+    night.all(10);
+    night.seconds(100);
+    assert!(night.report().contains("ftp can't be judged: ftp1 can't be measured"), "{}", night.report());
 }
 
 #[test]
@@ -326,7 +361,7 @@ fn a_day_of_load_does_not_flap() {
     assert!(used.saved.watt_hours() > 200, "{} saved, {} used", used.saved, used.energy);
 }
 
-fn begun(night: &Night) -> usize {
+pub fn begun(night: &Night) -> usize {
     night.log.iter().filter(|line| line.contains("Info Begun")).count()
 }
 

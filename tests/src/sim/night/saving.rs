@@ -1,6 +1,7 @@
 //! Power saving's shell (coordinator/src/pss): what there is made by the production code, jobs done by the machines here.
 
 use super::agents::Reply;
+use super::journal::Journal;
 use super::world::{Ms, Night, Power, Run, WAY};
 use kage_coordinator::saving::{
     inventory::{self, Ledger, SeenHost, SeenVm},
@@ -46,6 +47,7 @@ pub struct Saving {
     process: u64,
     /// Its core.
     pub core: Pss,
+    journal: Result<Journal, String>,
     start: Start,
     transition: Option<u64>,
     flights: BTreeSet<SignalId>,
@@ -74,10 +76,11 @@ impl Night {
             return;
         }
         let process = self.fresh();
-        let core = Pss::new(Time::from_millis(self.now), policy::policy(&self.cluster));
+        let (now, policy) = (Time::from_millis(self.now), policy::policy(&self.cluster));
         self.pss = Some(Saving {
             process,
-            core,
+            journal: Journal::start(now, &policy),
+            core: Pss::new(now, policy),
             start: Start::Waiting,
             transition: None,
             flights: BTreeSet::new(),
@@ -265,8 +268,13 @@ impl Night {
         let now = Time::from_millis(self.now);
         let Some(pss) = &mut self.pss else { return };
         let mut actions = Vec::new();
+        let line = pss.journal.as_ref().ok().and_then(|journal| journal.begin(now, &input));
         pss.core.step(now, input, &mut actions);
         pss.tick += 1;
+        let replayed = match &mut pss.journal {
+            Ok(journal) => journal.end(line, &actions, &pss.core),
+            Err(why) => Err(why.clone()),
+        };
         let (process, tick, ready) = (pss.process, pss.tick, pss.start == Start::Ready);
         if let Some((due, _)) = pss.core.deadline().filter(|_| ready) {
             let at = due.as_nanos().div_ceil(1_000_000).max(self.now + 1);
@@ -275,6 +283,9 @@ impl Night {
                     night.step_pss(Input::Tick(policy::wall(night.now)));
                 }
             });
+        }
+        if let Err(why) = replayed {
+            self.fail(why);
         }
         for action in actions {
             self.pss_acts(process, action);

@@ -1,8 +1,11 @@
 //! What others say about a transition: the ledger's refusals, and claims, at which we let go.
 
-use super::{Phase, State, Transition, note, waits_for};
+use super::{Phase, State, Transition, note};
 use crate::{
-    execute::{Action, End, Kind, Outcome, Severity, SignalId, run::Stage},
+    execute::{
+        Action, End, Kind, Outcome, Severity, SignalId,
+        run::{Stage, waits_for},
+    },
     inventory::Claim,
     plan::Direction,
 };
