@@ -18,7 +18,8 @@ pub const FILE_NAME: &str = "ledger.redb";
 pub const CHANGES_KEPT: usize = 4096;
 
 /// Of the rows below. Raised when an older kage-sif could misread them. 2: with orders. 3: with the shared tables.
-const FORMAT: u32 = 3;
+/// 4: with where a virtual server may be besides.
+const FORMAT: u32 = 4;
 
 /// The whole ledger of the largest cluster takes some MB.
 const CACHE_BYTES: usize = 16 << 20;
@@ -461,6 +462,9 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
             ledger.shared.apply(&edit);
         }
         ledger.shared.tables.revision = head.tables;
+    }
+    if format < 4 {
+        ledger.shared.doubt_migrations();
     }
     if !head.established {
         let mut reports = std::collections::BTreeMap::new();

@@ -238,7 +238,7 @@ fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path()).unwrap();
     let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":4,"other":[]}"#.as_slice()).unwrap();
+    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":5,"other":[]}"#.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(store);
     assert!(matches!(fault(directory.path()), StoreError::Newer { found: 4, .. }));

@@ -221,7 +221,9 @@ impl Night {
             Action::PutClaims { job, target, why, claims } => {
                 self.signal(process, job, Signal::PutClaims { term, by: target.to_string(), why, claims });
             }
-            Action::MovedTo { job, vm, host } => self.signal(process, job, Signal::MovedTo { term, vm, host }),
+            Action::MovedTo { job, vm, host, not_on } => {
+                self.signal(process, job, Signal::MovedTo { term, vm, host, not_on });
+            }
             Action::Note(note) => {
                 let target = note.target.as_ref().map_or("-", TargetName::as_str);
                 self.say(format_args!("C {target} {}: {}", note.kind, note.text));
