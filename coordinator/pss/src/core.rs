@@ -310,6 +310,7 @@ impl Pss {
         // A claim may reach us through the ledger first.
         let known = self.inventory.as_ref().map(|before| before.claims.clone()).unwrap_or_default();
         let new: Vec<Claim> = inventory.claims.iter().filter(|claim| !known.contains(claim)).cloned().collect();
+        self.executor.observe(now, &inventory);
         self.inventory = Some(inventory);
         for claim in new.into_iter().filter(|claim| !self.claims.contains(claim)).collect::<Vec<_>>() {
             self.execute(now, Event::Claimed(claim), actions);

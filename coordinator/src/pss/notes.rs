@@ -16,6 +16,7 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::Committed => "pss-committed",
         Kind::RolledBack => "pss-rolled-back",
         Kind::Yielded => "pss-yielded",
+        Kind::Found => "pss-found",
         Kind::Refused => "pss-refused",
     }
 }
@@ -54,6 +55,7 @@ mod tests {
             Kind::Committed,
             Kind::RolledBack,
             Kind::Yielded,
+            Kind::Found,
             Kind::Refused,
         ];
         for kind in all.map(kind).into_iter().chain([RESUMED]) {

@@ -3,7 +3,7 @@
 use kage_coordinator_core::config::Cluster;
 use kage_pss_core::{
     class::Condition,
-    inventory::{Group, Host, HostState, HostWatts, Inventory, Vm, VmState, WakePath},
+    inventory::{Doubt, Group, Host, HostState, HostWatts, Inventory, Vm, VmState, WakePath},
     units::{Bytes, Watts},
 };
 use kage_types::{AgentId, DomainName, GroupName, OperationRow, Tables, Time, TransitionRow, Vip};
@@ -130,7 +130,18 @@ pub fn inventory(now: Time, cluster: &Cluster, ledger: &Ledger, seen: &Seen) -> 
         hosts,
         vms,
         claims: tables.claims.keys().cloned().collect(),
+        doubts: doubts(tables),
     }
+}
+
+/// What nobody moves any more, and may be on more than one host.
+fn doubts(tables: &Tables) -> BTreeMap<DomainName, Doubt> {
+    let left = tables.may_be_on.iter().filter(|(vm, _)| tables.migrating(vm).is_none());
+    let doubt = |(vm, others): (&DomainName, &BTreeSet<AgentId>)| {
+        let host = tables.host_of(vm)?.clone();
+        Some((vm.clone(), Doubt { host, others: others.clone() }))
+    };
+    left.filter_map(doubt).collect()
 }
 
 fn host(cluster: &Cluster, tables: &Tables, seen: &Seen, name: &AgentId) -> Host {

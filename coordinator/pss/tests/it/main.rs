@@ -9,5 +9,6 @@ mod policy;
 mod power;
 mod properties;
 mod resume;
+mod search;
 mod support;
 mod thesis;
