@@ -285,10 +285,10 @@ impl Night {
         }
         let guest = self.cluster.targets.values().find(|target| target.address == address).and_then(|it| it.domain());
         match guest {
-            Some(domain) => self.runs_on(domain).is_some(),
+            Some(domain) => self.runs_on(domain).is_some_and(|host| self.is_reached(host)),
             None => {
                 let named = self.cluster.agents.iter().find(|(_, machine)| machine.address.ip() == address);
-                named.is_some_and(|(name, _)| self.is_on(name))
+                named.is_some_and(|(name, _)| self.is_reached(name))
             }
         }
     }
@@ -298,6 +298,7 @@ impl Night {
             return self.served(*vip);
         }
         let guest = self.cluster.targets.values().find(|target| target.address == address).and_then(|it| it.domain());
-        guest.is_some_and(|domain| self.runs_on(domain).is_some_and(|host| self.serves(domain, host)))
+        let host = guest.and_then(|domain| Some((domain, self.runs_on(domain)?)));
+        host.is_some_and(|(domain, host)| self.is_reached(host) && self.serves(domain, host))
     }
 }
