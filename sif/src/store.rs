@@ -146,6 +146,8 @@ pub struct Contents {
     pub ledger: Ledger,
     /// The last changes, oldest first, without gap up to the ledger's revision.
     pub changes: Vec<Stamped>,
+    /// Of a format that did not say where a virtual server may be besides.
+    before_doubts: bool,
 }
 
 fn builder() -> redb::Builder {
@@ -198,6 +200,7 @@ impl Store {
     fn open_with(file: PathBuf, open: Opener) -> Result<(Self, Contents), StoreError> {
         let mut store = Self { file, open, database: None };
         let contents = store.reopen()?;
+        let contents = store.raise(contents)?;
         Ok((store, contents))
     }
 
@@ -218,6 +221,20 @@ impl Store {
         })?;
         self.database = Some(database);
         Ok(contents)
+    }
+
+    /// Formats before 4 did not say where a virtual server may be that was being migrated.
+    fn raise(&mut self, contents: Contents) -> Result<Contents, StoreError> {
+        let mut next = contents.ledger.shared.clone();
+        next.doubt_migrations();
+        let edits = contents.ledger.shared.edits_to(&next);
+        if !contents.before_doubts || edits.is_empty() {
+            return Ok(contents);
+        }
+        let revision = next.tables.revision.next();
+        let change = Change::Tables { revision, edits };
+        self.commit(&[Stamped { revision: contents.ledger.revision.next(), change }])?;
+        self.reopen()
     }
 
     /// Makes changes durable, all or none.
@@ -463,9 +480,6 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
         }
         ledger.shared.tables.revision = head.tables;
     }
-    if format < 4 {
-        ledger.shared.doubt_migrations();
-    }
     if !head.established {
         let mut reports = std::collections::BTreeMap::new();
         for row in disk!(disk!(transaction.open_table(REPORTS)).iter()) {
@@ -487,7 +501,7 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
         }
         expected = Revision(expected.0.saturating_sub(1));
     }
-    Ok(Contents { ledger, changes })
+    Ok(Contents { ledger, changes, before_doubts: format < 4 })
 }
 
 #[cfg(test)]

@@ -415,3 +415,24 @@ fn a_real_server_that_is_configured_no_more_is_not_waited_for() {
     assert_eq!(hosts.orders_about("mail1"), ["rs1: start mail1"]);
     assert!(hosts.tables().may_be_on.is_empty());
 }
+
+#[test]
+fn one_that_answers_though_its_real_server_is_cut_off_waits_to_be_found() {
+    let mut hosts = Hosts::new();
+    let id = hosts.migrate("mail1", "rs1", "rs2");
+    // It has switched over, and the source could not say so any more.
+    hosts.domains.get_mut(&n::<DomainName>("mail1")).unwrap().0 = n("rs2");
+    hosts.cut.insert(n("rs1"));
+    hosts.until(20_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.give_up(id);
+    hosts.run(120_000);
+    assert_ne!(hosts.mode("mail1"), "ended");
+    let said: Vec<String> = hosts.notes("waking").into_iter().filter(|text| text.contains("ended unseen")).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    hosts.cut.clear();
+    hosts.found("mail1", "rs2", "rs1");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mail1@rs2", "mail1@rs2"));
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders_about("mail1"));
+}

@@ -287,6 +287,27 @@ impl Coordinator {
         Background::Waking { attempt, until: now + target.start_wait }
     }
 
+    /// May it be on another real server than the tables have it on?
+    pub(crate) fn is_lost_sight_of(&self, target: &Target) -> bool {
+        target.domain().is_some_and(|domain| self.may_run_at(domain, &target.agent).is_some())
+    }
+
+    /// It answers, and its real server by the tables does not: it may be fine on the other one. Power saving looks for it.
+    pub(crate) fn waits_to_be_found(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        actions: &mut Vec<Action>,
+    ) -> Background {
+        let text = format!(
+            "it answers, and {} is away: its live migration ended unseen, and it takes its place again when it is found",
+            target.agent
+        );
+        self.waits_for(name, text, actions);
+        Background::AwaitReboot { job: Job::Return, until: now + target.reboot_wait, left: true }
+    }
+
     /// Why it is not started is said once.
     fn waits_for(&mut self, name: &TargetName, text: String, actions: &mut Vec<Action>) {
         if self.dbss(name).waits_for.as_ref() != Some(&text) {
