@@ -101,6 +101,9 @@ pub struct Pss {
     shown: Revision,
     /// Something is left to do: plan as soon as the ledger shows what was done.
     unfinished: bool,
+    /// And nothing of it could be done the last time: not before the next judgement.
+    #[serde(default)]
+    stalled: bool,
     backoff: Backoff,
     judged: Report,
     planned: Report,
@@ -124,6 +127,7 @@ impl Pss {
             next_round: now,
             shown: Revision::default(),
             unfinished: false,
+            stalled: false,
             backoff: Backoff::default(),
             judged: Report::default(),
             planned: Report::default(),
@@ -190,13 +194,14 @@ impl Pss {
                 self.execute(now, Event::Tick, actions);
                 if now >= self.next_round {
                     self.next_round = now + self.policy.interval;
+                    self.stalled = false;
                     self.judge(now, wall, actions);
                     self.plan(now, actions);
                 }
             }
             Input::Inventory(inventory) => {
                 self.observe(now, *inventory, actions);
-                if self.unfinished {
+                if self.unfinished && !self.stalled {
                     self.plan(now, actions);
                 }
             }
@@ -256,6 +261,7 @@ impl Pss {
             (Direction::Fold | Direction::Unfold, Outcome::Complete | Outcome::Failed | Outcome::GivenUp)
             | (Direction::Fold, Outcome::Partial) => false,
         };
+        self.stalled = !end.progress;
         self.backoff = match (end.direction, end.outcome) {
             (Direction::Fold, Outcome::Complete) => Backoff::default(),
             (Direction::Fold, Outcome::Failed) => {

@@ -290,6 +290,8 @@ pub struct End {
     pub revision: Option<Revision>,
     /// Hosts that did not wake.
     pub no_wake: BTreeSet<AgentId>,
+    /// Some of it was done: what is missing may be possible now.
+    pub progress: bool,
 }
 
 /// How a transition ended.

@@ -203,9 +203,9 @@ fn member(cluster: &Cluster, ledger: &Ledger, seen: &Seen, place: &DomainName, r
         (Some(SeenVm { state: VmState::Stopped, .. }) | None, _) if seen.hosts.values().any(runs) => VmState::Running,
         // What was seen last of a host that sleeps may be older than what was done there: its members were suspended, and
         // to resume one that runs does no harm.
-        (Some(SeenVm { state: VmState::Running, .. }) | None, _) if asleep(&row.host) && suspended => {
-            VmState::Suspended
-        }
+        (None, _) if asleep(&row.host) && suspended => VmState::Suspended,
+        // And who resumed it may not have heard that it was: as long as the tables have it suspended, nothing is put on it.
+        (Some(SeenVm { state: VmState::Running, .. }), _) if suspended => VmState::Suspended,
         (Some(vm), _) => vm.state,
         // Its host told what it has, and it is not there.
         (None, Some(there)) if there.up => VmState::Stopped,

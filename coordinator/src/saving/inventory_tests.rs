@@ -143,3 +143,13 @@ fn what_may_be_elsewhere_is_looked_for_once_nobody_moves_it_any_more() {
     let made = inventory(Time::ZERO, &cluster(), &ledger, &seen());
     assert_eq!(made.doubts[&vm("mail2")], Doubt { host: host("rs2"), others: [host("rs1")].into() });
 }
+
+/// It was resumed, and nobody heard that: the ledger would refuse to put anything on it.
+#[test]
+fn a_member_that_runs_and_is_suspended_in_the_tables_is_to_be_resumed() {
+    let mut ledger = ledger();
+    let row = ledger.tables.operation.remove(&vm("mail2")).expect("row");
+    ledger.tables.suspend.insert(vm("mail2"), row);
+    let made = inventory(Time::ZERO, &cluster(), &ledger, &seen());
+    assert_eq!(made.vms[&vm("mail2")].state, VmState::Suspended);
+}

@@ -457,7 +457,8 @@ impl Transition {
     }
 
     fn end(&self, outcome: Outcome, revision: Option<Revision>) -> End {
-        End { direction: self.plan.direction, outcome, revision, no_wake: self.no_wake.clone() }
+        let progress = self.steps.contains(&State::Done);
+        End { direction: self.plan.direction, outcome, revision, no_wake: self.no_wake.clone(), progress }
     }
 }
 
