@@ -43,12 +43,12 @@ impl Seeker {
     }
 
     fn look(&mut self) -> Option<(JobId, String)> {
-        let look = |action: &Action| match action {
-            Action::Look { job, step, .. } => Some((*job, step.to_string())),
-            _ => None,
-        };
-        let found = self.actions.iter().find_map(look);
-        self.actions.clear();
+        let mut found = None;
+        for action in self.actions.drain(..) {
+            if let Action::Look { job, step, .. } = action {
+                found = found.or(Some((job, step.to_string())));
+            }
+        }
         found
     }
 
