@@ -41,7 +41,9 @@ pub enum Victim {
     CutBase,
     /// The host that a live migration leads to is cut off just after the switch-over.
     CutArrived,
-    /// The host that it leaves is, before it could say so.
+    /// The same, and the agent of the host that it leaves crashes before it could say so.
+    CutUnsaid,
+    /// The host that it leaves is cut off, before it could say so.
     CutLeft,
     /// The agent of the host.
     Agent,
@@ -54,7 +56,7 @@ pub enum Victim {
 }
 
 /// All of them.
-pub const VICTIMS: [Victim; 13] = [
+pub const VICTIMS: [Victim; 14] = [
     Victim::Vm,
     Victim::Host,
     Victim::Source,
@@ -63,6 +65,7 @@ pub const VICTIMS: [Victim; 13] = [
     Victim::CutSource,
     Victim::CutBase,
     Victim::CutArrived,
+    Victim::CutUnsaid,
     Victim::CutLeft,
     Victim::Agent,
     Victim::Coordinator,
@@ -188,8 +191,14 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>) -> bool {
         (Victim::CutSource, _, Some(Step::Migrate { from, .. })) => return night.cut_off(from, false, CUT),
         (Victim::CutBase, ..) => return base().is_some_and(|base| night.cut_off(&base, false, CUT)),
         (Victim::CutArrived, _, Some(Step::Migrate { to, .. })) => return night.cut_off(to, true, CUT),
+        (Victim::CutUnsaid, _, Some(Step::Migrate { vm, from, to })) if night.migrations.contains_key(vm) => {
+            night.crash_agent(from, 2_000);
+            return night.cut_off(to, true, CUT);
+        }
         (Victim::CutLeft, _, Some(Step::Migrate { from, .. })) => return night.cut_off(from, true, CUT),
-        (Victim::CutHost | Victim::CutSource | Victim::CutArrived | Victim::CutLeft, ..) => return false,
+        (Victim::CutHost | Victim::CutSource | Victim::CutArrived | Victim::CutUnsaid | Victim::CutLeft, ..) => {
+            return false;
+        }
         (Victim::Agent, Some(host), _) if night.is_on(&host) => night.crash_agent(&host, 2_000),
         (Victim::Host, None, _) | (Victim::Agent, ..) => return false,
         (Victim::Coordinator, ..) => {

@@ -95,6 +95,7 @@ fn name(victim: Victim) -> &'static str {
         Victim::CutSource => "host that a live migration leaves, cut off",
         Victim::CutBase => "base server, cut off",
         Victim::CutArrived => "host that a live migration leads to, cut off after the switch-over",
+        Victim::CutUnsaid => "the same, and the agent of the one that it leaves crashes before it says so",
         Victim::CutLeft => "host that it leaves, cut off after the switch-over",
         Victim::Agent => "agent of the host",
         Victim::Coordinator => "coordinator, both controllers",
