@@ -20,6 +20,8 @@ pub enum Table {
     LiveMigration,
     /// Where virtual servers were last whose place another fills.
     Displaced,
+    /// Where virtual servers may be running besides: the ends of their live migrations were not seen.
+    MayBeOn,
     /// Real servers: awake or asleep, and how long the last wake took.
     Rsg,
     /// Each group's condition and base server.
@@ -34,11 +36,12 @@ pub enum Table {
     Transition,
 }
 
-const ALL: [Table; 10] = [
+const ALL: [Table; 11] = [
     Table::Operation,
     Table::Suspend,
     Table::LiveMigration,
     Table::Displaced,
+    Table::MayBeOn,
     Table::Rsg,
     Table::State,
     Table::Trouble,
@@ -87,6 +90,7 @@ impl Table {
             Table::Suspend => "suspend",
             Table::LiveMigration => "live_migration",
             Table::Displaced => "displaced",
+            Table::MayBeOn => "may_be_on",
             Table::Rsg => "rsg",
             Table::State => "state",
             Table::Trouble => "trouble",
@@ -103,6 +107,7 @@ impl Table {
             Table::Suspend => "Suspend",
             Table::LiveMigration => "Live migration",
             Table::Displaced => "Displaced",
+            Table::MayBeOn => "May be on",
             Table::Rsg => "RSG",
             Table::State => "State",
             Table::Trouble => "Trouble",
@@ -135,6 +140,9 @@ fn body(style: Style, table: Table, tables: &proto::Tables, now_unix_ms: u64) ->
         }
         Table::Displaced => list(style, ["PLACE", "WAS LAST ON"], &tables.displaced, |row| {
             [row.place.as_str().into(), row.host.as_str().into()]
+        }),
+        Table::MayBeOn => list(style, ["VIRTUAL SERVER", "MAY ALSO BE ON"], &tables.may_be_on, |row| {
+            [row.vm.as_str().into(), cell(row.hosts.join(" "), Tone::Notice)]
         }),
         Table::Rsg => list(style, ["REAL SERVER", "STATE", "LAST WAKE TOOK"], &tables.real_servers, |row| {
             let state = match row.asleep_since_unix_ms {
@@ -261,6 +269,7 @@ fn rows(table: Table, tables: &proto::Tables) -> Value {
         Table::Displaced => {
             tables.displaced.iter().map(|row| json!({ "place": row.place, "host": row.host })).collect()
         }
+        Table::MayBeOn => tables.may_be_on.iter().map(|row| json!({ "vm": row.vm, "hosts": row.hosts })).collect(),
         Table::Rsg => (tables.real_servers.iter())
             .map(|row| {
                 json!({
@@ -330,6 +339,10 @@ mod tests {
                 asleep_since_unix_ms: Some(1000),
                 wake_took_ms: Some(8090),
             }],
+            may_be_on: vec![proto::MayBeOnRow {
+                vm: "mail1".to_owned(),
+                hosts: vec!["rs2".to_owned(), "rs3".to_owned()],
+            }],
             state: vec![proto::StateRow { group: "mail".to_owned(), condition: 1, base: "rs1".to_owned() }],
             vips: vec![vip("10.0.0.1", "mail1"), vip("10.0.0.4", "mail1")],
             transition: Some(proto::TransitionRow {
@@ -345,8 +358,15 @@ mod tests {
 
     #[test]
     fn tables_are_printed_as_the_thesis_has_them() {
-        let wanted =
-            [Table::Operation, Table::Suspend, Table::LiveMigration, Table::Rsg, Table::State, Table::Transition];
+        let wanted = [
+            Table::Operation,
+            Table::Suspend,
+            Table::LiveMigration,
+            Table::MayBeOn,
+            Table::Rsg,
+            Table::State,
+            Table::Transition,
+        ];
         let expected = "\
 revision 7
 
@@ -360,6 +380,10 @@ mail2  mail   mail2           rs2          rs2   -      10.0.0.4
 
 Live migration
 (none)
+
+May be on
+VIRTUAL SERVER  MAY ALSO BE ON
+mail1           rs2 rs3
 
 RSG
 REAL SERVER  STATE           LAST WAKE TOOK

@@ -268,7 +268,7 @@ impl Driver {
             Action::PutClaims { job, target, why, claims } => {
                 self.sif.put_claims(job, self.term(), target, why, &claims);
             }
-            Action::MovedTo { job, vm, host } => self.sif.moved_to(job, self.term(), vm, host),
+            Action::MovedTo { job, vm, host, not_on } => self.sif.moved_to(job, self.term(), vm, host, &not_on),
             Action::Bar { job, voter, vip, floor } => self.agents.bar(job, self.term(), &voter, vip, floor),
             Action::Command { job, agent, command, timeout } => {
                 self.agents.command(job, self.term(), &agent, command, timeout, self.core.cluster());

@@ -68,9 +68,10 @@ impl Sif {
         self.signal(job, |mut client| async move { client.put_claims(with_deadline(request)).await });
     }
 
-    /// A virtual server is there.
-    pub fn moved_to(&self, job: JobId, term: Term, vm: DomainName, host: AgentId) {
-        let request = MovedToRequest { term: term.0, vm: vm.into(), host: host.into() };
+    /// A virtual server is there, and does not run on those.
+    pub fn moved_to(&self, job: JobId, term: Term, vm: DomainName, host: AgentId, not_on: &BTreeSet<AgentId>) {
+        let not_on = not_on.iter().map(ToString::to_string).collect();
+        let request = MovedToRequest { term: term.0, vm: vm.into(), host: host.into(), not_on };
         self.signal(job, |mut client| async move { client.moved_to(with_deadline(request)).await });
     }
 

@@ -355,6 +355,7 @@ rules! {
     "/kagemusha.sif.v1.Sif/BeginTransition", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/TakeTransition", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/PutStep", COORDINATOR, Calls;
+    "/kagemusha.sif.v1.Sif/Found", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/EndTransition", COORDINATOR, Calls;
     "/kagemusha.sif.v1.Sif/Backup", OPERATOR, Calls;
     "/grpc.health.v1.Health/Check", Who::AnyRole, Refusals;

@@ -335,6 +335,12 @@ impl From<&Tables> for proto::Tables {
             displaced: (tables.displaced.iter())
                 .map(|(place, host)| proto::DisplacedRow { place: place.to_string(), host: host.to_string() })
                 .collect(),
+            may_be_on: (tables.may_be_on.iter())
+                .map(|(vm, hosts)| proto::MayBeOnRow {
+                    vm: vm.to_string(),
+                    hosts: hosts.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
             real_servers: (tables.real_servers.iter())
                 .map(|(host, row)| proto::RealServerRow {
                     host: host.to_string(),
@@ -378,6 +384,9 @@ impl TryFrom<&proto::Tables> for Tables {
             displaced: rows("displaced.place", &tables.displaced, |row| {
                 let place = parse::<DomainName>("displaced.place", &row.place)?;
                 Ok((place, parse::<AgentId>("displaced.host", &row.host)?))
+            })?,
+            may_be_on: rows("may_be_on.vm", &tables.may_be_on, |row| {
+                Ok((parse::<DomainName>("may_be_on.vm", &row.vm)?, set("may_be_on.hosts", &row.hosts)?))
             })?,
             real_servers: rows("real_servers.host", &tables.real_servers, |row| {
                 let value =

@@ -31,6 +31,7 @@ fn all() -> Tables {
             MigrationRow { vm: name("mailb"), original_host: name("rs2") },
         )]),
         displaced: BTreeMap::from([(name("mail1"), name("rs2"))]),
+        may_be_on: BTreeMap::from([(name("mail1"), [name("rs1"), name("rs3")].into())]),
         real_servers: BTreeMap::from([
             (name("rs1"), RealServerRow { asleep_since_unix_ms: None, wake_took_ms: Some(0) }),
             (name("rs2"), RealServerRow { asleep_since_unix_ms: Some(3), wake_took_ms: None }),

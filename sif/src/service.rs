@@ -316,6 +316,10 @@ impl proto::sif_server::Sif for Service {
         self.signal("MovedTo", request, signals::moved_to).await
     }
 
+    async fn found(&self, request: Request<proto::FoundRequest>) -> Result<Response<proto::TablesReply>, Status> {
+        self.signal("Found", request, signals::found).await
+    }
+
     async fn begin_transition(
         &self,
         request: Request<proto::BeginTransitionRequest>,

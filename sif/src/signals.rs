@@ -67,7 +67,22 @@ pub(crate) fn put_claims(request: proto::PutClaimsRequest) -> Taken {
 }
 
 pub(crate) fn moved_to(request: proto::MovedToRequest) -> Taken {
-    Ok(Signal::MovedTo { term: Term(request.term), vm: parse("vm", &request.vm)?, host: parse("host", &request.host)? })
+    Ok(Signal::MovedTo {
+        term: Term(request.term),
+        vm: parse("vm", &request.vm)?,
+        host: parse("host", &request.host)?,
+        not_on: tables::set("not_on", &request.not_on)?,
+    })
+}
+
+pub(crate) fn found(request: proto::FoundRequest) -> Taken {
+    tracing::info!(by = request.by, vm = request.vm, host = request.host, "a virtual server was found");
+    Ok(Signal::Found {
+        vm: parse("vm", &request.vm)?,
+        host: parse("host", &request.host)?,
+        not_on: tables::set("not_on", &request.not_on)?,
+        by: request.by,
+    })
 }
 
 pub(crate) fn begin_transition(request: proto::BeginTransitionRequest) -> Taken {

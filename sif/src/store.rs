@@ -18,7 +18,8 @@ pub const FILE_NAME: &str = "ledger.redb";
 pub const CHANGES_KEPT: usize = 4096;
 
 /// Of the rows below. Raised when an older kage-sif could misread them. 2: with orders. 3: with the shared tables.
-const FORMAT: u32 = 3;
+/// 4: with where a virtual server may be besides.
+const FORMAT: u32 = 4;
 
 /// The whole ledger of the largest cluster takes some MB.
 const CACHE_BYTES: usize = 16 << 20;
@@ -145,6 +146,8 @@ pub struct Contents {
     pub ledger: Ledger,
     /// The last changes, oldest first, without gap up to the ledger's revision.
     pub changes: Vec<Stamped>,
+    /// Of a format that did not say where a virtual server may be besides.
+    before_doubts: bool,
 }
 
 fn builder() -> redb::Builder {
@@ -197,6 +200,7 @@ impl Store {
     fn open_with(file: PathBuf, open: Opener) -> Result<(Self, Contents), StoreError> {
         let mut store = Self { file, open, database: None };
         let contents = store.reopen()?;
+        let contents = store.raise(contents)?;
         Ok((store, contents))
     }
 
@@ -217,6 +221,20 @@ impl Store {
         })?;
         self.database = Some(database);
         Ok(contents)
+    }
+
+    /// Formats before 4 did not say where a virtual server may be that was being migrated.
+    fn raise(&mut self, contents: Contents) -> Result<Contents, StoreError> {
+        let mut next = contents.ledger.shared.clone();
+        next.doubt_migrations();
+        let edits = contents.ledger.shared.edits_to(&next);
+        if !contents.before_doubts || edits.is_empty() {
+            return Ok(contents);
+        }
+        let revision = next.tables.revision.next();
+        let change = Change::Tables { revision, edits };
+        self.commit(&[Stamped { revision: contents.ledger.revision.next(), change }])?;
+        self.reopen()
     }
 
     /// Makes changes durable, all or none.
@@ -483,7 +501,7 @@ fn read(file: &Path, database: &Database) -> Result<Contents, StoreError> {
         }
         expected = Revision(expected.0.saturating_sub(1));
     }
-    Ok(Contents { ledger, changes })
+    Ok(Contents { ledger, changes, before_doubts: format < 4 })
 }
 
 #[cfg(test)]

@@ -68,6 +68,7 @@ fn edits(n: u64) -> Vec<Edit> {
         Edit::Operation(place.clone(), there.then(|| row.clone())),
         Edit::Suspend(place.clone(), (!there).then_some(row)),
         Edit::Displaced(place.clone(), there.then(|| host.clone())),
+        Edit::MayBeOn(place.clone(), there.then(|| [host.clone()].into())),
         Edit::LiveMigration(
             place.clone(),
             there.then(|| MigrationRow { vm: place.clone(), original_host: host.clone() }),
@@ -201,6 +202,41 @@ fn a_ledger_from_before_the_shared_tables_is_read_and_raised_by_its_next_change(
 }
 
 #[test]
+fn a_ledger_from_before_doubts_keeps_from_now_on_where_a_migrated_virtual_server_may_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    let host = |name: &str| AgentId::new(name).unwrap();
+    let vm = DomainName::new("mail1").unwrap();
+    let row =
+        OperationRow { group: None, vm: vm.clone(), host: host("rs1"), home: host("rs1"), home_vips: BTreeSet::new() };
+    let migrate = Step::Migrate { vm: vm.clone(), from: host("rs1"), to: host("rs2") };
+    let transition = TransitionRow {
+        id: 1,
+        by: "c1".to_owned(),
+        plan: String::new(),
+        steps: vec![(migrate, StepState::Begun)],
+        groups: BTreeMap::new(),
+    };
+    let edits = vec![Edit::Operation(vm.clone(), Some(row)), Edit::Transition(Some(transition))];
+    let change = Change::Tables { revision: Revision(1), edits };
+    store.commit(&[Stamped { revision: Revision(1), change }]).unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    let old = br#"{"format":3,"revision":1,"term":2,"coordinator":"c","established":true,"tables":1}"#;
+    transaction.open_table(META).unwrap().insert(HEAD, old.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(store);
+    let (mut store, contents) = Store::open(directory.path()).unwrap();
+    assert_eq!(contents.ledger.shared.tables.may_be_on[&vm], [host("rs2")].into());
+    assert_eq!((contents.ledger.shared.tables.revision, contents.changes.len()), (Revision(2), 2));
+    // It ends unseen.
+    let change = Change::Tables { revision: Revision(3), edits: vec![Edit::Transition(None)] };
+    store.commit(&[Stamped { revision: Revision(3), change }]).unwrap();
+    drop(store);
+    let (_, contents) = Store::open(directory.path()).unwrap();
+    assert_eq!(contents.ledger.shared.tables.may_be_on[&vm], [host("rs2")].into());
+}
+
+#[test]
 fn a_row_of_the_shared_tables_under_anothers_key_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(directory.path()).unwrap();
@@ -238,10 +274,10 @@ fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path()).unwrap();
     let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
-    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":4,"other":[]}"#.as_slice()).unwrap();
+    transaction.open_table(META).unwrap().insert(HEAD, br#"{"format":5,"other":[]}"#.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(store);
-    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 4, .. }));
+    assert!(matches!(fault(directory.path()), StoreError::Newer { found: 5, .. }));
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn whole(tables: &Tables) {
 
 async fn move_web(client: &mut Client, term: u64, place: usize, count: u64) -> Result<(), Status> {
     let (vm, host) = (format!("web{place}"), host(count));
-    client.moved_to(MovedToRequest { term, vm, host }).await.map(drop)
+    client.moved_to(MovedToRequest { term, vm, host, not_on: Vec::new() }).await.map(drop)
 }
 
 fn host(count: u64) -> String {

@@ -101,8 +101,12 @@ pub(crate) enum TargetJob {
     LetGo(usize),
     /// The target gets its storage access back.
     Unfence,
-    /// A virtual server's plug is pulled where it may be running, before it is started or reset on this other one.
-    Clear(AgentId, VmOrder),
+    /// A virtual server's plug is pulled where it may be running (`other`), before it is started or reset on `host`.
+    Clear {
+        other: AgentId,
+        host: AgentId,
+        order: VmOrder,
+    },
 }
 
 /// What a virtual server's own real server is told next.

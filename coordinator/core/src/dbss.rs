@@ -45,6 +45,9 @@ pub(crate) struct Dbss {
     /// Why a virtual server is not started yet, as it was said last. Absent in snapshots of before it was there.
     #[serde(default)]
     waits_for: Option<String>,
+    /// What its real server is told once the tables show that it runs nowhere else.
+    #[serde(default)]
+    order: Option<VmOrder>,
     /// Since when a virtual server under live migration has not answered. Absent in snapshots of before it was there.
     #[serde(default)]
     grace: Option<Time>,
@@ -63,6 +66,7 @@ impl Dbss {
             round_ended: now,
             budgets: Budgets::default(),
             waits_for: None,
+            order: None,
             grace: None,
             wake: now,
         }

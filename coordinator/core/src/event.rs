@@ -623,7 +623,7 @@ pub enum Action {
         /// All of it.
         claims: BTreeSet<Claim>,
     },
-    /// A virtual server was found, or started anew, on this real server.
+    /// A virtual server was found, or is to be started anew, on this real server.
     MovedTo {
         /// To be ended.
         job: JobId,
@@ -631,6 +631,9 @@ pub enum Action {
         vm: DomainName,
         /// Where.
         host: AgentId,
+        /// Where it is known not to run. Absent in journals of before it was there.
+        #[serde(default)]
+        not_on: BTreeSet<AgentId>,
     },
     /// Note an operator's order durably.
     PutOrder {

@@ -337,3 +337,102 @@ fn a_new_coordinator_tells_of_a_return_that_an_earlier_one_could_not() {
     assert!(hosts.tables().claims.is_empty(), "{:?}", hosts.tables().claims);
     assert_eq!((hosts.holder(111).as_str(), hosts.notes("arranged").len()), ("mail1@rs1", 0));
 }
+
+/// Power saving was moving mail1 from rs1 to rs2; it has arrived there and hangs, and nobody saw that before the transition
+/// was ended.
+fn given_up_unseen() -> Hosts {
+    let mut hosts = Hosts::new();
+    let id = hosts.migrate("mail1", "rs1", "rs2");
+    hosts.domains.get_mut(&n::<DomainName>("mail1")).unwrap().0 = n("rs2");
+    hosts.hang("mail1");
+    hosts.cut.insert(n("rs2"));
+    hosts.give_up(id);
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts
+}
+
+#[test]
+fn one_whose_migration_was_given_up_unseen_is_not_started_while_the_other_end_is_cut_off() {
+    let mut hosts = given_up_unseen();
+    hosts.run(120_000);
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders_about("mail1"));
+    // Nor by the next coordinator.
+    hosts.new_coordinator();
+    hosts.run(120_000);
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders_about("mail1"));
+    hosts.cut.clear();
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert_eq!(hosts.orders_about("mail1"), ["rs2: destroy mail1", "rs1: start mail1"]);
+    hosts.run(500);
+    assert!(hosts.tables().may_be_on.is_empty(), "{:?}", hosts.tables().may_be_on);
+}
+
+#[test]
+fn that_it_does_not_run_at_the_other_end_is_durable_before_it_is_started() {
+    let mut hosts = given_up_unseen();
+    hosts.signals_lost = true;
+    hosts.cut.clear();
+    hosts.run(15_000);
+    assert_eq!(hosts.orders_about("mail1")[..1], ["rs2: destroy mail1"]);
+    assert!(!hosts.orders_about("mail1").iter().any(|order| order.starts_with("rs1")), "{:?}", hosts.orders());
+    hosts.signals_lost = false;
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert!(hosts.signals().contains(&"moved mail1@rs1, not on rs2".to_owned()), "{:?}", hosts.signals());
+    // The next time, nothing is asked of the other end.
+    hosts.run(500);
+    hosts.log.clear();
+    hosts.cut.insert(n("rs2"));
+    hosts.crash("mail1", false);
+    hosts.until(60_000, "back", |hosts| hosts.notes("regular").len() == 1);
+    assert_eq!(hosts.orders_about("mail1"), ["rs1: start mail1"]);
+}
+
+#[test]
+fn one_that_power_saving_finds_at_the_other_end_is_recovered_there() {
+    let mut hosts = given_up_unseen();
+    hosts.run(20_000);
+    hosts.cut.clear();
+    hosts.found("mail1", "rs2", "rs1");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mail1@rs2", "mail1@rs2"));
+    assert!(hosts.orders_about("mail1").iter().all(|order| order.starts_with("rs2: ")), "{:?}", hosts.orders());
+    assert!(hosts.tables().may_be_on.is_empty());
+}
+
+#[test]
+fn a_real_server_that_is_configured_no_more_is_not_waited_for() {
+    let mut hosts = given_up_unseen();
+    hosts.run(20_000);
+    assert!(hosts.orders_about("mail1").is_empty());
+    // The operator has scrapped it; what was there is no more.
+    hosts.domains.remove(&n::<DomainName>("mail1"));
+    let config = hosts::config(false).replace("host = \"rs2\"", "host = \"rs3\"");
+    let (before, rest) = config.split_once("[[agent]]\nname = \"rs2\"").unwrap();
+    let after = rest.split_once("[[agent]]").unwrap().1;
+    hosts.restart_with(&format!("{before}[[agent]]{after}"));
+    hosts.until(90_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    assert_eq!(hosts.orders_about("mail1"), ["rs1: start mail1"]);
+    assert!(hosts.tables().may_be_on.is_empty());
+}
+
+#[test]
+fn one_that_answers_though_its_real_server_is_cut_off_waits_to_be_found() {
+    let mut hosts = Hosts::new();
+    let id = hosts.migrate("mail1", "rs1", "rs2");
+    // It has switched over, and the source could not say so any more.
+    hosts.domains.get_mut(&n::<DomainName>("mail1")).unwrap().0 = n("rs2");
+    hosts.cut.insert(n("rs1"));
+    hosts.until(20_000, "A4", |hosts| hosts.place("mail1") == "mailb@mgmt");
+    hosts.give_up(id);
+    hosts.run(120_000);
+    assert_ne!(hosts.mode("mail1"), "ended");
+    let said: Vec<String> = hosts.notes("waking").into_iter().filter(|text| text.contains("ended unseen")).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    hosts.cut.clear();
+    hosts.found("mail1", "rs2", "rs1");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail1") == "regular");
+    hosts.run(500);
+    assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mail1@rs2", "mail1@rs2"));
+    assert!(hosts.orders_about("mail1").is_empty(), "{:?}", hosts.orders_about("mail1"));
+}

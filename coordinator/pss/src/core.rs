@@ -121,6 +121,9 @@ pub struct Pss {
     shown: Revision,
     /// Something is left to do: plan as soon as the ledger shows what was done.
     unfinished: bool,
+    /// And nothing of it could be done the last time: not before the next judgement.
+    #[serde(default)]
+    stalled: bool,
     backoff: Backoff,
     troubles: Troubles,
     judged: Report,
@@ -146,6 +149,7 @@ impl Pss {
             next_round: now,
             shown: Revision::default(),
             unfinished: false,
+            stalled: false,
             backoff: Backoff::default(),
             troubles: Troubles::default(),
             judged: Report::default(),
@@ -210,13 +214,14 @@ impl Pss {
                 self.execute(now, Event::Tick, actions);
                 if now >= self.next_round {
                     self.next_round = now + self.policy.interval;
+                    self.stalled = false;
                     self.judge(now, wall, actions);
                     self.plan(now, actions);
                 }
             }
             Input::Inventory(inventory) => {
                 self.observe(now, *inventory, actions);
-                if self.unfinished {
+                if self.unfinished && !self.stalled {
                     self.plan(now, actions);
                 }
             }
@@ -276,6 +281,7 @@ impl Pss {
             (Direction::Fold | Direction::Unfold, Outcome::Complete | Outcome::Failed | Outcome::GivenUp)
             | (Direction::Fold, Outcome::Partial) => false,
         };
+        self.stalled = end.done.is_empty();
         self.backoff = match (end.direction, end.outcome) {
             (Direction::Fold, Outcome::Complete) => Backoff::default(),
             (Direction::Fold, Outcome::Failed) => {
@@ -332,6 +338,7 @@ impl Pss {
         // A claim may reach us through the ledger first.
         let known = self.inventory.as_ref().map(|before| before.claims.clone()).unwrap_or_default();
         let new: Vec<Claim> = inventory.claims.iter().filter(|claim| !known.contains(claim)).cloned().collect();
+        self.executor.observe(now, &inventory);
         self.inventory = Some(inventory);
         for claim in new.into_iter().filter(|claim| !self.claims.contains(claim)).collect::<Vec<_>>() {
             self.execute(now, Event::Claimed(claim), actions);

@@ -5,6 +5,7 @@
 //! brings capacity back goes on with what does not hang on the failure.
 
 mod run;
+mod search;
 mod transition;
 
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
     policy::Policy,
     units::BytesPerSecond,
 };
-use kage_types::{AgentId, GroupName, Revision, Time};
+use kage_types::{AgentId, DomainName, GroupName, Revision, Time};
+use search::Search;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -179,6 +181,15 @@ pub enum Signal {
         /// Steps, by index, that could not be done.
         missing: BTreeSet<usize>,
     },
+    /// A virtual server whose live migration ended unseen was found: it runs there, and not on those.
+    Found {
+        /// Which.
+        vm: DomainName,
+        /// Where.
+        host: AgentId,
+        /// Looked at, too.
+        not_on: BTreeSet<AgentId>,
+    },
     /// The transition is over and undone.
     RolledBack {
         /// The groups' conditions now: one with something left is as if it had changed, until a later plan mends it.
@@ -226,6 +237,8 @@ pub enum Kind {
     RolledBack,
     /// Something was claimed: let go.
     Yielded,
+    /// A virtual server whose live migration ended unseen was found.
+    Found,
     /// The ledger refused.
     Refused,
     /// A step failed that had not failed before: it is tried again later and later.
@@ -329,6 +342,8 @@ pub enum Recorded {
 pub struct Executor {
     mode: Mode,
     ids: Ids,
+    #[serde(default)]
+    search: Search,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -412,8 +427,20 @@ impl Executor {
         self.step(now, Event::Tick, policy, actions)
     }
 
+    /// What is looked for, by what there is.
+    pub fn observe(&mut self, now: Time, inventory: &Inventory) {
+        let plan = match &self.mode {
+            Mode::Idle => None,
+            Mode::Busy(transition) => Some(&transition.plan),
+        };
+        self.search.observe(now, inventory, plan);
+    }
+
     /// One event. Gives the end of the transition, if this was it.
     pub fn step(&mut self, now: Time, event: Event, policy: &Policy, actions: &mut Vec<Action>) -> Option<End> {
+        if self.search.step(now, &event, policy, &mut self.ids, actions) {
+            return None;
+        }
         match &mut self.mode {
             Mode::Idle => {
                 if let Event::Claimed(claim) = event {
@@ -434,10 +461,11 @@ impl Executor {
     /// When to send [`Event::Tick`] at the latest, and why.
     #[must_use]
     pub fn deadline(&self) -> Option<(Time, &'static str)> {
-        match &self.mode {
+        let transition = match &self.mode {
             Mode::Idle => None,
             Mode::Busy(transition) => transition.deadline(),
-        }
+        };
+        transition.into_iter().chain(self.search.deadline()).min_by_key(|(time, _)| *time)
     }
 }
 

@@ -142,9 +142,49 @@ pub struct Inventory {
     pub groups: BTreeMap<GroupName, Group>,
     /// Not ours for now.
     pub claims: BTreeSet<Claim>,
+    /// Virtual servers whose live migration ended unseen, be they members or not; without those under way.
+    #[serde(default)]
+    pub doubts: BTreeMap<DomainName, Doubt>,
+}
+
+/// Where a virtual server may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Doubt {
+    /// By the ledger.
+    pub host: AgentId,
+    /// Besides.
+    pub others: BTreeSet<AgentId>,
+}
+
+impl Doubt {
+    /// All of them.
+    pub fn hosts(&self) -> impl Iterator<Item = &AgentId> {
+        std::iter::once(&self.host).chain(self.others.iter().filter(|other| **other != self.host))
+    }
+
+    /// Each two of them, either way round.
+    pub(crate) fn pairs(&self) -> Vec<(AgentId, AgentId)> {
+        let hosts: Vec<&AgentId> = self.hosts().collect();
+        let both = hosts.iter().flat_map(|from| hosts.iter().map(move |to| (*from, *to)));
+        both.filter(|(from, to)| from != to).map(|(from, to)| (from.clone(), to.clone())).collect()
+    }
 }
 
 impl Inventory {
+    /// May it be elsewhere than it is taken to be? Nothing is begun with it.
+    #[must_use]
+    pub fn doubted(&self, name: &DomainName) -> bool {
+        self.doubts.contains_key(name)
+    }
+
+    /// May one of those be on this host? Asleep, it could not be asked.
+    #[must_use]
+    pub fn doubted_on(&self, host: &AgentId) -> Option<&DomainName> {
+        let mut doubts = self.doubts.iter();
+        doubts.find(|(_, doubt)| doubt.hosts().any(|other| other == host)).map(|(name, _)| name)
+    }
+
     /// May it be touched?
     #[must_use]
     pub fn claimed_vm(&self, name: &DomainName) -> bool {

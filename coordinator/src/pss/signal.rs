@@ -8,8 +8,8 @@ use super::{
 use kage_proto::{
     channel::reason,
     sif::v1::{
-        BeginTransitionRequest, EndTransitionRequest, GetLedgerRequest, GetTablesRequest, PutStepRequest, StateRow,
-        StepState, TakeTransitionRequest, sif_client::SifClient,
+        BeginTransitionRequest, EndTransitionRequest, FoundRequest, GetLedgerRequest, GetTablesRequest, PutStepRequest,
+        StateRow, StepState, TakeTransitionRequest, sif_client::SifClient,
     },
 };
 use kage_pss_core::{
@@ -72,6 +72,7 @@ pub enum Message {
     Begin(BeginTransitionRequest),
     Step(PutStepRequest),
     End(EndTransitionRequest),
+    Found(FoundRequest),
 }
 
 /// The request for a signal.
@@ -108,6 +109,10 @@ pub fn message(
         Signal::Committed { conditions, missing } => {
             let why = if missing.is_empty() { String::new() } else { format!("{} steps are missing", missing.len()) };
             Message::End(end(id, by, true, conditions, why))
+        }
+        Signal::Found { vm, host, not_on } => {
+            let not_on = not_on.iter().map(ToString::to_string).collect();
+            Message::Found(FoundRequest { by, vm: vm.to_string(), host: host.to_string(), not_on })
         }
         Signal::RolledBack { conditions, left: _, why } => Message::End(end(id, by, false, conditions, why.clone())),
     }
@@ -183,6 +188,10 @@ impl Sif {
                 }
             }
             Message::Step(request) => match client.put_step(with_deadline(request)).await {
+                Ok(reply) => Answer::Recorded(Revision(reply.into_inner().revision), None),
+                Err(status) => failure(&status),
+            },
+            Message::Found(request) => match client.found(with_deadline(request)).await {
                 Ok(reply) => Answer::Recorded(Revision(reply.into_inner().revision), None),
                 Err(status) => failure(&status),
             },

@@ -19,7 +19,7 @@ fn a_wake_is_told_with_its_time_forwards_and_backwards() {
     let took = [("rs2".parse().expect("name"), 8_090)].into();
     let told = |signal: Signal| match message(&signal, "me", Some(4), Some(&plan), &took) {
         Message::Step(step) => (step.id, step.index, step.state(), step.took_ms),
-        other @ (Message::Begin(_) | Message::End(_)) => panic!("{other:?}"),
+        other @ (Message::Begin(_) | Message::End(_) | Message::Found(_)) => panic!("{other:?}"),
     };
     let done = |index, undo| told(Signal::StepDone { index, undo });
     assert_eq!(done(0, false), (4, 0, StepState::Done, None));

@@ -3,7 +3,7 @@
 use kage_coordinator_core::config::Cluster;
 use kage_pss_core::{
     class::Condition,
-    inventory::{Group, Host, HostState, HostWatts, Inventory, Vm, VmState, WakePath},
+    inventory::{Doubt, Group, Host, HostState, HostWatts, Inventory, Vm, VmState, WakePath},
     units::{Bytes, Watts},
 };
 use kage_types::{AgentId, DomainName, GroupName, OperationRow, Tables, Time, TransitionRow, Vip};
@@ -130,7 +130,18 @@ pub fn inventory(now: Time, cluster: &Cluster, ledger: &Ledger, seen: &Seen) -> 
         hosts,
         vms,
         claims: tables.claims.keys().cloned().collect(),
+        doubts: doubts(tables),
     }
+}
+
+/// What nobody moves any more, and may be on more than one host.
+fn doubts(tables: &Tables) -> BTreeMap<DomainName, Doubt> {
+    let left = tables.may_be_on.iter().filter(|(vm, _)| tables.migrating(vm).is_none());
+    let doubt = |(vm, others): (&DomainName, &BTreeSet<AgentId>)| {
+        let host = tables.host_of(vm)?.clone();
+        Some((vm.clone(), Doubt { host, others: others.clone() }))
+    };
+    left.filter_map(doubt).collect()
 }
 
 fn host(cluster: &Cluster, tables: &Tables, seen: &Seen, name: &AgentId) -> Host {
@@ -192,9 +203,9 @@ fn member(cluster: &Cluster, ledger: &Ledger, seen: &Seen, place: &DomainName, r
         (Some(SeenVm { state: VmState::Stopped, .. }) | None, _) if seen.hosts.values().any(runs) => VmState::Running,
         // What was seen last of a host that sleeps may be older than what was done there: its members were suspended, and
         // to resume one that runs does no harm.
-        (Some(SeenVm { state: VmState::Running, .. }) | None, _) if asleep(&row.host) && suspended => {
-            VmState::Suspended
-        }
+        (None, _) if asleep(&row.host) && suspended => VmState::Suspended,
+        // And who resumed it may not have heard that it was: as long as the tables have it suspended, nothing is put on it.
+        (Some(SeenVm { state: VmState::Running, .. }), _) if suspended => VmState::Suspended,
         (Some(vm), _) => vm.state,
         // Its host told what it has, and it is not there.
         (None, Some(there)) if there.up => VmState::Stopped,

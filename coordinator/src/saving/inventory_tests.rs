@@ -124,3 +124,32 @@ fn a_member_on_a_host_that_sleeps_is_suspended_whatever_was_seen_last() {
     assert_eq!(made.vms[&vm("mail2")].state, VmState::Suspended);
     assert_eq!(made.vms[&vm("mail1")].state, VmState::Running);
 }
+
+#[test]
+fn what_may_be_elsewhere_is_looked_for_once_nobody_moves_it_any_more() {
+    let mut ledger = ledger();
+    ledger.tables.may_be_on.insert(vm("mail2"), [host("rs1")].into());
+    let step = Step::Migrate { vm: vm("mail2"), from: host("rs2"), to: host("rs1") };
+    let row = |state| kage_types::TransitionRow {
+        id: 1,
+        by: "pss".into(),
+        plan: String::new(),
+        steps: vec![(step.clone(), state)],
+        groups: BTreeMap::new(),
+    };
+    ledger.tables.transition = Some(row(StepState::Begun));
+    assert!(inventory(Time::ZERO, &cluster(), &ledger, &seen()).doubts.is_empty());
+    ledger.tables.transition = None;
+    let made = inventory(Time::ZERO, &cluster(), &ledger, &seen());
+    assert_eq!(made.doubts[&vm("mail2")], Doubt { host: host("rs2"), others: [host("rs1")].into() });
+}
+
+/// It was resumed, and nobody heard that: the ledger would refuse to put anything on it.
+#[test]
+fn a_member_that_runs_and_is_suspended_in_the_tables_is_to_be_resumed() {
+    let mut ledger = ledger();
+    let row = ledger.tables.operation.remove(&vm("mail2")).expect("row");
+    ledger.tables.suspend.insert(vm("mail2"), row);
+    let made = inventory(Time::ZERO, &cluster(), &ledger, &seen());
+    assert_eq!(made.vms[&vm("mail2")].state, VmState::Suspended);
+}

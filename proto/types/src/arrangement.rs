@@ -261,6 +261,11 @@ pub struct Tables {
     /// be started there without becoming two. Absent in ledgers and journals of before it was there.
     #[serde(default)]
     pub displaced: BTreeMap<DomainName, AgentId>,
+    /// By virtual server: where it may be running besides, as a live migration of it was begun and its end not seen. It is
+    /// there from the intent until somebody has seen where it is, whatever becomes of the transition; it is started only
+    /// once it is known not to run there. Absent in ledgers and journals of before it was there.
+    #[serde(default)]
+    pub may_be_on: BTreeMap<DomainName, BTreeSet<AgentId>>,
     /// RSG.
     pub real_servers: BTreeMap<AgentId, RealServerRow>,
     /// By service group.

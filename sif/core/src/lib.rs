@@ -17,6 +17,7 @@ mod signal;
 mod signals;
 mod tidy;
 mod transition;
+mod whereabouts;
 
 #[cfg(feature = "sabotage")]
 pub use crate::core::Sabotage;

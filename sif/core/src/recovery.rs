@@ -3,6 +3,7 @@
 use crate::{
     DETAIL_LIMIT, Recovery, Refusal, Shared,
     tidy::{asleep, home, places},
+    whereabouts::{self, is_on, known},
 };
 use kage_types::{
     AgentId, Claim, Condition, DomainName, GroupName, MigrationRow, OperationRow, RealServerRow, StateRow, Tables, Vip,
@@ -103,17 +104,6 @@ fn in_operation<'a>(shared: &'a mut Shared, place: &DomainName) -> Result<&'a mu
     tables.operation.get_mut(place).ok_or_else(|| Refusal::Unknown { what: format!("place {place}") })
 }
 
-/// A virtual server is in one spot, however many places it fills.
-fn is_on(tables: &mut Tables, vm: &DomainName, host: &AgentId) {
-    let Tables { operation, suspend, displaced, .. } = tables;
-    if let Some(at) = displaced.get_mut(vm) {
-        at.clone_from(host);
-    }
-    for row in operation.values_mut().chain(suspend.values_mut()).filter(|row| row.vm == *vm) {
-        row.host.clone_from(host);
-    }
-}
-
 /// A4. Also what power saving had put on the target goes to who stands in for it: problem (a) of fig. 4.6.
 pub(crate) fn function_restored(
     shared: &mut Shared,
@@ -151,8 +141,12 @@ pub(crate) fn verdict(shared: &mut Shared, place: &DomainName, recovered: bool, 
         }
         return Ok(());
     }
+    let was_on = shared.tables.displaced.get(place).cloned();
     let row = in_operation(shared, place)?;
     let old = std::mem::replace(&mut row.vm, place.clone());
+    if let Some(was_on) = was_on {
+        row.host = was_on;
+    }
     let (home, group) = (row.home.clone(), row.group.clone());
     redirect(&mut shared.tables, &old, place, group.as_ref());
     is_on(&mut shared.tables, place, host);
@@ -179,15 +173,20 @@ fn redirect(tables: &mut Tables, from: &DomainName, to: &DomainName, group: Opti
     }
 }
 
-pub(crate) fn moved_to(shared: &mut Shared, vm: &DomainName, host: &AgentId) -> Result<(), Refusal> {
+pub(crate) fn moved_to(
+    shared: &mut Shared,
+    vm: &DomainName,
+    host: &AgentId,
+    not_on: &BTreeSet<AgentId>,
+) -> Result<(), Refusal> {
+    if !known(&shared.tables, vm) {
+        return Err(Refusal::Unknown { what: format!("virtual server {vm} in any place") });
+    }
+    whereabouts::located(&mut shared.tables, vm, host, not_on);
     let filled: Vec<(DomainName, AgentId)> = (places(&shared.tables))
         .filter(|(_, row)| row.vm == *vm)
         .map(|(place, row)| (place.clone(), row.home.clone()))
         .collect();
-    if filled.is_empty() && !shared.tables.displaced.contains_key(vm) {
-        return Err(Refusal::Unknown { what: format!("virtual server {vm} in any place") });
-    }
-    is_on(&mut shared.tables, vm, host);
     // A backup stays where it stands in, unless power saving had moved whom it stands in for.
     for (place, home) in filled {
         if place == *vm || shared.tables.live_migration.contains_key(&place) {
@@ -195,6 +194,17 @@ pub(crate) fn moved_to(shared: &mut Shared, vm: &DomainName, host: &AgentId) -> 
         }
     }
     Ok(())
+}
+
+/// By power saving, which looks for what it could not see the end of.
+pub(crate) fn found(
+    shared: &mut Shared,
+    vm: &DomainName,
+    host: &AgentId,
+    not_on: &BTreeSet<AgentId>,
+) -> Result<(), Refusal> {
+    whereabouts::still_doubted(&shared.tables, vm, host)?;
+    moved_to(shared, vm, host, not_on)
 }
 
 /// Recoveries win: whatever power saving is about, it lets go when it sees this.

@@ -56,6 +56,8 @@ pub enum Edit {
     LiveMigration(DomainName, Option<MigrationRow>),
     /// Where the place's own virtual server was last, while another fills it.
     Displaced(DomainName, Option<AgentId>),
+    /// Where a virtual server may be running besides.
+    MayBeOn(DomainName, Option<BTreeSet<AgentId>>),
     /// Of the RSG table.
     RealServer(AgentId, Option<RealServerRow>),
     /// Of the State table.
@@ -86,6 +88,7 @@ impl Edit {
             Edit::Suspend(place, _) => format!("suspend/{place}"),
             Edit::LiveMigration(place, _) => format!("live-migration/{place}"),
             Edit::Displaced(place, _) => format!("displaced/{place}"),
+            Edit::MayBeOn(vm, _) => format!("may-be-on/{vm}"),
             Edit::RealServer(host, _) => format!("real-server/{host}"),
             Edit::State(group, _) => format!("state/{group}"),
             Edit::Placement(vip, _) => format!("placement/{vip}"),
@@ -105,6 +108,7 @@ impl Edit {
             Edit::Operation(_, row) | Edit::Suspend(_, row) => row.is_none(),
             Edit::LiveMigration(_, row) => row.is_none(),
             Edit::Displaced(_, host) => host.is_none(),
+            Edit::MayBeOn(_, hosts) => hosts.is_none(),
             Edit::RealServer(_, row) => row.is_none(),
             Edit::State(_, row) => row.is_none(),
             Edit::Placement(_, row) => row.is_none(),
@@ -125,6 +129,7 @@ impl Edit {
             | Edit::Suspend(..)
             | Edit::LiveMigration(..)
             | Edit::Displaced(..)
+            | Edit::MayBeOn(..)
             | Edit::RealServer(..)
             | Edit::State(..)
             | Edit::Placement(..)
@@ -155,6 +160,7 @@ impl Shared {
             Edit::Suspend(place, row) => put(&mut tables.suspend, place, row),
             Edit::LiveMigration(place, row) => put(&mut tables.live_migration, place, row),
             Edit::Displaced(place, host) => put(&mut tables.displaced, place, host),
+            Edit::MayBeOn(vm, hosts) => put(&mut tables.may_be_on, vm, hosts),
             Edit::RealServer(host, row) => put(&mut tables.real_servers, host, row),
             Edit::State(group, row) => put(&mut tables.state, group, row),
             Edit::Placement(vip, vm) => put(&mut tables.placement, vip, vm),
@@ -206,6 +212,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Of tables that an earlier version wrote, or that lose their transition without its end: where each virtual server
+    /// may be that was being migrated.
+    pub fn doubt_migrations(&mut self) {
+        let steps = self.tables.transition.iter().flat_map(|row| &row.steps);
+        let moving = steps.filter(|(_, state)| matches!(state, StepState::Begun | StepState::UndoBegun));
+        for step in moving.map(|(step, _)| step.clone()).collect::<Vec<_>>() {
+            crate::whereabouts::doubt(&mut self.tables, &step);
+        }
+        crate::tidy::tidy(self);
+    }
+
     /// The edits that lead from here to there; none if nothing differs.
     #[must_use]
     pub fn edits_to(&self, next: &Shared) -> Vec<Edit> {
@@ -215,6 +232,7 @@ impl Shared {
         differing(&old.suspend, &new.suspend, |key, row| edits.push(Edit::Suspend(key, row)));
         differing(&old.live_migration, &new.live_migration, |key, row| edits.push(Edit::LiveMigration(key, row)));
         differing(&old.displaced, &new.displaced, |key, host| edits.push(Edit::Displaced(key, host)));
+        differing(&old.may_be_on, &new.may_be_on, |key, hosts| edits.push(Edit::MayBeOn(key, hosts)));
         differing(&old.real_servers, &new.real_servers, |key, row| edits.push(Edit::RealServer(key, row)));
         differing(&old.state, &new.state, |key, row| edits.push(Edit::State(key, row)));
         differing(&old.placement, &new.placement, |key, vm| edits.push(Edit::Placement(key, vm)));
@@ -233,6 +251,7 @@ impl Shared {
     /// any more by this ledger, and recoveries claim anew.
     #[must_use]
     pub(crate) fn restored(mut self) -> Self {
+        self.doubt_migrations();
         self.tables.transition = None;
         self.ended = None;
         self.recoveries.clear();

@@ -54,7 +54,7 @@ pub enum Signal {
         /// All its claims.
         claims: BTreeSet<Claim>,
     },
-    /// A virtual server was found, or started anew, on this real server.
+    /// A virtual server was found, or is to be started anew, on this real server.
     MovedTo {
         /// The asker's.
         term: Term,
@@ -62,6 +62,19 @@ pub enum Signal {
         vm: DomainName,
         /// Where.
         host: AgentId,
+        /// Where it is known not to run: its plug was pulled there.
+        not_on: BTreeSet<AgentId>,
+    },
+    /// Power saving has found a virtual server whose live migration it could not see the end of.
+    Found {
+        /// Which process.
+        by: String,
+        /// Which.
+        vm: DomainName,
+        /// Where.
+        host: AgentId,
+        /// Where it looked too, and it does not run.
+        not_on: BTreeSet<AgentId>,
     },
     /// Power saving is about to change the arrangement.
     BeginTransition {
@@ -127,6 +140,7 @@ impl Signal {
             | Signal::MovedTo { term, .. } => Some(*term),
             Signal::BeginTransition { .. }
             | Signal::TakeTransition { .. }
+            | Signal::Found { .. }
             | Signal::PutStep { .. }
             | Signal::EndTransition { .. } => None,
         }

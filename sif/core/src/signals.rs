@@ -57,7 +57,9 @@ fn edit(shared: &mut Shared, signal: Signal) -> Result<Option<u64>, Refusal> {
             recovery::verdict(shared, &place, recovered, &host).map(|()| None)
         }
         Signal::PutClaims { by, why, claims, .. } => recovery::claims(shared, by, why, claims).map(|()| None),
-        Signal::MovedTo { vm, host, .. } => recovery::moved_to(shared, &vm, &host).map(|()| None),
+        Signal::MovedTo { vm, host, not_on, .. } => recovery::moved_to(shared, &vm, &host, &not_on).map(|()| None),
+        // Who is for the log.
+        Signal::Found { vm, host, not_on, by: _ } => recovery::found(shared, &vm, &host, &not_on).map(|()| None),
         Signal::BeginTransition { by, generation, plan, steps, groups } => {
             transition::begin(shared, generation, transition::planned(by, plan, steps, groups)).map(Some)
         }

@@ -61,6 +61,17 @@ pub(crate) fn tidy(shared: &mut Shared) {
     let another = |place: &DomainName| places(tables).any(|(name, row)| name == place && row.vm != *place);
     tables.displaced = displaced.into_iter().filter(|(place, _)| another(place)).collect();
 
+    // Besides where it is; of one that is somewhere.
+    let mut doubts = std::mem::take(&mut tables.may_be_on);
+    doubts.retain(|vm, hosts| match tables.host_of(vm) {
+        Some(host) => {
+            hosts.remove(host);
+            !hosts.is_empty()
+        }
+        None => false,
+    });
+    tables.may_be_on = doubts;
+
     // Elsewhere than at home, on a virtual server that fills a place.
     let mut homes: BTreeMap<Vip, &DomainName> = BTreeMap::new();
     let mut known: BTreeSet<&DomainName> = BTreeSet::new();

@@ -3,6 +3,7 @@
 use crate::{
     DETAIL_LIMIT, Ended, Refusal, Shared,
     tidy::{asleep, held, holder, home, places},
+    whereabouts,
 };
 use kage_types::{
     AgentId, Claim, Condition, DomainName, GroupName, MigrationRow, OperationRow, Revision, StateRow, Step, StepState,
@@ -132,6 +133,14 @@ pub(crate) fn put_step(shared: &mut Shared, id: u64, by: &str, word: &StepWord) 
     match (old, state) {
         // Took effect already.
         (StepState::Done, StepState::Begun) | (StepState::Undone, StepState::UndoBegun) => return Ok(()),
+        // It may be done again, though a recovery has seen meanwhile to where it is.
+        (StepState::Begun | StepState::UndoBegun, state) if old == state => {
+            if whereabouts::settled(&shared.tables, &step) {
+                unclaimed(&shared.tables, &step)?;
+                whereabouts::doubt(&mut shared.tables, &step);
+            }
+            return Ok(());
+        }
         (old, state) if old == state => return Ok(()),
         (_, StepState::Planned) | (StepState::UndoBegun | StepState::Undone, StepState::Done) => {
             return Err(out_of_turn());
@@ -145,17 +154,24 @@ pub(crate) fn put_step(shared: &mut Shared, id: u64, by: &str, word: &StepWord) 
         (_, StepState::Done | StepState::Undone) => {}
     }
     own(shared, id, by)?.steps[index].1 = state;
+    let was_begun = old != StepState::Planned;
     match state {
         StepState::Planned => {}
-        StepState::Begun => begun(shared, &step, word),
+        StepState::Begun => {
+            begun(shared, &step, word);
+            whereabouts::doubt(&mut shared.tables, &step);
+        }
         StepState::Done => {
             begun(shared, &step, word);
-            done(shared, &step, word);
+            done(shared, &step, word, was_begun);
         }
-        StepState::UndoBegun => begun(shared, &step.inverse(), word),
+        StepState::UndoBegun => {
+            begun(shared, &step.inverse(), word);
+            whereabouts::doubt(&mut shared.tables, &step);
+        }
         StepState::Undone => {
             begun(shared, &step.inverse(), word);
-            done(shared, &step.inverse(), word);
+            done(shared, &step.inverse(), word, was_begun);
         }
     }
     Ok(())
@@ -166,7 +182,9 @@ fn unclaimed(tables: &Tables, step: &Step) -> Result<(), Refusal> {
     let on_board = |claim: &Claim| match (step, claim) {
         (Step::SuspendHost { host }, Claim::Vm(vm)) => {
             let filled = places(tables).any(|(place, row)| row.host == *host && (row.vm == *vm || place == vm));
-            filled || tables.displaced.get(vm) == Some(host)
+            filled
+                || tables.displaced.get(vm) == Some(host)
+                || tables.may_be_on.get(vm).is_some_and(|doubts| doubts.contains(host))
         }
         (
             Step::MoveVip { .. }
@@ -210,15 +228,21 @@ fn possible(tables: &Tables, step: &Step) -> Result<(), Refusal> {
             Ok(())
         }
         Step::Migrate { vm, from, to } => {
+            whereabouts::not_elsewhere(tables, vm, &[from, to])?;
             if asleep(tables, to) {
                 return not(format!("{to} is asleep"));
             }
             // A repetition after its end was lost.
             if is_on(vm, to).is_ok() { Ok(()) } else { is_on(vm, from) }
         }
-        Step::ResumeVm { vm, host } => is_on(vm, host),
+        // Resumed, it is started where it is off.
+        Step::ResumeVm { vm, host } => {
+            is_on(vm, host)?;
+            whereabouts::not_elsewhere(tables, vm, &[host])
+        }
         Step::SuspendVm { vm, host } => {
             is_on(vm, host)?;
+            whereabouts::not_elsewhere(tables, vm, &[host])?;
             match serves(vm) {
                 Some(vip) => not(format!("{vm} still serves {vip}")),
                 None => Ok(()),
@@ -226,6 +250,10 @@ fn possible(tables: &Tables, step: &Step) -> Result<(), Refusal> {
         }
         Step::SuspendHost { host } => {
             known(tables, host)?;
+            // Asleep, it could not be asked.
+            if let Some(vm) = whereabouts::perhaps_on(tables, host) {
+                return not(format!("{vm} may be on {host}: nobody has seen the end of its live migration"));
+            }
             for (_, row) in places(tables) {
                 if let Some((from, to)) = tables.migrating(&row.vm).filter(|(from, to)| [*from, *to].contains(&host)) {
                     return not(format!("{} is on its way from {from} to {to}", row.vm));
@@ -294,18 +322,10 @@ fn place(tables: &mut Tables, vip: Vip, to: &DomainName) {
 }
 
 /// It is done. Rows come back, or lose what they were copied for, in [`crate::tidy`].
-fn done(shared: &mut Shared, step: &Step, word: &StepWord) {
+fn done(shared: &mut Shared, step: &Step, word: &StepWord, was_begun: bool) {
     let tables = &mut shared.tables;
     match step {
-        Step::Migrate { vm, to, .. } => {
-            let Tables { operation, suspend, displaced, .. } = tables;
-            if let Some(at) = displaced.get_mut(vm) {
-                at.clone_from(to);
-            }
-            for row in operation.values_mut().chain(suspend.values_mut()).filter(|row| row.vm == *vm) {
-                row.host.clone_from(to);
-            }
-        }
+        Step::Migrate { vm, to, .. } => whereabouts::migrated(tables, vm, to, was_begun),
         Step::ResumeVm { vm, .. } => {
             let resumed = places(tables).filter(|(_, row)| row.vm == *vm).map(|(name, _)| name);
             for name in resumed {

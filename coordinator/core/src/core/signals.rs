@@ -21,8 +21,13 @@ pub(crate) enum Signal {
     TargetVerdict { place: DomainName, recovered: bool, host: AgentId },
     /// What this target's recovery needs; nothing: it is over.
     Claims { target: TargetName, why: String, claims: BTreeSet<Claim> },
-    /// A virtual server was found, or started anew, there.
-    MovedTo { vm: DomainName, host: AgentId },
+    /// A virtual server was found, or is to be started anew, there; and does not run on those.
+    MovedTo {
+        vm: DomainName,
+        host: AgentId,
+        #[serde(default)]
+        not_on: BTreeSet<AgentId>,
+    },
 }
 
 impl Signal {
@@ -49,7 +54,7 @@ impl Signal {
             Signal::FunctionRestored { place, backup, host } => Action::FunctionRestored { job, place, backup, host },
             Signal::TargetVerdict { place, recovered, host } => Action::TargetVerdict { job, place, recovered, host },
             Signal::Claims { target, why, claims } => Action::PutClaims { job, target, why, claims },
-            Signal::MovedTo { vm, host } => Action::MovedTo { job, vm, host },
+            Signal::MovedTo { vm, host, not_on } => Action::MovedTo { job, vm, host, not_on },
         }
     }
 }
@@ -134,6 +139,7 @@ impl Coordinator {
             let text = format!("SIF did not take a change of the shared tables: {}", describe(result));
             self.note(None, Severity::Warning, "signal-refused", text, actions);
         }
+        self.give_orders(now, actions);
         // Who waits for its signal looks again.
         for (name, _) in self.cluster.targets.iter().filter(|(_, target)| target.vm.is_some()) {
             if let Some(dbss) = self.targets.get_mut(name) {

@@ -68,10 +68,12 @@ impl Coordinator {
         self.where_is(vm).filter(|_| claimed)
     }
 
-    /// Where it may be running besides: the other end of a live migration that nobody has said the end of.
+    /// Where it may be running besides: the other end of a live migration that nobody has seen the end of, be the
+    /// transition that it was part of over or not.
     pub(crate) fn may_run_at(&self, vm: &DomainName, besides: &AgentId) -> Option<AgentId> {
-        let (from, to) = self.tables.as_ref()?.migrating(vm)?;
-        [from, to].into_iter().find(|host| *host != besides).cloned()
+        let tables = self.tables.as_ref()?;
+        let doubts = tables.may_be_on.get(vm)?;
+        doubts.iter().chain(tables.host_of(vm)).find(|host| *host != besides).cloned()
     }
 
     /// The real server that this target is on; of one that is no virtual server its machine.
@@ -218,6 +220,7 @@ impl Coordinator {
                 dbss.wake = now;
             }
         }
+        self.give_orders(now, actions);
     }
 
     /// After a new term, and a change of the configuration.

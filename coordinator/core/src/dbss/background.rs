@@ -168,6 +168,9 @@ impl Coordinator {
                 return self.stay_healthy(now, name, target, now, Waits::Steadiness, actions);
             }
             Background::Settling { .. } if !alive => self.away_again(now, name, target, actions),
+            Background::Settling { until, .. } if now >= *until && !connected && self.is_lost_sight_of(target) => {
+                self.waits_to_be_found(now, name, target, actions)
+            }
             Background::Settling { job, until, .. } if now >= *until => match job {
                 // It may be job 1 that was begun.
                 Job::Resumed if connected => return self.reboot_target(now, name, target, actions),

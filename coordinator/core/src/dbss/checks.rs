@@ -160,7 +160,7 @@ impl Coordinator {
             | TargetJob::Wake
             | TargetJob::LetGo(_)
             | TargetJob::Unfence
-            | TargetJob::Clear(..) => {
+            | TargetJob::Clear { .. } => {
                 let timeout = detection.ping_timeout;
                 let address = vip.filter(|_| look == Look::AtDouble).unwrap_or(target.address);
                 actions.push(Action::Ping { job, address, count: detection.ping_count, timeout });
@@ -185,7 +185,9 @@ impl Coordinator {
             TargetJob::Restart => self.restart_done(now, name, &result, actions),
             TargetJob::LetGo(index) => self.let_go_done(now, name, index, &result, actions),
             TargetJob::Unfence => self.unfence_done(now, name, &result, actions),
-            TargetJob::Clear(host, order) => self.cleared(now, name, &host, order, &result, actions),
+            TargetJob::Clear { other, host, order } => {
+                self.cleared(now, name, (&other, &host), order, &result, actions)
+            }
             TargetJob::Reboot | TargetJob::Wake => {
                 if result != JobResult::Done {
                     let text = format!("{what:?}: {}", describe(&result)).to_lowercase();
@@ -242,7 +244,7 @@ impl Coordinator {
             | TargetJob::Wake
             | TargetJob::LetGo(_)
             | TargetJob::Unfence
-            | TargetJob::Clear(..) => {}
+            | TargetJob::Clear { .. } => {}
         }
         if running.is_empty()
             && let Some(next) = queue.pop_front()

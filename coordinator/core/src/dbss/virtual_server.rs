@@ -123,9 +123,15 @@ impl Coordinator {
             self.tell_vm(name, domain, &host, order, actions);
             return true;
         };
+        // The operator has taken it out of the configuration: it is no more.
+        if !self.cluster.agents.contains_key(&other) {
+            self.tell_where(name, domain, (&other, &host), order);
+            return true;
+        }
         let text = format!("{domain} was on its way between {other} and {host}: it is switched off on {other} first");
         self.note(Some(name.clone()), Severity::Info, "switched-off", text, actions);
-        let job = self.job(JobFor::Target(name.clone(), TargetJob::Clear(host, order)));
+        let clear = TargetJob::Clear { other: other.clone(), host, order };
+        let job = self.job(JobFor::Target(name.clone(), clear));
         let command = AgentCommand::DestroyVm { domain: domain.clone() };
         actions.push(Action::Command { job, agent: other, command, timeout: VM_TIMEOUT });
         true
@@ -155,13 +161,70 @@ impl Coordinator {
         &mut self,
         now: Time,
         name: &TargetName,
-        host: &AgentId,
+        (other, host): (&AgentId, &AgentId),
         order: VmOrder,
         result: &JobResult,
         actions: &mut Vec<Action>,
     ) {
         let Some(domain) = self.cluster.targets.get(name).and_then(Target::domain).cloned() else { return };
-        let wanted = match (&self.dbss(name).mode, order) {
+        let place = self.where_to_start(&domain).filter(|_| *result == JobResult::Done);
+        // Whatever it was to be told next: it does not run there.
+        if place.as_ref() == Some(host) {
+            return self.tell_where(name, &domain, (other, host), order);
+        }
+        if !self.is_wanted(name, order) {
+            return;
+        }
+        // It had been found elsewhere meanwhile, be it there.
+        if place.is_some() && order != VmOrder::Reboot {
+            self.order_vm(name, &domain, VmOrder::Start, actions);
+            return;
+        }
+        if *result != JobResult::Done {
+            let text = format!("{domain} may still run elsewhere, and is not started: {}", describe(result));
+            self.note(Some(name.clone()), Severity::Warning, "command-failed", text, actions);
+        }
+        if order == VmOrder::Reboot {
+            self.reboot_failed(now, name);
+        }
+    }
+
+    /// SIF keeps that it does not run there. Once the tables show that, it is told what it was to be told: a successor, and
+    /// power saving that has looked too early, must not take it to be elsewhere when it runs here.
+    fn tell_where(
+        &mut self,
+        name: &TargetName,
+        domain: &DomainName,
+        (other, host): (&AgentId, &AgentId),
+        order: VmOrder,
+    ) {
+        let not_on = BTreeSet::from([other.clone()]);
+        self.signal(Signal::MovedTo { vm: domain.clone(), host: host.clone(), not_on });
+        self.dbss(name).order = Some(order);
+    }
+
+    /// What waited until the tables show that a virtual server runs nowhere else.
+    pub(crate) fn give_orders(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if !self.in_authority(now) {
+            return;
+        }
+        let waiting = |(name, dbss): (&TargetName, &Dbss)| Some((name.clone(), dbss.order?));
+        for (name, order) in self.targets.iter().filter_map(waiting).collect::<Vec<_>>() {
+            let Some(domain) = self.cluster.targets.get(&name).and_then(Target::domain).cloned() else { continue };
+            if !self.is_wanted(&name, order) {
+                self.dbss(&name).order = None;
+            } else if let Some(host) = self.where_to_start(&domain)
+                && self.may_run_at(&domain, &host).is_none()
+            {
+                self.dbss(&name).order = None;
+                self.tell_vm(&name, &domain, &host, order, actions);
+            }
+        }
+    }
+
+    /// Does it still wait for that?
+    fn is_wanted(&mut self, name: &TargetName, order: VmOrder) -> bool {
+        match (&self.dbss(name).mode, order) {
             (Mode::TargetServerRecovery { background }, VmOrder::Start | VmOrder::Reset) => {
                 matches!(background, Background::Waking { .. })
             }
@@ -178,19 +241,6 @@ impl Coordinator {
                 | Mode::Ended { .. },
                 VmOrder::Start | VmOrder::Reset | VmOrder::Reboot,
             ) => false,
-        };
-        if !wanted {
-            return;
-        }
-        if *result == JobResult::Done && self.where_to_start(&domain).as_ref() == Some(host) {
-            return self.tell_vm(name, &domain, host, order, actions);
-        }
-        if *result != JobResult::Done {
-            let text = format!("{domain} may still run elsewhere, and is not started: {}", describe(result));
-            self.note(Some(name.clone()), Severity::Warning, "command-failed", text, actions);
-        }
-        if order == VmOrder::Reboot {
-            self.reboot_failed(now, name);
         }
     }
 
@@ -219,7 +269,8 @@ impl Coordinator {
             return waits;
         }
         let other = self.may_run_at(domain, &target.agent);
-        if let Some(other) = other.filter(|other| !self.connected(now, other)) {
+        let is_away = |other: &AgentId| self.cluster.agents.contains_key(other) && !self.connected(now, other);
+        if let Some(other) = other.filter(is_away) {
             let text = format!(
                 "{domain} may be running on {other}, which is away: it is started on {} when it is off there for certain",
                 target.agent
@@ -234,6 +285,27 @@ impl Coordinator {
         let order = if attempt > 1 { VmOrder::Reset } else { VmOrder::Start };
         self.order_vm(name, domain, order, actions);
         Background::Waking { attempt, until: now + target.start_wait }
+    }
+
+    /// May it be on another real server than the tables have it on?
+    pub(crate) fn is_lost_sight_of(&self, target: &Target) -> bool {
+        target.domain().is_some_and(|domain| self.may_run_at(domain, &target.agent).is_some())
+    }
+
+    /// It answers, and its real server by the tables does not: it may be fine on the other one. Power saving looks for it.
+    pub(crate) fn waits_to_be_found(
+        &mut self,
+        now: Time,
+        name: &TargetName,
+        target: &Target,
+        actions: &mut Vec<Action>,
+    ) -> Background {
+        let text = format!(
+            "it answers, and {} is away: its live migration ended unseen, and it takes its place again when it is found",
+            target.agent
+        );
+        self.waits_for(name, text, actions);
+        Background::AwaitReboot { job: Job::Return, until: now + target.reboot_wait, left: true }
     }
 
     /// Why it is not started is said once.
@@ -259,7 +331,8 @@ impl Coordinator {
             let known = self.tables.as_ref().and_then(|tables| tables.host_of(&place));
             let host = self.host_of(target);
             if known.is_some_and(|known| *known != host) {
-                self.signal(Signal::MovedTo { vm: place.clone(), host });
+                // It has left the other, by its agent's word; that it does not go back there nobody knows.
+                self.signal(Signal::MovedTo { vm: place.clone(), host, not_on: BTreeSet::new() });
             }
             let (backup, host) = (target.backup.domain.clone(), target.backup.agent.clone());
             self.signal(Signal::FunctionRestored { place, backup, host });

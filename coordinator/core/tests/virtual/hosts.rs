@@ -151,6 +151,15 @@ impl Hosts {
     /// Another coordinator process, that knows what SIF knows.
     pub fn new_coordinator(&mut self) {
         let cluster = self.core.cluster().clone();
+        self.restart(cluster);
+    }
+
+    /// The same with another configuration.
+    pub fn restart_with(&mut self, config: &str) {
+        self.restart(Cluster::parse(config).unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    fn restart(&mut self, cluster: Cluster) {
         self.core = Coordinator::new(Time::from_millis(self.now), cluster);
         self.due.retain(|_, due| matches!(due, Due::Obey(..)));
         self.term(1);
@@ -218,6 +227,19 @@ impl Hosts {
             self.signal(end).unwrap();
         }
         self.run(50);
+    }
+
+    /// It ends the transition without a word on its step.
+    pub fn give_up(&mut self, id: u64) {
+        let (by, state) = ("pss".to_owned(), BTreeMap::new());
+        self.signal(sif::Signal::EndTransition { id, by, committed: false, state, why: String::new() }).unwrap();
+        self.run(50);
+    }
+
+    /// It has looked at both hosts.
+    pub fn found(&mut self, vm: &str, host: &str, not_on: &str) {
+        let not_on = [n(not_on)].into();
+        self.signal(sif::Signal::Found { by: "pss".to_owned(), vm: n(vm), host: n(host), not_on }).unwrap();
     }
 
     /// A live migration from begin to end, virtual IPs with it.
@@ -322,7 +344,10 @@ impl Hosts {
             Action::TargetVerdict { place, recovered, host, .. } => {
                 Some(format!("A5 {place}: {}@{host}", if *recovered { "recovered" } else { "down" }))
             }
-            Action::MovedTo { vm, host, .. } => Some(format!("moved {vm}@{host}")),
+            Action::MovedTo { vm, host, not_on, .. } => {
+                let not_on: Vec<String> = not_on.iter().map(|host| format!(", not on {host}")).collect();
+                Some(format!("moved {vm}@{host}{}", not_on.concat()))
+            }
             Action::PutClaims { target, claims, .. } => {
                 let claims: Vec<String> = claims.iter().map(ToString::to_string).collect();
                 Some(format!("claims of {target}: {}", claims.join(", ")))
@@ -493,7 +518,9 @@ impl Hosts {
             Action::PutClaims { job, target, why, claims } => {
                 self.told(job, sif::Signal::PutClaims { term, by: target.to_string(), why, claims });
             }
-            Action::MovedTo { job, vm, host } => self.told(job, sif::Signal::MovedTo { term, vm, host }),
+            Action::MovedTo { job, vm, host, not_on } => {
+                self.told(job, sif::Signal::MovedTo { term, vm, host, not_on });
+            }
             Action::RenewTerm { term } => {
                 let sent = Time::from_millis(self.now);
                 self.later(self.now + 10, Due::Event(Event::TermRenewed { term, sent, length: TERM }));

@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, time::Duration};
 /// A signal without answer is sent again after this.
 pub(super) const AGAIN: Duration = Duration::from_secs(2);
 /// Who was to end a job and did not within its time-out and this is taken to have timed out.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// A look at what is: somebody answers or not.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// Hosts whose agents are gone answer again within this, or others find out what became of them.
 pub(super) const FIND: Duration = Duration::from_secs(60);
 /// A host that wakes faster is given so long all the same: until it is reached again, the network, a connection that was

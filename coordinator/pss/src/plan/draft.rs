@@ -188,6 +188,7 @@ impl<'a> Draft<'a> {
                 other_vm.host != vm.host
                     && takes_memory(other_vm)
                     && !self.inventory.claimed_vm(other)
+                    && !self.inventory.doubted(other)
                     && host.is_some_and(|host| self.counts(&other_vm.host, host))
             })
         })

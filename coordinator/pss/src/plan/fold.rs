@@ -91,6 +91,9 @@ fn gather_one(
         if inventory.claimed_vm(member) || inventory.claimed_host(&vm.host) {
             return Err(GroupStays::Claimed(member.clone()));
         }
+        if inventory.doubted(member) {
+            return Err(GroupStays::Doubted(member.clone()));
+        }
         if vm.state == VmState::Stopped && !vm.home_vips.is_empty() {
             return Err(GroupStays::NotRunning(member.clone()));
         }
@@ -207,6 +210,9 @@ fn may_sleep(inventory: &Inventory, policy: &Policy, name: &AgentId, host: &Host
     }
     if inventory.claimed_host(name) {
         return Err(HostStays::Claimed);
+    }
+    if let Some(vm) = inventory.doubted_on(name) {
+        return Err(HostStays::Doubted(vm.clone()));
     }
     match host.wake {
         WakePath::Verified(_) => {}

@@ -20,6 +20,8 @@ pub enum HostStays {
     Pinned(String),
     /// Claimed, or something on it is.
     Claimed,
+    /// This may be running there.
+    Doubted(DomainName),
     /// Awake for too short a time; so much is missing.
     JustWoken(Duration),
     /// It has slept this often in 24 h.
@@ -102,6 +104,8 @@ pub enum GroupStays {
     NoBase,
     /// A member is claimed.
     Claimed(DomainName),
+    /// Where this member is nobody knows: its live migration ended unseen.
+    Doubted(DomainName),
     /// No member serves.
     NobodyServes,
     /// This member does not run.
@@ -250,6 +254,7 @@ impl fmt::Display for HostStays {
             HostStays::NoVerifiedWake => write!(f, "has no verified wake path"),
             HostStays::Pinned(why) => write!(f, "stays awake: {why}"),
             HostStays::Claimed => write!(f, "is needed for a recovery"),
+            HostStays::Doubted(vm) => write!(f, "stays awake: {vm} may be there, whose live migration ended unseen"),
             HostStays::JustWoken(left) => write!(f, "was woken lately: it stays awake for {} s more", left.as_secs()),
             HostStays::SleptEnough(times) => write!(f, "has gone to sleep {times} times in 24 h, no more"),
             HostStays::Serves(vm) => write!(f, "runs {vm}, which is in service"),
@@ -277,6 +282,7 @@ impl fmt::Display for GroupStays {
             GroupStays::BaseAway(base) => write!(f, "stays: its base server {base} is not awake and free"),
             GroupStays::NoBase => write!(f, "stays: no host can be its base server"),
             GroupStays::Claimed(vm) => write!(f, "stays: {vm} is part of a recovery"),
+            GroupStays::Doubted(vm) => write!(f, "stays: {vm} is looked for, as its live migration ended unseen"),
             GroupStays::NobodyServes => write!(f, "stays: no member holds a virtual IP"),
             GroupStays::NotRunning(vm) => write!(f, "stays: {vm} is not running"),
             GroupStays::Unmeasured(vm) => write!(f, "stays: {vm} can't be measured"),

@@ -99,6 +99,9 @@ impl Unfolder<'_> {
         if self.inventory.claimed_vm(member) || self.inventory.claimed_host(&vm.host) {
             return Err(stays(GroupStays::Claimed(member.clone())));
         }
+        if self.inventory.doubted(member) {
+            return Err(stays(GroupStays::Doubted(member.clone())));
+        }
         match vm.state {
             VmState::Running | VmState::Suspended => {}
             // Suspended on purpose, and then its host lost its power.

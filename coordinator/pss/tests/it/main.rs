@@ -9,6 +9,7 @@ mod policy;
 mod power;
 mod properties;
 mod resume;
+mod search;
 mod support;
 mod thesis;
 mod trouble;

@@ -106,6 +106,7 @@ pub fn thesis() -> Inventory {
         ]
         .into(),
         claims: BTreeSet::new(),
+        doubts: [].into(),
     }
 }
 
@@ -180,6 +181,7 @@ pub fn show(action: &Action) -> String {
                 Signal::StepDone { index, undo: false } => format!("step {index} done"),
                 Signal::StepDone { index, undo: true } => format!("step {index} undone"),
                 Signal::Committed { conditions, missing } => format!("committed {conditions:?}, missing {missing:?}"),
+                Signal::Found { vm, host, not_on } => format!("{vm} is on {host}, not on {not_on:?}"),
                 Signal::RolledBack { left, why, .. } => format!("rolled back, left {left:?}: {why}"),
             };
             format!("signal {}: {what}", id.0)
@@ -284,7 +286,7 @@ impl Lab {
                             self.truth.groups.get_mut(&name).expect("it is there").condition = condition;
                         }
                     }
-                    Signal::TransitionBegun { .. } => {}
+                    Signal::TransitionBegun { .. } | Signal::Found { .. } => {}
                 }
                 self.revision += 1;
                 self.event(Event::Recorded { id, revision: Revision(self.revision) });

@@ -36,6 +36,8 @@ pub struct Night {
     held: Vec<Input>,
     /// The ledger's changes are not pushed.
     lag: bool,
+    /// The ledger takes no step's intent.
+    refuses: bool,
 }
 
 impl Night {
@@ -58,6 +60,7 @@ impl Night {
             slow: false,
             held: Vec::new(),
             lag: false,
+            refuses: false,
         };
         night.input(Input::Inventory(Box::new(truth)));
         night
@@ -75,7 +78,10 @@ impl Night {
 
     pub fn input(&mut self, input: Input) {
         let mut queue = vec![input];
+        let mut steps = 0;
         while !queue.is_empty() {
+            steps += 1;
+            assert!(steps < 10_000, "round and round: {:?}", self.log.iter().rev().take(10).collect::<Vec<_>>());
             let mut actions = Vec::new();
             let input = queue.remove(0);
             self.pss.step(self.now, input, &mut actions);
@@ -92,6 +98,9 @@ impl Night {
 
     fn answer(&mut self, action: Action) -> Vec<Input> {
         match action {
+            Action::Signal { id, signal: Signal::StepBegun { .. } } if self.refuses => {
+                vec![Input::Execute(Event::Refused { id, why: "not as planned".into() })]
+            }
             Action::Signal { id, signal } => {
                 if let Signal::Committed { conditions, .. } | Signal::RolledBack { conditions, .. } = signal {
                     for (name, condition) in conditions {
@@ -409,4 +418,21 @@ fn nothing_is_planned_of_what_the_ledger_has_not_shown_yet() {
     night.seconds(300);
     assert_eq!(begun(&night), 1);
     assert!(night.report().contains("waiting for the ledger to show"), "{}", night.report());
+}
+
+#[test]
+fn a_way_up_of_which_nothing_can_be_begun_is_planned_anew_at_the_next_judgement_only() {
+    let mut night = Night::new(chapter_4());
+    night.all(10);
+    night.seconds(100);
+    assert_eq!(night.conditions(), [Condition::Light; 3]);
+    night.refuses = true;
+    night.all(45);
+    let before = begun(&night);
+    night.seconds(60);
+    assert!((before + 1..=before + 7).contains(&begun(&night)), "{}", begun(&night) - before);
+    assert_eq!(night.conditions(), [Condition::Light; 3]);
+    night.refuses = false;
+    night.seconds(20);
+    assert_eq!(night.conditions(), [Condition::Moderate; 3]);
 }

@@ -4,7 +4,8 @@ use kage_sif_core::{
     Action, Change, Core, Electorate, Event, Ledger, Refusal, Reply, Report, Request, RequestId, Shared, Signal,
 };
 use kage_types::{
-    AgentId, Claim, Condition, GroupName, OperationRow, Revision, StateRow, Step, StepState, Tables, Term, Vip,
+    AgentId, Claim, Condition, DomainName, GroupName, OperationRow, Revision, StateRow, Step, StepState, Tables, Term,
+    Vip,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -159,7 +160,27 @@ impl Desk {
     }
 
     pub fn moved(&mut self, vm: &str, host: &str) -> Result<(), Refusal> {
-        self.put(Signal::MovedTo { term: Term(1), vm: n(vm), host: n(host) })
+        self.put(Signal::MovedTo { term: Term(1), vm: n(vm), host: n(host), not_on: BTreeSet::new() })
+    }
+
+    /// A recovery has pulled its plug there.
+    pub fn cleared(&mut self, vm: &str, host: &str, not_on: &str) -> Result<(), Refusal> {
+        self.put(Signal::MovedTo { term: Term(1), vm: n(vm), host: n(host), not_on: [n(not_on)].into() })
+    }
+
+    /// Power saving has found it.
+    pub fn found(&mut self, vm: &str, host: &str, not_on: &str) -> Result<(), Refusal> {
+        self.put(Signal::Found { by: "pss".to_owned(), vm: n(vm), host: n(host), not_on: [n(not_on)].into() })
+    }
+
+    /// `vm@host, or there`.
+    pub fn doubts(&self) -> Vec<String> {
+        let tables = self.tables();
+        let row = |(vm, hosts): (&DomainName, &BTreeSet<AgentId>)| {
+            let others: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            format!("{vm}@{}, or {}", tables.host_of(vm).unwrap(), others.join(", "))
+        };
+        tables.may_be_on.iter().map(row).collect()
     }
 
     /// `vm@host` of a place in operation; `(vm@host)` of a suspended one.

@@ -8,3 +8,4 @@ mod problems;
 mod properties;
 mod recovery;
 mod transition;
+mod whereabouts;

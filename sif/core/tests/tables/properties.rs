@@ -33,6 +33,12 @@ enum Op {
     Moved {
         vm: usize,
         host: usize,
+        not_on: Option<usize>,
+    },
+    Found {
+        vm: usize,
+        host: usize,
+        not_on: usize,
     },
     Begin {
         steps: Vec<Step>,
@@ -98,7 +104,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0..6usize, any::<bool>(), 0..4usize)
             .prop_map(|(place, recovered, host)| Op::Verdict { place, recovered, host }),
         2 => (0..2usize, prop::collection::vec(claim(), 0..2)).prop_map(|(by, claims)| Op::Claim { by, claims }),
-        2 => (0..8usize, 0..4usize).prop_map(|(vm, host)| Op::Moved { vm, host }),
+        2 => (0..8usize, 0..4usize, prop::option::of(0..4usize))
+            .prop_map(|(vm, host, not_on)| Op::Moved { vm, host, not_on }),
+        2 => (0..8usize, 0..4usize, 0..4usize).prop_map(|(vm, host, not_on)| Op::Found { vm, host, not_on }),
         4 => steps().prop_map(|steps| Op::Begin { steps }),
         3 => (0..5usize, 0..5usize).prop_map(|(index, state)| Op::Put { index, state }),
         20 => (0..4usize, prop::bool::weighted(0.2)).prop_map(|(index, back)| Op::On { index, back }),
@@ -139,7 +147,13 @@ fn signal(op: Op, tables: &Tables, now_unix_ms: u64) -> Option<Signal> {
             let claims = claims.into_iter().collect();
             Signal::PutClaims { term, by: vm(by).to_owned(), why: "down".to_owned(), claims }
         }
-        Op::Moved { vm, host } => Signal::MovedTo { term, vm: name(vm), host: n(HOSTS[host]) },
+        Op::Moved { vm, host, not_on } => {
+            let not_on = not_on.map(|other| n(HOSTS[other])).into_iter().collect();
+            Signal::MovedTo { term, vm: name(vm), host: n(HOSTS[host]), not_on }
+        }
+        Op::Found { vm, host, not_on } => {
+            Signal::Found { by, vm: name(vm), host: n(HOSTS[host]), not_on: [n(HOSTS[not_on])].into() }
+        }
         Op::Begin { steps } => crate::desk::begin(tables.revision, &steps),
         Op::Put { index, state } => {
             Signal::PutStep { id, by, index, state: STATES[state], took_ms: Some(5), now_unix_ms }
@@ -197,9 +211,50 @@ fn holds(shared: &Shared) -> Result<(), TestCaseError> {
     for (_, row) in &all {
         prop_assert!(all.iter().all(|(_, other)| other.vm != row.vm || other.host == row.host), "{} is in two", row.vm);
     }
+    for (vm, hosts) in &shared.tables.may_be_on {
+        let at = shared.tables.host_of(vm);
+        prop_assert!(!hosts.is_empty() && at.is_some_and(|at| !hosts.contains(at)), "{vm}: {at:?} or {hosts:?}");
+    }
     prop_assert!(claims.iter().all(|(claim, row)| shared.recoveries[&row.by].claims.contains(claim)));
     prop_assert!(shared.recoveries.values().flat_map(|recovery| &recovery.claims).all(|c| claims.contains_key(c)));
     prop_assert_eq!(shared.check(), Ok(()));
+    Ok(())
+}
+
+/// Where a virtual server may be, before and after a signal: no end of a migration is forgotten but by evidence.
+fn doubts(before: &Tables, after: &Tables, signal: &Signal) -> Result<(), TestCaseError> {
+    let word = match signal {
+        Signal::PutStep { index, state, .. } => before.transition.as_ref().and_then(|row| {
+            let (step, _) = row.steps.get(*index)?;
+            match step {
+                Step::Migrate { vm, from, to } => Some((vm, from, to, *state)),
+                _ => None,
+            }
+        }),
+        _ => None,
+    };
+    if let Some((vm, from, to, StepState::Begun | StepState::UndoBegun)) = word
+        && before != after
+        && let Some(at) = after.host_of(vm)
+    {
+        let known = |host: &AgentId| host == at || after.may_be_on.get(vm).is_some_and(|hosts| hosts.contains(host));
+        prop_assert!(known(from) && known(to), "{vm} is on its way from {from} to {to}");
+    }
+    for (vm, hosts) in &before.may_be_on {
+        let Some(at) = after.host_of(vm) else { continue };
+        for host in hosts {
+            let still = host == at || after.may_be_on.get(vm).is_some_and(|hosts| hosts.contains(host));
+            let evidence = match signal {
+                Signal::MovedTo { vm: moved, not_on, .. } | Signal::Found { vm: moved, not_on, .. } => {
+                    moved == vm && not_on.contains(host)
+                }
+                _ => word.is_some_and(|(moved, _, _, state)| {
+                    moved == vm && matches!(state, StepState::Done | StepState::Undone)
+                }),
+            };
+            prop_assert!(still || evidence, "{vm} may still be on {host}: {signal:?}");
+        }
+    }
     Ok(())
 }
 
@@ -214,8 +269,9 @@ proptest! {
             let restore = matches!(op, Op::Restore);
             if let Some(signal) = signal(op, &before.tables, now) {
                 // Refused or not, and repeated: the desk sees to it that the second time is as the first.
-                let refused = desk.put(signal).is_err();
+                let refused = desk.put(signal.clone()).is_err();
                 prop_assert!(!refused || *desk.shared() == before, "a refusal changes nothing");
+                doubts(&before.tables, desk.tables(), &signal)?;
             }
             let shared = if restore { desk.core.ledger().clone().restored().shared } else { desk.shared().clone() };
             holds(&shared)?;

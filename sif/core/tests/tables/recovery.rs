@@ -72,7 +72,10 @@ fn signals_of_recoveries_need_the_term() {
     let stale = Refusal::StaleTerm { given: Term(0), current: Term(1) };
     assert_eq!(desk.put(arrangement(0)), Err(stale));
     let unknown = Refusal::UnknownTerm { given: Term(7), current: Term(1) };
-    assert_eq!(desk.put(Signal::MovedTo { term: Term(7), vm: n("mail1"), host: n("rs2") }), Err(unknown));
+    assert_eq!(
+        desk.put(Signal::MovedTo { term: Term(7), vm: n("mail1"), host: n("rs2"), not_on: [].into() }),
+        Err(unknown)
+    );
     let place = Refusal::Unknown { what: "place mailb".to_owned() };
     assert_eq!(desk.a4("mailb", "mail1"), Err(place.clone()));
     assert_eq!(desk.a5("mailb", true, "rs1"), Err(place.clone()));

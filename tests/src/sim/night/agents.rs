@@ -210,10 +210,16 @@ impl Night {
             return;
         }
         let process = self.machines.get(host).and_then(|machine| machine.agent);
-        let here = host.clone();
+        let (here, told) = (host.clone(), host.clone());
         let alive = move |night: &Night| {
-            night.answers(&here) && night.machines.get(&here).and_then(|machine| machine.agent) == process
+            night.is_on(&here) && night.machines.get(&here).and_then(|machine| machine.agent) == process
         };
+        // What it was told it does; only the answer needs the network.
+        let reply: Reply = Box::new(move |night, result| {
+            if night.answers(&told) {
+                reply(night, result);
+            }
+        });
         let takes = match &command {
             AgentCommand::ResumeVm { .. } => 100,
             AgentCommand::StartVm { .. } | AgentCommand::DestroyVm { .. } | AgentCommand::RebootVm { .. } => 500,
@@ -341,7 +347,7 @@ impl Night {
         if self.run_of(domain, from).is_none() {
             return reply(self, failed("it is not there"));
         }
-        if !self.is_on(to) {
+        if !self.is_reached(to) || !self.is_reached(from) {
             return reply(self, failed("the destination does not answer"));
         }
         self.say(format_args!("{domain} begins to leave {from} for {to}"));
@@ -351,21 +357,30 @@ impl Night {
         let (from, domain, to) = (from.clone(), domain.clone(), to.clone());
         self.after(MIGRATION, move |night| {
             let way = Some((from.clone(), to.clone()));
+            if night.arrived.remove(&domain) {
+                return reply(night, JobResult::Done);
+            }
             let ended = night.migrations.get(&domain).cloned() == way;
             if ended {
                 night.migrations.remove(&domain);
             }
             let there = night.is_on(&from) && night.is_on(&to) && (boots(night, &from), boots(night, &to)) == before;
-            let Some(run) = night.run_of(&domain, &from).filter(|_| ended && there) else {
+            if !ended || !there || !night.switch_over(&domain, &from, &to) {
                 return reply(night, failed("the live migration failed"));
-            };
-            if let Some(places) = night.vms.get_mut(&domain) {
-                places.remove(&from);
-                places.insert(to.clone(), run);
             }
-            night.say(format_args!("{domain} has switched over from {from} to {to}"));
-            night.let_go_of_vm(&from, &domain, "switched over to another host");
             reply(night, JobResult::Done);
         });
+    }
+
+    /// It gets time there and none here any more. False: it is not here.
+    pub(super) fn switch_over(&mut self, domain: &DomainName, from: &AgentId, to: &AgentId) -> bool {
+        let Some(run) = self.run_of(domain, from) else { return false };
+        if let Some(places) = self.vms.get_mut(domain) {
+            places.remove(from);
+            places.insert(to.clone(), run);
+        }
+        self.say(format_args!("{domain} has switched over from {from} to {to}"));
+        self.let_go_of_vm(from, domain, "switched over to another host");
+        true
     }
 }

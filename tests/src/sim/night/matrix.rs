@@ -15,6 +15,8 @@ const QUIET: u64 = 5;
 const BUSY: u64 = 60;
 /// A transition takes seconds; one with a failure in it, minutes.
 const SETTLED: Ms = 600_000;
+/// Longer than power saving looks for what it has left before it ends a transition.
+const CUT: Ms = 150_000;
 /// From the fault on, a virtual IP may be without an answer for so long.
 const DARK: Ms = 60_000;
 
@@ -30,6 +32,19 @@ pub enum Victim {
     Source,
     /// The host that everything is gathered on.
     Base,
+    /// The host that the step is about, or leads to: it is cut off from everybody but its storage, for some minutes. What
+    /// it runs runs on; a live migration from or to it fails.
+    CutHost,
+    /// The same of the host that a live migration leaves.
+    CutSource,
+    /// The same of the host that everything is gathered on.
+    CutBase,
+    /// The host that a live migration leads to is cut off just after the switch-over.
+    CutArrived,
+    /// The same, and the agent of the host that it leaves crashes before it could say so.
+    CutUnsaid,
+    /// The host that it leaves is cut off, before it could say so.
+    CutLeft,
     /// The agent of the host.
     Agent,
     /// kage-coordinator: both controllers.
@@ -41,11 +56,17 @@ pub enum Victim {
 }
 
 /// All of them.
-pub const VICTIMS: [Victim; 8] = [
+pub const VICTIMS: [Victim; 14] = [
     Victim::Vm,
     Victim::Host,
     Victim::Source,
     Victim::Base,
+    Victim::CutHost,
+    Victim::CutSource,
+    Victim::CutBase,
+    Victim::CutArrived,
+    Victim::CutUnsaid,
+    Victim::CutLeft,
     Victim::Agent,
     Victim::Coordinator,
     Victim::Saving,
@@ -166,6 +187,18 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>) -> bool {
             None => return false,
         },
         (Victim::Host, Some(host), _) => night.lose_power(&host, Some(60_000)),
+        (Victim::CutHost, Some(host), _) => return night.cut_off(&host, false, CUT),
+        (Victim::CutSource, _, Some(Step::Migrate { from, .. })) => return night.cut_off(from, false, CUT),
+        (Victim::CutBase, ..) => return base().is_some_and(|base| night.cut_off(&base, false, CUT)),
+        (Victim::CutArrived, _, Some(Step::Migrate { to, .. })) => return night.cut_off(to, true, CUT),
+        (Victim::CutUnsaid, _, Some(Step::Migrate { vm, from, to })) if night.migrations.contains_key(vm) => {
+            night.crash_agent(from, 2_000);
+            return night.cut_off(to, true, CUT);
+        }
+        (Victim::CutLeft, _, Some(Step::Migrate { from, .. })) => return night.cut_off(from, true, CUT),
+        (Victim::CutHost | Victim::CutSource | Victim::CutArrived | Victim::CutUnsaid | Victim::CutLeft, ..) => {
+            return false;
+        }
         (Victim::Agent, Some(host), _) if night.is_on(&host) => night.crash_agent(&host, 2_000),
         (Victim::Host, None, _) | (Victim::Agent, ..) => return false,
         (Victim::Coordinator, ..) => {
@@ -186,6 +219,12 @@ fn unsettled(night: &Night) -> Option<String> {
     }
     if let Some((claim, row)) = tables.claims.first_key_value() {
         return Some(format!("{claim} is claimed by {}", row.by));
+    }
+    if let Some((vm, hosts)) = tables.may_be_on.first_key_value() {
+        return Some(format!("{vm} may be on {hosts:?}"));
+    }
+    if let Some(host) = night.machines.iter().find(|(_, machine)| machine.cut).map(|(host, _)| host) {
+        return Some(format!("{host} is cut off"));
     }
     if let Some(vip) = night.held.keys().find(|vip| !night.served(**vip)) {
         return Some(format!("{vip} is served by nobody"));

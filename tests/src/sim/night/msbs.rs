@@ -221,7 +221,9 @@ impl Night {
             Action::PutClaims { job, target, why, claims } => {
                 self.signal(process, job, Signal::PutClaims { term, by: target.to_string(), why, claims });
             }
-            Action::MovedTo { job, vm, host } => self.signal(process, job, Signal::MovedTo { term, vm, host }),
+            Action::MovedTo { job, vm, host, not_on } => {
+                self.signal(process, job, Signal::MovedTo { term, vm, host, not_on });
+            }
             Action::Note(note) => {
                 let target = note.target.as_ref().map_or("-", TargetName::as_str);
                 self.say(format_args!("C {target} {}: {}", note.kind, note.text));
@@ -283,10 +285,10 @@ impl Night {
         }
         let guest = self.cluster.targets.values().find(|target| target.address == address).and_then(|it| it.domain());
         match guest {
-            Some(domain) => self.runs_on(domain).is_some(),
+            Some(domain) => self.runs_on(domain).is_some_and(|host| self.is_reached(host)),
             None => {
                 let named = self.cluster.agents.iter().find(|(_, machine)| machine.address.ip() == address);
-                named.is_some_and(|(name, _)| self.is_on(name))
+                named.is_some_and(|(name, _)| self.is_reached(name))
             }
         }
     }
@@ -296,6 +298,7 @@ impl Night {
             return self.served(*vip);
         }
         let guest = self.cluster.targets.values().find(|target| target.address == address).and_then(|it| it.domain());
-        guest.is_some_and(|domain| self.runs_on(domain).is_some_and(|host| self.serves(domain, host)))
+        let host = guest.and_then(|domain| Some((domain, self.runs_on(domain)?)));
+        host.is_some_and(|(domain, host)| self.is_reached(host) && self.serves(domain, host))
     }
 }

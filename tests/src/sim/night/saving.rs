@@ -371,6 +371,9 @@ impl Night {
             }
             Word::Committed { conditions, missing } => end(true, conditions, format!("{} missing", missing.len())),
             Word::RolledBack { conditions, why, .. } => end(false, conditions, why.clone()),
+            Word::Found { vm, host, not_on } => {
+                Signal::Found { by: by.clone(), vm: vm.clone(), host: host.clone(), not_on: not_on.clone() }
+            }
         };
         if let Signal::BeginTransition { steps, .. } = &signal {
             let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();

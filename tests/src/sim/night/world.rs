@@ -62,6 +62,8 @@ pub struct Machine {
     pub wakes: bool,
     /// Rises with each start.
     pub boots: u64,
+    /// It reaches nobody and nobody reaches it; its storage excepted.
+    pub cut: bool,
 }
 
 /// A virtual server in a machine's memory.
@@ -102,6 +104,8 @@ pub struct Night {
     pub vms: BTreeMap<DomainName, BTreeMap<AgentId, Run>>,
     /// Live migrations under way: from, to.
     pub migrations: BTreeMap<DomainName, (AgentId, AgentId)>,
+    /// Those that have switched over, and whose end is not told yet.
+    pub arrived: BTreeSet<DomainName>,
     /// Who may speak as what.
     pub held: BTreeMap<Vip, Vec<Held>>,
     /// The voters: no consent below, and when the last was given.
@@ -147,6 +151,7 @@ impl Night {
                 floors: BTreeMap::new(),
                 wakes: true,
                 boots: 1,
+                cut: false,
             };
             (name.clone(), machine)
         };
@@ -165,6 +170,7 @@ impl Night {
             machines: (1..).zip(cluster.agents.keys()).map(machine).collect(),
             vms,
             migrations: BTreeMap::new(),
+            arrived: BTreeSet::new(),
             held: cluster.vips().map(|(vip, _)| (vip, Vec::new())).collect(),
             barred: BTreeMap::new(),
             consented: BTreeMap::new(),
@@ -257,7 +263,12 @@ impl Night {
 
     /// Does its agent answer?
     pub fn answers(&self, host: &AgentId) -> bool {
-        self.machines.get(host).is_some_and(|machine| machine.power == Power::On && machine.agent.is_some())
+        self.is_reached(host) && self.machines.get(host).is_some_and(|machine| machine.agent.is_some())
+    }
+
+    /// Is it on, and not cut off?
+    pub fn is_reached(&self, host: &AgentId) -> bool {
+        self.machines.get(host).is_some_and(|machine| machine.power == Power::On && !machine.cut)
     }
 
     /// Has it power, and is it awake?
@@ -286,9 +297,9 @@ impl Night {
         held.until > self.now && self.machines.get(&held.host).is_some_and(|machine| machine.power != Power::Off)
     }
 
-    /// Who speaks as it now.
+    /// Who speaks as it now, and is heard.
     pub fn speaker(&self, vip: Vip) -> Option<&Held> {
-        self.held.get(&vip)?.iter().find(|held| self.is_open(held) && self.is_on(&held.host))
+        self.held.get(&vip)?.iter().find(|held| self.is_open(held) && self.is_reached(&held.host))
     }
 
     /// Do clients get an answer?
@@ -365,6 +376,36 @@ impl Night {
         self.stream_ends(host);
     }
 
+    /// It is cut off from everybody but its storage, for so long: what it runs goes on. With `arrived`, what is being
+    /// migrated from or to it has switched over just before; otherwise that fails. False: nothing is being migrated.
+    pub fn cut_off(&mut self, host: &AgentId, arrived: bool, length: Ms) -> bool {
+        let moving = |(_, (from, to)): &(&DomainName, &(AgentId, AgentId))| from == host || to == host;
+        let moving: Vec<_> = self.migrations.iter().filter(moving).map(|(vm, way)| (vm.clone(), way.clone())).collect();
+        if arrived && moving.is_empty() {
+            return false;
+        }
+        let Some(machine) = self.machines.get_mut(host) else { return false };
+        machine.cut = true;
+        self.say(format_args!("{host} is cut off"));
+        self.stream_ends(host);
+        for (domain, (from, to)) in moving {
+            self.migrations.remove(&domain);
+            if arrived {
+                self.switch_over(&domain, &from, &to);
+                self.arrived.insert(domain);
+            }
+        }
+        let host = host.clone();
+        self.after(length, move |night| {
+            if let Some(machine) = night.machines.get_mut(&host) {
+                machine.cut = false;
+            }
+            night.say(format_args!("{host} is reached again"));
+            night.stream_begins(&host);
+        });
+        true
+    }
+
     /// It boots, if it is off.
     pub fn power_on(&mut self, host: &AgentId) {
         let Some(machine) = self.machines.get(host).filter(|machine| machine.power == Power::Off) else { return };
@@ -401,7 +442,7 @@ impl Night {
 
     /// A magic packet.
     pub fn packet(&mut self, host: &AgentId) {
-        let Some(machine) = self.machines.get(host).filter(|machine| machine.wakes) else { return };
+        let Some(machine) = self.machines.get(host).filter(|machine| machine.wakes && !machine.cut) else { return };
         match machine.power {
             Power::On => {}
             Power::Off => self.power_on(host),

@@ -103,7 +103,7 @@ impl Teller {
                     TargetJob::Restart | TargetJob::Reboot | TargetJob::LetGo(_) => {
                         (Source::Agent(target.agent.to_string()), false)
                     }
-                    TargetJob::Clear(host, _) => (Source::Agent(host.to_string()), false),
+                    TargetJob::Clear { other, .. } => (Source::Agent(other.to_string()), false),
                     TargetJob::Wake if target.vm.is_some() => (Source::Agent(core.host_of(target).to_string()), false),
                     TargetJob::Wake => (Source::Agent(target.backup.agent.to_string()), false),
                     TargetJob::Unfence => (Source::Storage, false),
@@ -113,7 +113,7 @@ impl Teller {
                     TargetJob::Power(_) => power(result),
                     TargetJob::Restart => format!("restart: {}", describe(result)),
                     TargetJob::Reboot => format!("reboot: {}", describe(result)),
-                    TargetJob::Clear(..) => format!("it does not run elsewhere: {}", describe(result)),
+                    TargetJob::Clear { .. } => format!("it does not run elsewhere: {}", describe(result)),
                     TargetJob::Wake if target.vm.is_some() => format!("start: {}", describe(result)),
                     TargetJob::Wake => format!("magic packet: {}", describe(result)),
                     TargetJob::LetGo(_) => format!("its services are down: {}", describe(result)),

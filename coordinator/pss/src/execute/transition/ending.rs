@@ -35,7 +35,10 @@ impl Transition {
             Signal::Committed { missing, .. } => {
                 (Severity::Warning, Kind::Committed, format!("transition done but for {}", self.names(missing)))
             }
-            Signal::TransitionBegun { .. } | Signal::StepBegun { .. } | Signal::StepDone { .. } => return None,
+            Signal::TransitionBegun { .. }
+            | Signal::StepBegun { .. }
+            | Signal::StepDone { .. }
+            | Signal::Found { .. } => return None,
         };
         note(severity, kind, text, actions);
         Some((signal, outcome))
