@@ -199,17 +199,13 @@ impl Coordinator {
         self.enter(now, name, Mode::Regular { next, alarmed: false });
     }
 
-    fn at_backup(target: &Target) -> Owner {
-        Owner { agent: target.backup.agent.clone(), domain: Some(target.backup.domain.clone()) }
-    }
-
     fn all_settled_on(&self, target: &Target, owner: &Owner) -> bool {
         self.vips_of(target).iter().all(|vip| self.vips.get(vip).is_some_and(|state| state.settled_on(owner)))
     }
 
     fn move_all(&mut self, now: Time, target: &Target, to: &Owner, cause: Cause, planned: bool) {
         // Its backup server takes over whatever it held.
-        let over = *to == Self::at_backup(target);
+        let over = *to == self.at_backup(target);
         for vip in if over { self.vips_held_by(target) } else { self.vips_of(target) } {
             self.move_vip(now, vip, to.clone(), cause, planned);
         }

@@ -337,3 +337,23 @@ fn a_new_coordinator_tells_of_a_return_that_an_earlier_one_could_not() {
     assert!(hosts.tables().claims.is_empty(), "{:?}", hosts.tables().claims);
     assert_eq!((hosts.holder(111).as_str(), hosts.notes("arranged").len()), ("mail1@rs1", 0));
 }
+
+#[test]
+fn a_backup_server_that_has_moved_with_a_place_stands_in_from_where_it_is() {
+    let mut hosts = Hosts::new();
+    hosts.broken.insert(n("mail1"));
+    hosts.crash("mail1", false);
+    hosts.until(200_000, "given up", |hosts| hosts.mode("mail1") == "ended");
+    hosts.until(60_000, "A5", |hosts| hosts.tables().claims.is_empty());
+    let at = hosts.domains[&n::<DomainName>("mailb")].0.to_string();
+    hosts.live("mailb", &at, "rs3");
+    assert_eq!([111, 112].map(|last| hosts.holder(last)), ["mailb@rs3"; 2]);
+    // Resumed where it was once, it would run twice.
+    hosts.crash("mail2", true);
+    hosts.until(10_000, "A4", |hosts| hosts.place("mail2") == "mailb@rs3");
+    assert_eq!(hosts.holder(113), "mailb@rs3");
+    hosts.until(60_000, "back", |hosts| hosts.mode("mail2") == "regular");
+    hosts.run(10_000);
+    assert_eq!([111, 112].map(|last| hosts.holder(last)), ["mailb@rs3"; 2]);
+    assert_eq!(hosts.orders_about("mailb"), ["rs3: resume mailb"]);
+}

@@ -73,6 +73,19 @@ impl Coordinator {
         host.unwrap_or_else(|| target.agent.clone())
     }
 
+    /// Where this target's backup server is: of a virtual server not always where it is configured, as it may have moved
+    /// with the place that it fills.
+    #[must_use]
+    pub fn double_host(&self, target: &Target) -> AgentId {
+        let known = target.domain().and_then(|_| self.where_is(&target.backup.domain));
+        known.unwrap_or_else(|| target.backup.agent.clone())
+    }
+
+    /// Who owns this target's virtual IPs while its backup server stands in.
+    pub(crate) fn at_backup(&self, target: &Target) -> Owner {
+        Owner { agent: self.double_host(target), domain: Some(target.backup.domain.clone()) }
+    }
+
     /// What fails together with this machine. The agent inside a virtual server goes with the real server that it is on.
     pub(super) fn failure_domain<'a>(&'a self, agent: &AgentId, machine: &'a Machine) -> &'a str {
         let around = |target: &&Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
@@ -83,7 +96,7 @@ impl Coordinator {
 
     /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?
     pub(crate) fn concerns(&self, target: &Target, agent: &AgentId) -> bool {
-        self.host_of(target) == *agent || target.inner_agent() == Some(agent) || target.backup.agent == *agent
+        self.host_of(target) == *agent || target.inner_agent() == Some(agent) || self.double_host(target) == *agent
     }
 
     /// Who owns this target's virtual IPs while it serves itself.

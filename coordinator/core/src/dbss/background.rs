@@ -327,7 +327,7 @@ impl Coordinator {
         let text = format!("the target is down: Wake-on-LAN to {mac} (attempt {attempt})");
         self.note(Some(name.clone()), Severity::Info, "waking", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "waking".into(), detail: mac.clone() });
-        let mut from: Vec<AgentId> = vec![target.backup.agent.clone()];
+        let mut from: Vec<AgentId> = vec![self.double_host(target)];
         from.extend(self.cluster.voters().filter(|voter| self.connected(now, voter)).take(1).cloned());
         for agent in from {
             let job = self.job(JobFor::Target(name.clone(), TargetJob::Wake));

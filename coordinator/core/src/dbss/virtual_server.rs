@@ -248,7 +248,7 @@ impl Coordinator {
     pub(crate) fn claim(&mut self, name: &TargetName, target: &Target, why: &str) {
         let Some(domain) = target.domain() else { return };
         let mut claims: BTreeSet<Claim> = self.vips_at_stake(target).into_iter().map(Claim::Vip).collect();
-        claims.insert(Claim::Host(target.backup.agent.clone()));
+        claims.insert(Claim::Host(self.double_host(target)));
         claims.insert(Claim::Vm(domain.clone()));
         self.signal(Signal::Claims { target: name.clone(), why: why.to_owned(), claims });
     }
@@ -261,7 +261,7 @@ impl Coordinator {
             if known.is_some_and(|known| *known != host) {
                 self.signal(Signal::MovedTo { vm: place.clone(), host });
             }
-            let (backup, host) = (target.backup.domain.clone(), target.backup.agent.clone());
+            let (backup, host) = (target.backup.domain.clone(), self.double_host(target));
             self.signal(Signal::FunctionRestored { place, backup, host });
         }
     }
@@ -269,7 +269,7 @@ impl Coordinator {
     /// A5. The recovery is over either way.
     pub(crate) fn verdict(&mut self, name: &TargetName, target: &Target, recovered: bool) {
         let Some(place) = target.domain().cloned() else { return };
-        let host = if recovered { self.host_of(target) } else { target.backup.agent.clone() };
+        let host = if recovered { self.host_of(target) } else { self.double_host(target) };
         self.signal(Signal::TargetVerdict { place, recovered, host });
         self.unclaim(name, target);
     }
