@@ -26,7 +26,7 @@ mod virtual_server;
 
 pub(crate) use trouble::unfenced;
 
-use budget::Budgets;
+pub(crate) use budget::Budgets;
 use checks::{Look, Round, Seen};
 use mode::{Background, Job, Mode, ServiceStep, Waits, Why};
 
@@ -224,7 +224,7 @@ impl Coordinator {
         self.started + wait / 2
     }
 
-    fn connected(&self, now: Time, agent: &AgentId) -> bool {
+    pub(crate) fn connected(&self, now: Time, agent: &AgentId) -> bool {
         let heard = self.agents.get(agent).is_some_and(|view| view.alive.is_some());
         heard && self.silent(now, agent) <= self.silence_limit()
     }
@@ -245,6 +245,7 @@ impl Coordinator {
         if target.vm.is_some() && self.tables.is_none() {
             return self.wake_at(name, now + self.cluster.timing.renewal);
         }
+        self.stand_in_found(now, name, target, self.given_up.contains_key(name));
         let home = self.home_owner(target);
         let vips = self.vips_of(target);
         let owned: Vec<_> = vips
@@ -258,7 +259,8 @@ impl Coordinator {
             .collect();
         if owned.len() == vips.len() && !vips.is_empty() && owned.iter().all(|(at_home, _)| !at_home) {
             // A recovery that an earlier coordinator began: go on from there.
-            if let Some(why) = self.given_up.remove(name) {
+            let leaving = self.was_leaving(name, target).then(|| "it is beyond repair".to_owned());
+            if let Some(why) = self.given_up.remove(name).or(leaving) {
                 return self.enter(now, name, Mode::Ended { why });
             }
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
@@ -275,7 +277,7 @@ impl Coordinator {
             let cause = if owned.is_empty() { Cause::First } else { Cause::Failback };
             self.move_all(now, target, &home, cause, false);
         }
-        self.tell_its_return(name, target);
+        self.tell_its_return(now, name, target);
         self.enter_regular(now, name);
     }
 

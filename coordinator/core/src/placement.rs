@@ -5,6 +5,7 @@ use crate::{
     core::{Coordinator, JobFor, VipJob, VipView},
     event::{Action, AgentCommand, Cause, JobId, JobResult, Severity, VipRow},
     sabotage::Sabotage,
+    stand_in::Resume,
 };
 use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip, whole_millis};
 use serde::{Deserialize, Serialize};
@@ -296,6 +297,11 @@ impl VipState {
         self.secured && self.moving.is_none()
     }
 
+    /// Has its owner, though it asks, not asked for it for so long?
+    pub fn is_missing(&self, now: Time, length: Duration) -> bool {
+        self.missing_since.is_some_and(|since| now.since(since) >= length)
+    }
+
     /// Is it where it should be, with nothing under way?
     pub fn settled_on(&self, owner: &Owner) -> bool {
         self.moving.is_none()
@@ -575,13 +581,14 @@ impl Coordinator {
         }
         let alone = writers.is_none() || unproven || (moving.clear && self.others_clear(vip, state, moving));
 
-        let resumes = self.is_to_be_resumed(moving.cause, &to);
+        let may = self.may_resume(&to);
+        let resumes = self.is_to_be_resumed(moving.cause, &to) && may != Resume::Needless;
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };
         if let (Some(domain), true) = (
             to.domain.as_ref().filter(|_| resumes),
-            one_writer && alone && securing.vm.due(now) && !self.pausing.contains_key(&to),
+            one_writer && alone && may == Resume::Yes && securing.vm.due(now) && !self.pausing.contains_key(&to),
         ) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);

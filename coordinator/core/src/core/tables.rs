@@ -44,7 +44,10 @@ impl Coordinator {
     }
 
     /// Where this virtual server is: from the moment of its switch-over on where it migrates to.
-    fn where_is(&self, vm: &DomainName) -> Option<AgentId> {
+    pub(crate) fn where_is(&self, vm: &DomainName) -> Option<AgentId> {
+        if let Some(at) = self.stand_in_at(vm) {
+            return Some(at.clone());
+        }
         let tables = self.tables.as_ref()?;
         if let (Some((from, to)), Some(switched)) = (tables.migrating(vm), self.switched.get(vm)) {
             // It has left one of the two, so it is on the other; a migration that is taken back has them the other way.
@@ -204,6 +207,7 @@ impl Coordinator {
                 dbss.wake = now;
             }
         }
+        self.stand_ins.values_mut().for_each(|stand_in| stand_in.wake = now);
     }
 
     /// After a new term, and a change of the configuration.
@@ -229,8 +233,10 @@ impl Coordinator {
         }
         let row = state.row.as_ref().filter(|row| row.owner == *agent && row.epoch == ask.epoch);
         let Some(vm) = row.and_then(|row| row.domain.clone()) else { return };
-        let explained = self.tables.as_ref().is_some_and(|tables| tables.migrating(&vm).is_some());
-        self.switched.insert(vm, Switched { from: agent.clone(), at: now, explained });
+        if !self.stand_in_left(now, agent, &vm) {
+            let explained = self.tables.as_ref().is_some_and(|tables| tables.migrating(&vm).is_some());
+            self.switched.insert(vm, Switched { from: agent.clone(), at: now, explained });
+        }
         self.follow = true;
         if let Some(to) = self.wanted_owner(ask.vip)
             && to.agent != *agent
@@ -247,6 +253,10 @@ impl Coordinator {
         // What a takeover, an operator or a way back has begun is theirs.
         if state.moving.as_ref().is_some_and(|moving| moving.cause != Cause::Arranged && moving.from.is_some()) {
             return false;
+        }
+        // It goes with the backup server that holds it, wherever that has gone: no recovery minds.
+        if row.domain == to.domain && to.domain.as_ref().is_some_and(|domain| self.stands_in(domain)) {
+            return true;
         }
         let backs = |target: &Target| row.domain.as_ref() == Some(&target.backup.domain);
         let fills = |domain: &DomainName| self.tables.as_ref().is_some_and(|tables| tables.place_of(domain).is_some());

@@ -89,10 +89,10 @@ impl Coordinator {
         let text = format!("{why}: the backup keeps serving; repair it, then `kagectl failback {name}`");
         self.note(Some(name.clone()), Severity::Alert, "down", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "down".into(), detail: why.clone() });
-        if let Some(target) = self.cluster.targets.get(name).cloned() {
-            self.verdict(name, &target, false);
-        }
         self.enter(now, name, Mode::Ended { why });
+        if let Some(target) = self.cluster.targets.get(name).cloned() {
+            self.beyond_repair(now, name, &target, actions);
+        }
     }
 
     pub(crate) fn target_server_recovery(

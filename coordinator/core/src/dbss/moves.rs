@@ -120,6 +120,10 @@ impl Coordinator {
     /// Its last VIP has left: the double sleeps again.
     pub(crate) fn suspend_double(&mut self, target: &Target, name: &TargetName, actions: &mut Vec<Action>) {
         let backup = self.at_backup(target);
+        // One that is supervised itself goes home before it sleeps.
+        if self.stands_in(&target.backup.domain) {
+            return;
+        }
         if !self.wanted(&backup) {
             self.pause(&backup, name, actions);
         }

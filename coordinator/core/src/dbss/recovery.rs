@@ -157,6 +157,8 @@ impl Coordinator {
                 let text = "its double is gone and it is healthy: going back at once".to_owned();
                 self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
                 self.begin_return(now, &name, &target, Cause::Failback, actions);
+            } else if self.stands_in(domain) {
+                self.stand_in_crashed(now, domain, detail, actions);
             } else {
                 // Also what it took over with the target, and is of others.
                 let vips = self.vips_of(&target);
@@ -267,7 +269,7 @@ impl Coordinator {
             let text = format!("the target serves again (moved back within {:?})", whole_millis(took));
             self.note(Some(name.clone()), Severity::Info, "regular", text, actions);
             actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
-            self.verdict(name, target, true);
+            self.verdict(now, name, target, true);
             self.suspend_double(target, name, actions);
             return self.enter_regular(now, name);
         }

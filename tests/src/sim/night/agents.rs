@@ -223,6 +223,7 @@ impl Night {
             | AgentCommand::Release { .. }
             | AgentCommand::PauseVm { .. }
             | AgentCommand::MigrateVm { .. }
+            | AgentCommand::FindVm { .. }
             | AgentCommand::RestartService { .. }
             | AgentCommand::Reboot
             | AgentCommand::Wake { .. } => 5,
@@ -279,6 +280,10 @@ impl Night {
                 Some(_) => self.set(host, &domain, Run::Runs(self.now + GUEST_BOOT)),
                 None => failed("it is not there"),
             },
+            AgentCommand::FindVm { domain } => {
+                let arrives = self.migrations.get(&domain).is_some_and(|(_, to)| to == host);
+                if self.run_of(&domain, host).is_some() || arrives { JobResult::Done } else { failed("it is not there") }
+            }
             AgentCommand::MigrateVm { domain, to } => return self.migrate(host, &domain, &to, reply),
             AgentCommand::Wake { mac } => {
                 let named = self.cluster.agents.iter().find(|(_, machine)| machine.mac.as_ref() == Some(&mac));
