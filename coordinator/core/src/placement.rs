@@ -151,6 +151,11 @@ pub(crate) struct Move {
 }
 
 impl Move {
+    /// Is nothing left to wait for but its new owner?
+    pub fn is_told(&self) -> bool {
+        matches!(self.stage, Stage::Holding { .. })
+    }
+
     /// Its owner's power reads off (rule 5b): what was granted and consented to before that is gone with its kernel. Of
     /// consents this says enough once a majority is barred.
     pub fn proved(&self, last_grant: Option<Time>) -> bool {
@@ -361,9 +366,14 @@ impl Coordinator {
         }
     }
 
-    /// Its owner lost what it served with: moved to the same owner, under a new epoch.
+    /// Its owner lost what it served with: moved to the same owner, under a new epoch. One that is told again to hold the
+    /// old one would be so in vain.
     pub(crate) fn serve_anew(&mut self, now: Time, vip: Vip, owner: Owner) {
-        if let Some(state) = self.vips.get_mut(&vip).filter(|state| state.settled_on(&owner)) {
+        let again = |state: &VipState| {
+            let told = |moving: &Move| moving.to == owner && moving.from.is_none() && state.row.is_some();
+            state.settled_on(&owner) || state.moving.as_ref().is_some_and(told)
+        };
+        if let Some(state) = self.vips.get_mut(&vip).filter(|state| again(state)) {
             let cause = state.row.as_ref().map_or(Cause::Takeover, |row| row.cause);
             state.begin_move(now, owner, cause, false);
         }

@@ -393,10 +393,17 @@ impl Coordinator {
     }
 
     /// Why nothing happens yet is said once.
-    fn say_once(&mut self, domain: &DomainName, kind: &str, text: String, actions: &mut Vec<Action>) {
+    fn say_once(
+        &mut self,
+        domain: &DomainName,
+        severity: Severity,
+        kind: &str,
+        text: String,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(stand) = self.stand_ins.get_mut(domain) else { return };
         if stand.said.replace(text.clone()).as_ref() != Some(&text) {
-            self.note_stand_in(domain, Severity::Warning, kind, text, actions);
+            self.note_stand_in(domain, severity, kind, text, actions);
         }
     }
 

@@ -125,13 +125,11 @@ impl Coordinator {
         let detection = self.cluster.detection;
         for vip in self.vips_of_stand_in(domain) {
             let Some(state) = self.vips.get(&vip) else { continue };
-            let told_again = state.moving.as_ref().is_some_and(|moving| moving.to == *owner);
-            // Another takes it over, or it is to follow it here.
-            if state.moving.is_some() && !told_again || !told_again && !state.settled_on(owner) {
-                continue;
-            }
-            if told_again || !state.held {
+            // Told to hold it, and it is not opened. What else it waits for is nothing of its own.
+            if state.moving.as_ref().is_some_and(|moving| moving.to == *owner && moving.is_told()) {
                 round.bad.get_or_insert_with(|| format!("{vip} is not open"));
+            }
+            if !state.held || !state.settled_on(owner) {
                 continue;
             }
             let services = self.cluster.targets.get(&state.target).map(|target| target.services.clone());
@@ -203,7 +201,7 @@ impl Coordinator {
         self.say_trouble(domain, &owner, actions);
         if !self.connected(now, &owner.agent) {
             let text = format!("{domain} is started anew when its real server {} is back", owner.agent);
-            return self.say_once(domain, "double-trouble", text, actions);
+            return self.say_once(domain, Severity::Warning, "double-trouble", text, actions);
         }
         if self.hold_back(&by, Act::Reboot, "its backup server is in trouble", actions) {
             return;

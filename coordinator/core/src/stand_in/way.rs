@@ -65,7 +65,7 @@ impl Coordinator {
         }
         if let Some(why) = self.not_yet(now, domain, &way) {
             let text = format!("{domain} goes from {} to {} later: {why}", way.from, way.to);
-            self.say_once(domain, "double-leaves", text, actions);
+            self.say_once(domain, Severity::Warning, "double-leaves", text, actions);
             return self.wake_stand_in(domain, again);
         }
         // Not ready for reasons that pass by themselves: the answer to a signal, a move under way.
@@ -275,7 +275,7 @@ impl Coordinator {
         if !stayed && !agreed {
             if !all {
                 let text = format!("where {domain} is, is not known: {} does not answer", silent.join(", "));
-                self.say_once(domain, "double-sought", text, actions);
+                self.say_once(domain, Severity::Warning, "double-sought", text, actions);
             }
             return self.wake_stand_in(domain, next);
         }

@@ -252,6 +252,13 @@ impl Night {
                 JobResult::Done
             }
             AgentCommand::ProbeVip { .. } => JobResult::Answered(None),
+            AgentCommand::ResumeVm { domain }
+            | AgentCommand::StartVm { domain }
+            | AgentCommand::RebootVm { domain, .. }
+                if self.broken.contains(&domain) =>
+            {
+                failed("its disk is damaged")
+            }
             // One that is off is started.
             AgentCommand::ResumeVm { domain } => match self.run_of(&domain, host) {
                 Some(Run::Runs(_)) => JobResult::Done,
@@ -282,7 +289,11 @@ impl Night {
             },
             AgentCommand::FindVm { domain } => {
                 let arrives = self.migrations.get(&domain).is_some_and(|(_, to)| to == host);
-                if self.run_of(&domain, host).is_some() || arrives { JobResult::Done } else { failed("it is not there") }
+                if self.run_of(&domain, host).is_some() || arrives {
+                    JobResult::Done
+                } else {
+                    failed("it is not there")
+                }
             }
             AgentCommand::MigrateVm { domain, to } => return self.migrate(host, &domain, &to, reply),
             AgentCommand::Wake { mac } => {
