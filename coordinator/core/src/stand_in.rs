@@ -109,10 +109,11 @@ impl StandIn {
     /// What is claimed for it.
     fn claims(&self, domain: &DomainName) -> BTreeSet<Claim> {
         let mut hosts: BTreeSet<AgentId> = match &self.stage {
-            Stage::Serving { .. } => return BTreeSet::new(),
+            // Until the tables say where it is.
+            Stage::Serving { .. } if self.at.is_none() => return BTreeSet::new(),
             Stage::Leaving { way, .. } | Stage::Migrating { way, .. } => [way.from.clone(), way.to.clone()].into(),
             Stage::Looking { hosts, .. } => hosts.clone(),
-            Stage::Curing { .. } => BTreeSet::new(),
+            Stage::Serving { .. } | Stage::Curing { .. } => BTreeSet::new(),
         };
         hosts.extend(self.at.clone());
         hosts.into_iter().map(Claim::Host).chain([Claim::Vm(domain.clone())]).collect()
@@ -245,6 +246,11 @@ impl Coordinator {
             return;
         }
         let (at, home) = (self.double_host(target), target.backup.agent.clone());
+        let holds = |state: &crate::placement::VipState| {
+            let row = state.row.as_ref().filter(|row| row.domain.as_ref() == Some(&domain))?;
+            (row.owner != at).then(|| row.owner.clone())
+        };
+        let astray: BTreeSet<AgentId> = self.vips.values().filter_map(holds).collect();
         let claimed = tables.claims.get(&Claim::Vm(domain.clone())).map(|row| row.by.clone());
         if let Some(by) = claimed {
             let of_it = |(claim, row): (&Claim, &kage_types::ClaimRow)| match claim {
@@ -256,7 +262,12 @@ impl Coordinator {
             let by = by.parse().unwrap_or_else(|_| name.clone());
             let stage = Stage::looking(now, hosts, None, 0);
             self.stand_ins.insert(domain, StandIn::new(now, by, Some(at), stage));
-        } else if given_up || at != home {
+        } else if !astray.is_empty() {
+            // What holds a virtual IP elsewhere than the tables say has moved since.
+            let hosts = astray.into_iter().chain([at.clone(), home]).collect();
+            let stage = Stage::looking(now, hosts, None, 0);
+            self.stand_ins.insert(domain, StandIn::new(now, name.clone(), Some(at), stage));
+        } else if given_up && self.wanted(&self.at_backup(target)) || at != home {
             self.stand_ins.insert(domain, StandIn::new(now, name.clone(), None, StandIn::serving(now)));
         }
     }
@@ -269,26 +280,29 @@ impl Coordinator {
     }
 
     /// Its target serves again, and SIF is about to forget where it is: that is claimed before.
-    pub(crate) fn keep_sight_of_double(&mut self, now: Time, name: &TargetName, target: &Target) {
+    /// True: it is, in the name of this target, whose other claims are over.
+    pub(crate) fn keep_sight_of_double(&mut self, now: Time, name: &TargetName, target: &Target) -> bool {
         let domain = &target.backup.domain;
-        let (Some(owner), true) = (self.owner_of_stand_in(domain), self.stands_in(domain)) else { return };
-        if self.wanted(&owner) {
-            return;
-        }
-        let serving = self.stand_ins.get(domain).is_some_and(|stand| matches!(stand.stage, Stage::Serving { .. }));
-        if !serving {
-            return;
-        }
+        let (Some(owner), true) = (self.owner_of_stand_in(domain), self.stands_in(domain)) else { return false };
+        let certain = |stand: &StandIn| matches!(stand.stage, Stage::Serving { .. } | Stage::Curing { .. });
         let moved = self.tables.as_ref().and_then(|tables| tables.migrating(domain));
-        let Some((from, to)) = moved.map(|(from, to)| (from.clone(), to.clone())) else {
-            return self.go_home(now, domain, name.clone(), owner.agent);
-        };
-        // Power saving moves it: where it ends up nobody will say.
-        let hosts = [from, to, owner.agent.clone()].into_iter().chain(self.home_of(domain)).collect();
-        if let Some(stand) = self.stand_ins.get_mut(domain) {
-            (stand.by, stand.at) = (name.clone(), Some(owner.agent));
+        let moved = moved.map(|(from, to)| (from.clone(), to.clone()));
+        let wanted = self.wanted(&owner);
+        if let Some(stand) = self.stand_ins.get_mut(domain).filter(|stand| certain(stand)) {
+            (stand.by, stand.at) = (name.clone(), Some(owner.agent.clone()));
+            if let Some((from, to)) = moved {
+                // Power saving moves it: where it ends up nobody will say.
+                let hosts = [from, to, owner.agent].into_iter().chain(self.home_of(domain)).collect();
+                self.enter_stage(now, domain, Stage::looking(now, hosts, None, 0));
+            } else if !wanted {
+                self.go_home(now, domain, name.clone(), owner.agent);
+            }
         }
-        self.enter_stage(now, domain, Stage::looking(now, hosts, None, 0));
+        let kept = self.stand_ins.get(domain).is_some_and(|stand| stand.by == *name);
+        if kept {
+            self.put_claims(name, "", BTreeSet::new());
+        }
+        kept
     }
 
     // ---- claims ----

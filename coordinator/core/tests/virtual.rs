@@ -158,8 +158,8 @@ fn one_whose_restarts_do_not_help_is_reset_where_it_is_and_given_up_there() {
     hosts.until(60_000, "given up", |hosts| hosts.mode("mail1") == "ended");
     hosts.run(10_000);
     let told = hosts.signals();
-    let ended = told.iter().rev().take(2).rev().collect::<Vec<_>>();
-    assert_eq!(ended, ["A5 mail1: down@mgmt", "claims of mail1: "]);
+    assert!(told.contains(&"A5 mail1: down@mgmt".to_owned()), "{told:?}");
+    assert_eq!(told.last().unwrap(), "claims of mail1: ");
     assert_eq!((hosts.holder(111).as_str(), hosts.place("mail1").as_str()), ("mailb@mgmt", "mailb@mgmt"));
     assert!(hosts.tables().claims.is_empty());
     hosts.run(60_000);

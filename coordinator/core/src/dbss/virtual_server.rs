@@ -279,12 +279,13 @@ impl Coordinator {
     /// A5. The recovery is over either way.
     pub(crate) fn verdict(&mut self, now: Time, name: &TargetName, target: &Target, recovered: bool) {
         let Some(place) = target.domain().cloned() else { return };
-        if recovered {
-            self.keep_sight_of_double(now, name, target);
-        }
+        // One signal after another: what is claimed before is in the tables when they forget.
+        let kept = recovered && self.keep_sight_of_double(now, name, target);
         let host = if recovered { self.host_of(target) } else { self.double_host(target) };
         self.signal(Signal::TargetVerdict { place, recovered, host });
-        self.unclaim(name, target);
+        if !kept {
+            self.unclaim(name, target);
+        }
     }
 
     /// It is served by itself, and the tables have its backup server in its place, or a claim: what an earlier coordinator

@@ -70,10 +70,11 @@ impl Coordinator {
             let Some(by) = self.stand_ins.get(domain).map(|stand| stand.by.clone()) else { return };
             return self.go_home(now, domain, by, owner.agent);
         }
-        // From now on the tables say where it is.
-        let known = self.tables.as_ref().and_then(|tables| tables.host_of(domain)) == Some(&owner.agent);
-        if let Some(stand) = self.stand_ins.get_mut(domain).filter(|_| known) {
-            stand.at = None;
+        // From now on the tables say where it is, and power saving may move it.
+        let known = self.is_in_the_tables(domain, &owner) && !self.is_in_motion(domain);
+        let news = self.stand_ins.get_mut(domain).filter(|_| known).and_then(|stand| stand.at.take());
+        if news.is_some() {
+            self.claim_stand_in(domain, "");
         }
         let (round, judged) = self.look_at(now, domain, &owner, round, actions);
         let wake = if round.open.is_empty() { round.next } else { Time::FAR };
@@ -101,6 +102,17 @@ impl Coordinator {
     fn answers_again(&mut self, domain: &DomainName, owner: &Owner, actions: &mut Vec<Action>) {
         let text = format!("{domain} on {} answers again", owner.agent);
         self.note_stand_in(domain, Severity::Info, "double-normal", text, actions);
+    }
+
+    /// Do they have it where it is, in a place that is not about to be its target's again?
+    fn is_in_the_tables(&self, domain: &DomainName, owner: &Owner) -> bool {
+        let Some(tables) = &self.tables else { return false };
+        self.stood_in_for(domain).iter().any(|(name, target)| {
+            let row =
+                target.domain().and_then(|place| tables.operation.get(place).or_else(|| tables.suspend.get(place)));
+            let lasts = self.targets.get(name).is_some_and(|dbss| dbss.is_given_up() || dbss.recovers());
+            lasts && row.is_some_and(|row| row.vm == *domain && row.host == owner.agent)
+        })
     }
 
     /// One round after another, of what it holds. Some: a round is over, and what was bad in it.
@@ -259,8 +271,8 @@ impl Coordinator {
             }
             let why = judged.flatten().unwrap_or_else(|| "it does not answer".to_owned());
             let trouble = (!well).then(|| Trouble::begin(now, why));
-            self.enter_stage(now, domain, Stage::Serving { round: Round::begin(again), trouble });
-            return self.claim_stand_in(domain, "");
+            self.tell(now, domain);
+            return self.enter_stage(now, domain, Stage::Serving { round: Round::begin(again), trouble });
         }
         if let Some(stand) = self.stand_ins.get_mut(domain) {
             stand.stage = Stage::Curing { order, job, until: Some(until), round };

@@ -46,8 +46,7 @@ impl Coordinator {
         };
         if way.home && wanted {
             // Somebody needs it again, and it is here.
-            self.enter_stage(now, domain, StandIn::serving(now));
-            return self.claim_stand_in(domain, "");
+            return self.tell(now, domain);
         }
         if !way.home && !wanted {
             return self.go_home(now, domain, by, way.from);
@@ -114,7 +113,7 @@ impl Coordinator {
     }
 
     /// Are virtual IPs on their way to it or from it, or is SIF still to be told that it fills a place?
-    fn is_in_motion(&self, domain: &DomainName) -> bool {
+    pub(super) fn is_in_motion(&self, domain: &DomainName) -> bool {
         let its = |state: &crate::placement::VipState| {
             let held = state.row.as_ref().is_some_and(|row| row.domain.as_ref() == Some(domain));
             state.moving.as_ref().is_some_and(|moving| held || moving.to.domain.as_ref() == Some(domain))
@@ -177,7 +176,7 @@ impl Coordinator {
     }
 
     /// A5, for all who are beyond repair; from now on it is supervised.
-    fn tell(&mut self, now: Time, domain: &DomainName) {
+    pub(super) fn tell(&mut self, now: Time, domain: &DomainName) {
         self.enter_stage(now, domain, StandIn::serving(now));
         for (name, target) in self.stood_in_for(domain) {
             if self.targets.get(&name).is_some_and(crate::dbss::Dbss::is_given_up) {

@@ -400,12 +400,23 @@ impl Hosts {
 
     pub fn tail(&self) -> String {
         let of_interest = |(_, action): &&(Ms, Action)| {
-            !matches!(action, Action::Reply { .. } | Action::Ping { .. } | Action::Probe { .. })
+            !matches!(
+                action,
+                Action::Reply { .. } | Action::Ping { .. } | Action::Probe { .. } | Action::RenewTerm { .. }
+            )
         };
         let mut last: Vec<String> =
             self.log.iter().rev().filter(of_interest).take(30).map(|(at, action)| format!("{at} {action:?}")).collect();
         last.reverse();
-        format!("mail1 {}, mail2 {}\n{}", self.mode("mail1"), self.mode("mail2"), last.join("\n"))
+        format!(
+            "mail1 {}, mail2 {}: {:?}; held {:?}; claims {:?}\n{}",
+            self.mode("mail1"),
+            self.mode("mail2"),
+            self.core.target(&n("mail1")).map(|view| view.detail),
+            self.held,
+            self.tables().claims,
+            last.join("\n")
+        )
     }
 
     fn advance(&mut self) {

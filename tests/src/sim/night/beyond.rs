@@ -76,10 +76,7 @@ pub(super) fn until_repaired(night: &mut Night, vm: &DomainName, victim: Victim)
     {
         night.run(500);
         match victim {
-            Victim::BeyondCoordinator => {
-                night.crash_msbs(3_000);
-                night.crash_pss(3_000);
-            }
+            Victim::BeyondCoordinator => night.crash_msbs(3_000),
             Victim::BeyondHost => night.lose_power(&to, Some(60_000)),
             Victim::BeyondDouble => night.kill_vm(&double),
             Victim::Beyond

@@ -43,7 +43,7 @@ pub enum Victim {
     Sif,
     /// The virtual server, and its starts fail until it is repaired: it is given up.
     Beyond,
-    /// The same, and both controllers while its double is on its way.
+    /// The same, and the coordinator while its double is on its way.
     BeyondCoordinator,
     /// The same, and the host that its double goes to.
     BeyondHost,
@@ -288,7 +288,10 @@ pub fn run_case(case: Case, seed: u64) -> Result<(Tried, Night)> {
     tried.what = step.as_ref().map_or("it is over".into(), ToString::to_string);
     night.say(format_args!("---- {case}: {}", tried.what));
     let before = night.dark.clone();
-    let ruined = vm_of_step(&night, step.as_ref()).filter(|vm| case.victim.is_beyond() && night.runs_on(vm).is_some());
+    // One that is about to be suspended is nobody's to look at until it is resumed.
+    let suspends = matches!(step, Some(Step::SuspendVm { .. }));
+    let ruined = vm_of_step(&night, step.as_ref())
+        .filter(|vm| case.victim.is_beyond() && !suspends && night.runs_on(vm).is_some());
     tried.struck = strike(&mut night, case, step.as_ref(), ruined.as_ref());
     if tried.struck {
         let checks = |night: &mut Night, tried: &mut Tried| -> Result<(), String> {
