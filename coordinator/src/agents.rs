@@ -87,7 +87,20 @@ async fn destroy(client: &mut AgentClient<Channel>, request: VmRequest, deadline
     }
 }
 
-/// How a live migration to this host is asked for.
+/// In its memory, running or suspended? That it is not, is said for certain: nothing else ends as failed.
+async fn find(client: &mut AgentClient<Channel>, domain: &str, deadline: Duration) -> Result<JobResult, Status> {
+    let listed = match client.list_vms(with_deadline(ListVmsRequest {}, deadline)).await {
+        Ok(listed) => listed.into_inner(),
+        Err(status) => return Ok(JobResult::Unknown(reason(&status))),
+    };
+    let there = listed.vms.into_iter().find(|vm| vm.domain == domain);
+    Ok(match there.filter(|vm| !["shutoff", "crashed"].contains(&vm.state.as_str())) {
+        Some(_) => JobResult::Done,
+        None => JobResult::Failed(format!("{domain} does not run there")),
+    })
+}
+
+/// How a live migration to this host is asked for. It stays defined where it was: it comes back.
 fn migration(cluster: &Cluster, to: &AgentId) -> MigrateVmRequest {
     let saving = &cluster.saving;
     let address = cluster.agents.get(to).map(|machine| machine.address.ip().to_string()).unwrap_or_default();
@@ -95,6 +108,7 @@ fn migration(cluster: &Cluster, to: &AgentId) -> MigrateVmRequest {
         destination_uri: saving.migration_uri.replace("{address}", &address),
         bandwidth_mib_s: saving.migration_bandwidth.unwrap_or_default().into(),
         max_downtime_ms: saving.migration_downtime.map(ms).unwrap_or_default(),
+        keep_defined: true,
         ..MigrateVmRequest::default()
     }
 }
@@ -272,9 +286,14 @@ impl Agents {
                     let request = StartVmRequest { authority, domain: domain.into(), paused: false, timeout_ms };
                     client.start_vm(with_deadline(request, deadline)).await?;
                 }
+                AgentCommand::FindVm { domain } => return find(&mut client, domain.as_str(), deadline).await,
                 AgentCommand::MigrateVm { domain, .. } => {
-                    let request =
-                        MigrateVmRequest { authority, domain: domain.into(), ..migration.unwrap_or_default() };
+                    let request = MigrateVmRequest {
+                        authority,
+                        domain: domain.into(),
+                        timeout_ms,
+                        ..migration.unwrap_or_default()
+                    };
                     let mut progress = client.migrate_vm(with_deadline(request, deadline)).await?.into_inner();
                     let mut done = false;
                     while let Some(now) = progress.message().await? {

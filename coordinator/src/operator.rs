@@ -221,7 +221,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
                 detail: view.detail,
                 vips,
                 agent: target.agent.to_string(),
-                backup_agent: target.backup.agent.to_string(),
+                backup_agent: core.double_host(target).to_string(),
                 backup_domain: target.backup.domain.to_string(),
                 ping: view.ping,
                 service: view.service,

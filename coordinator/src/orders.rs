@@ -74,7 +74,7 @@ pub async fn adopt(
     let machines: Option<Vec<AgentId>> = handle
         .query(move |core, _| {
             let target = core.cluster().targets.get(&name)?;
-            Some(vec![core.host_of(target), target.backup.agent.clone()])
+            Some(vec![core.host_of(target), core.double_host(target)])
         })
         .await?;
     let mut found = Vec::new();

@@ -8,6 +8,7 @@ use crate::{
     placement::{Owner, VipState},
     quarantine::Quarantines,
     sabotage::Sabotage,
+    stand_in::{StandIn, StandInJob},
 };
 use kage_types::{
     AgentId, AskVip, DomainName, Grant, GrantItem, LeaseTiming, Nonce, Tables, TargetName, Term, Time, Verdict, Vip,
@@ -60,6 +61,8 @@ pub(crate) enum JobFor {
     LongReturned(Vip),
     /// A double goes to sleep; which target it served last.
     Pause(Owner, TargetName),
+    /// A step of a backup server that is supervised itself.
+    StandIn(DomainName, StandInJob),
     /// An operator's order is being noted.
     Order(OrderJob),
     /// SIF is told something for the shared tables.
@@ -171,6 +174,10 @@ pub struct Coordinator {
     pub(crate) switched: BTreeMap<DomainName, Switched>,
     #[serde(default)]
     pub(crate) signals: Signals,
+    /// Backup servers that keep the place of a target beyond repair, until they sleep at home again. Absent in snapshots of
+    /// before they were there.
+    #[serde(default)]
+    pub(crate) stand_ins: BTreeMap<DomainName, StandIn>,
     /// The wall clock, read at that time: only for what an operator wants done at certain hours.
     wall: Option<(Time, u64)>,
     #[cfg(feature = "sabotage")]
@@ -238,6 +245,7 @@ impl Coordinator {
             follow: false,
             switched: BTreeMap::new(),
             signals: Signals::default(),
+            stand_ins: BTreeMap::new(),
             wall: None,
             #[cfg(feature = "sabotage")]
             sabotage: None,
@@ -303,6 +311,9 @@ impl Coordinator {
         for dbss in self.targets.values().filter(|_| self.cluster.supervise) {
             next = next.min((dbss.wake, "supervise"));
         }
+        for stand_in in self.stand_ins.values() {
+            next = next.min((stand_in.wake, "stand in"));
+        }
         for vip in self.vips.values() {
             next = next.min((vip.wake, "move"));
         }
@@ -332,6 +343,7 @@ impl Coordinator {
             self.supervise(now, &target, actions);
         }
         self.place_unowned(now);
+        self.run_stand_ins(now, actions);
         self.follow_tables(now, actions);
         let due: Vec<Vip> = self.vips.iter().filter(|(_, vip)| now >= vip.wake).map(|(vip, _)| *vip).collect();
         for vip in due {
@@ -402,6 +414,8 @@ impl Coordinator {
         for dbss in self.targets.values_mut() {
             dbss.begin_again(now);
         }
+        // What they were about is found again in the claims.
+        self.stand_ins.clear();
         self.follow = true;
         self.tell_arrangement();
     }
@@ -564,6 +578,9 @@ impl Coordinator {
                 self.pause_done(now, &double, target, job, &result, actions);
             }
             Some(JobFor::Signal) => self.signal_done(now, job, &result, actions),
+            Some(JobFor::StandIn(domain, what)) => {
+                self.stand_in_job_done(now, &domain, &what, job, &result, actions);
+            }
             Some(JobFor::Order(what)) => self.order_job_done(now, what, &result, actions),
             Some(JobFor::LongReturned(_)) | None => {}
         }
@@ -704,6 +721,9 @@ impl Coordinator {
     #[must_use]
     pub fn target(&self, target: &TargetName) -> Option<TargetView> {
         let mut view = self.targets.get(target).map(Dbss::view)?;
+        if let Some(text) = self.stand_in_text(target) {
+            view.detail = if view.detail.is_empty() { text } else { format!("{}; {text}", view.detail) };
+        }
         view.detail = self.detail_under_orders(target, view.detail);
         Some(view)
     }

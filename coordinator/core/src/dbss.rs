@@ -26,7 +26,7 @@ mod virtual_server;
 
 pub(crate) use trouble::unfenced;
 
-use budget::Budgets;
+pub(crate) use budget::Budgets;
 use checks::{Look, Round, Seen};
 use mode::{Background, Job, Mode, ServiceStep, Waits, Why};
 
@@ -203,17 +203,13 @@ impl Coordinator {
         self.enter(now, name, Mode::Regular { next, alarmed: false });
     }
 
-    fn at_backup(target: &Target) -> Owner {
-        Owner { agent: target.backup.agent.clone(), domain: Some(target.backup.domain.clone()) }
-    }
-
     fn all_settled_on(&self, target: &Target, owner: &Owner) -> bool {
         self.vips_of(target).iter().all(|vip| self.vips.get(vip).is_some_and(|state| state.settled_on(owner)))
     }
 
     fn move_all(&mut self, now: Time, target: &Target, to: &Owner, cause: Cause, planned: bool) {
         // Its backup server takes over whatever it held.
-        let over = *to == Self::at_backup(target);
+        let over = *to == self.at_backup(target);
         for vip in if over { self.vips_held_by(target) } else { self.vips_of(target) } {
             self.move_vip(now, vip, to.clone(), cause, planned);
         }
@@ -232,7 +228,7 @@ impl Coordinator {
         self.started + wait / 2
     }
 
-    fn connected(&self, now: Time, agent: &AgentId) -> bool {
+    pub(crate) fn connected(&self, now: Time, agent: &AgentId) -> bool {
         let heard = self.agents.get(agent).is_some_and(|view| view.alive.is_some());
         heard && self.silent(now, agent) <= self.silence_limit()
     }
@@ -253,6 +249,7 @@ impl Coordinator {
         if target.vm.is_some() && self.tables.is_none() {
             return self.wake_at(name, now + self.cluster.timing.renewal);
         }
+        self.stand_in_found(now, name, target, self.given_up.contains_key(name));
         let home = self.home_owner(target);
         let vips = self.vips_of(target);
         let owned: Vec<_> = vips
@@ -266,7 +263,8 @@ impl Coordinator {
             .collect();
         if owned.len() == vips.len() && !vips.is_empty() && owned.iter().all(|(at_home, _)| !at_home) {
             // A recovery that an earlier coordinator began: go on from there.
-            if let Some(why) = self.given_up.remove(name) {
+            let leaving = self.was_leaving(name, target).then(|| "it is beyond repair".to_owned());
+            if let Some(why) = self.given_up.remove(name).or(leaving) {
                 return self.enter(now, name, Mode::Ended { why });
             }
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
@@ -283,7 +281,7 @@ impl Coordinator {
             let cause = if owned.is_empty() { Cause::First } else { Cause::Failback };
             self.move_all(now, target, &home, cause, false);
         }
-        self.tell_its_return(name, target);
+        self.tell_its_return(now, name, target);
         self.enter_regular(now, name);
     }
 

@@ -5,26 +5,31 @@ use crate::{
     event::{Action, AgentCommand, JobId, JobResult, Severity},
     placement::{Owner, VipState, describe},
 };
-use kage_types::{TargetName, Time};
+use kage_types::{AgentId, DomainName, TargetName, Time};
 use std::time::Duration;
 
 /// Time-out of suspending a double.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn needs(state: &VipState, double: &Owner) -> bool {
-    state.row.as_ref().is_some_and(|row| row.owner == double.agent && row.domain == double.domain)
-        || state.moving.as_ref().is_some_and(|moving| moving.to == *double)
-}
-
 impl Coordinator {
+    /// Of one that moves itself it does not matter where it was.
+    fn needs(&self, state: &VipState, double: &Owner) -> bool {
+        let wherever = double.domain.as_ref().is_some_and(|domain| self.stands_in(domain));
+        let is = |agent: &AgentId, domain: &Option<DomainName>| {
+            *domain == double.domain && (wherever || *agent == double.agent)
+        };
+        state.row.as_ref().is_some_and(|row| is(&row.owner, &row.domain))
+            || state.moving.as_ref().is_some_and(|moving| is(&moving.to.agent, &moving.to.domain))
+    }
+
     /// Does it own a virtual IP of any target, or is one on its way to it?
     pub(crate) fn wanted(&self, double: &Owner) -> bool {
-        self.vips.values().any(|state| needs(state, double))
+        self.vips.values().any(|state| self.needs(state, double))
     }
 
     /// Does another target than this one need it?
     pub(crate) fn wanted_elsewhere(&self, double: &Owner, target: &TargetName) -> bool {
-        self.vips.values().filter(|state| state.target != *target).any(|state| needs(state, double))
+        self.vips.values().filter(|state| state.target != *target).any(|state| self.needs(state, double))
     }
 
     /// Suspend it. Who wants it meanwhile resumes it afterwards: the two commands never race.
@@ -56,6 +61,7 @@ impl Coordinator {
                 state.wake = now;
             }
         }
+        self.stand_ins.values_mut().for_each(|stand_in| stand_in.wake = now);
         let name = double.domain.as_ref().map_or_else(String::new, ToString::to_string);
         if *result == JobResult::Done {
             let text = format!("{name} on {} is suspended again", double.agent);

@@ -374,6 +374,11 @@ pub enum AgentCommand {
         /// Which.
         domain: DomainName,
     },
+    /// Is it in that host's memory, be it suspended? Failed: certainly not.
+    FindVm {
+        /// Which.
+        domain: DomainName,
+    },
     /// Pull its plug. Done when it is off, as one is that was off before.
     DestroyVm {
         /// Which.

@@ -19,6 +19,7 @@ pub mod probe;
 mod quarantine;
 pub mod replay;
 mod sabotage;
+mod stand_in;
 pub mod why;
 mod writers;
 

@@ -5,6 +5,7 @@ use crate::{
     core::{Coordinator, JobFor, VipJob, VipView},
     event::{Action, AgentCommand, Cause, JobId, JobResult, Severity, VipRow},
     sabotage::Sabotage,
+    stand_in::Resume,
 };
 use kage_types::{AgentId, AskVip, DomainName, Epoch, LeaseTiming, TargetName, Time, Verdict, Vip, whole_millis};
 use serde::{Deserialize, Serialize};
@@ -150,6 +151,11 @@ pub(crate) struct Move {
 }
 
 impl Move {
+    /// Is nothing left to wait for but its new owner?
+    pub fn is_told(&self) -> bool {
+        matches!(self.stage, Stage::Holding { .. })
+    }
+
     /// Its owner's power reads off (rule 5b): what was granted and consented to before that is gone with its kernel. Of
     /// consents this says enough once a majority is barred.
     pub fn proved(&self, last_grant: Option<Time>) -> bool {
@@ -296,6 +302,11 @@ impl VipState {
         self.secured && self.moving.is_none()
     }
 
+    /// Has its owner, though it asks, not asked for it for so long?
+    pub fn is_missing(&self, now: Time, length: Duration) -> bool {
+        self.missing_since.is_some_and(|since| now.since(since) >= length)
+    }
+
     /// Is it where it should be, with nothing under way?
     pub fn settled_on(&self, owner: &Owner) -> bool {
         self.moving.is_none()
@@ -355,9 +366,14 @@ impl Coordinator {
         }
     }
 
-    /// Its owner lost what it served with: moved to the same owner, under a new epoch.
+    /// Its owner lost what it served with: moved to the same owner, under a new epoch. One that is told again to hold the
+    /// old one would be so in vain.
     pub(crate) fn serve_anew(&mut self, now: Time, vip: Vip, owner: Owner) {
-        if let Some(state) = self.vips.get_mut(&vip).filter(|state| state.settled_on(&owner)) {
+        let again = |state: &VipState| {
+            let told = |moving: &Move| moving.to == owner && moving.from.is_none() && state.row.is_some();
+            state.settled_on(&owner) || state.moving.as_ref().is_some_and(told)
+        };
+        if let Some(state) = self.vips.get_mut(&vip).filter(|state| again(state)) {
             let cause = state.row.as_ref().map_or(Cause::Takeover, |row| row.cause);
             state.begin_move(now, owner, cause, false);
         }
@@ -575,13 +591,14 @@ impl Coordinator {
         }
         let alone = writers.is_none() || unproven || (moving.clear && self.others_clear(vip, state, moving));
 
-        let resumes = self.is_to_be_resumed(moving.cause, &to);
+        let may = self.may_resume(&to);
+        let resumes = self.is_to_be_resumed(moving.cause, &to) && may != Resume::Needless;
         let Stage::Securing(securing) = &mut moving.stage else {
             return Time::FAR;
         };
         if let (Some(domain), true) = (
             to.domain.as_ref().filter(|_| resumes),
-            one_writer && alone && securing.vm.due(now) && !self.pausing.contains_key(&to),
+            one_writer && alone && may == Resume::Yes && securing.vm.due(now) && !self.pausing.contains_key(&to),
         ) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);

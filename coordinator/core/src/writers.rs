@@ -6,7 +6,7 @@ use crate::{
     core::{Coordinator, JobFor, VipJob},
     dbss::unfenced,
     event::{Action, AgentCommand, Cause, Severity},
-    placement::{FENCE_TIMEOUT, Freed, LET_GO, Move, Owner, RELEASE_PATIENCE, Stage, Try, VipState},
+    placement::{FENCE_TIMEOUT, Freed, LET_GO, Move, RELEASE_PATIENCE, Stage, Try, VipState},
 };
 use kage_types::{AskVip, Epoch, TargetName, Time, Vip};
 
@@ -132,7 +132,7 @@ impl Coordinator {
             return false;
         };
         let domain = target.backup.domain.clone();
-        let double = Owner { agent: target.backup.agent.clone(), domain: Some(domain.clone()) };
+        let double = self.at_backup(target);
         if self.wanted_elsewhere(&double, &state.target) {
             // It serves others too and can't be suspended: then its release is what counts. One that never had it has
             // nothing to release.

@@ -16,6 +16,7 @@ fn sources(directory: &Path, into: &mut String) {
 
 /// The string literals of the argument after the severity: the kind, or two of them.
 fn kinds(text: &str) -> BTreeSet<String> {
+    let text = text.replace(".note_stand_in(", ".note(").replace(".say_once(", ".note(");
     let calls = text.split(".note(").skip(1).filter_map(|call| {
         let (_, rest) = call.split_once("everity")?;
         let (_, argument) = rest.split_once(',')?;

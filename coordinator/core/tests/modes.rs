@@ -115,6 +115,7 @@ fn word(action: &Action) -> Option<&'static str> {
             AgentCommand::RebootVm { force: false, .. } => "reboot VM",
             AgentCommand::RebootVm { force: true, .. } => "reset VM",
             AgentCommand::MigrateVm { .. } => "migrate VM",
+            AgentCommand::FindVm { .. } => "look for VM",
             AgentCommand::RestartService { .. } => "restart service",
             AgentCommand::Reboot => "reboot",
             AgentCommand::Wake { .. } => "wake",

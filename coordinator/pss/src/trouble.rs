@@ -130,11 +130,16 @@ fn obstacle(reason: &Reason) -> Option<(String, &'static str)> {
         Reason::HostStays(host, HostStays::NoMemory { vm, on, .. }) => {
             Some((format!("{host} {vm} {on} memory"), "choose a larger base server, or smaller virtual servers"))
         }
+        Reason::GroupStays(_, GroupStays::Doubted(vm)) => Some((
+            format!("{vm} whereabouts"),
+            "see `kagectl tables may-be-on`, and bring those hosts back; if it runs on both, end one by hand",
+        )),
         Reason::GroupStays(group, GroupStays::NoSuchBase(base)) => Some((format!("{group} {base}"), "kagectl check")),
         Reason::HostStays(
             _,
             HostStays::Pinned(_)
             | HostStays::Claimed
+            | HostStays::Doubted(_)
             | HostStays::JustWoken(_)
             | HostStays::SleptEnough(_)
             | HostStays::Serves(_)

@@ -84,9 +84,9 @@ pub fn agent_file(node: &Spec) -> PathBuf {
 
 /// Who runs an agent, and so needs a certificate and a configuration.
 pub fn agents() -> impl Iterator<Item = &'static Spec> {
-    nodes::nodes()
-        .iter()
-        .filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::VirtualServer | Kind::Voter | Kind::Machine))
+    nodes::nodes().iter().filter(|node| {
+        matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::VirtualServer | Kind::Voter | Kind::Machine)
+    })
 }
 
 /// Makes a new authority, the certificates of the controllers and the operator, and one for each agent.

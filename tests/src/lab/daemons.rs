@@ -179,7 +179,8 @@ fn start_with(part: Part, binary: &Path, before: &[&str], after: &[&str]) -> Res
         }
         Part::Agent(node) => vec![binary, "run".into(), "--config".into(), text(&config::agent_file(node))],
     };
-    let argv: Vec<&str> = before.iter().copied().chain(argv.iter().map(String::as_str)).chain(after.iter().copied()).collect();
+    let argv: Vec<&str> =
+        before.iter().copied().chain(argv.iter().map(String::as_str)).chain(after.iter().copied()).collect();
     part.daemon()?.start(&argv)
 }
 

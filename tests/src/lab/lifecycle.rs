@@ -220,12 +220,10 @@ pub fn status() -> Result<Status> {
                 | Kind::LoadBalancer => "on".to_owned(),
             },
             cut: node.kind != Kind::Switch && network::is_cut(node),
-            agent: config::agents()
-                .any(|agent| agent.name == node.name)
-                .then(|| {
-                    let on = node.kind == Kind::VirtualServer || machine::power(node) == machine::Power::On;
-                    on && daemons::running(Part::Agent(node))
-                }),
+            agent: config::agents().any(|agent| agent.name == node.name).then(|| {
+                let on = node.kind == Kind::VirtualServer || machine::power(node) == machine::Power::On;
+                on && daemons::running(Part::Agent(node))
+            }),
         })
         .collect();
     let mut served_by: Vec<(String, Option<String>)> = Vec::new();

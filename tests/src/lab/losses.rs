@@ -133,7 +133,10 @@ pub fn run(loss: &Loss, say: Say<'_>) -> Result<String> {
     let gap = balanced.values().map(|seen| seen.gap_ms).fold(0.0, f64::max);
     let failed: usize = balanced.values().map(|seen| seen.failed).sum();
     ensure!(gap <= GAP_MS, "clients waited for {gap:.0} ms");
-    ensure!(loss.name != BY_DAY || failed == 0, "{failed} requests failed, where the load balancer could ask elsewhere");
+    ensure!(
+        loss.name != BY_DAY || failed == 0,
+        "{failed} requests failed, where the load balancer could ask elsewhere"
+    );
     Ok(format!(
         "{failed} requests failed through the load balancer, longest gap {gap:.0} ms; as before {:.1} s later; {changes} changes \
          of owner, never two; the storm brake held nothing up",

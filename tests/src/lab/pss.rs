@@ -137,7 +137,12 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
         "## Table 4.3: changes of condition\n\nSeconds, median (worst) of {} nights.\n\n| What | measured | thesis |\n|---|---|---|\n",
         nights.len()
     );
-    direction("Moderate → Light", THESIS_S.0, &nights.iter().map(|night| &night.to_light).collect::<Vec<_>>(), &mut text);
+    direction(
+        "Moderate → Light",
+        THESIS_S.0,
+        &nights.iter().map(|night| &night.to_light).collect::<Vec<_>>(),
+        &mut text,
+    );
     direction(
         "Light → Moderate",
         THESIS_S.1,

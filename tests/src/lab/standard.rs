@@ -142,7 +142,9 @@ impl FromStr for Case {
     fn from_str(word: &str) -> Result<Self> {
         match Self::ALL.into_iter().find(|case| case.to_string().eq_ignore_ascii_case(word)) {
             Some(case) => Ok(case),
-            None => bail!("`{word}` is no trouble of virtual or real servers; they are St1, St2, Nt1, Nt2, RsNt1, RsNt2"),
+            None => {
+                bail!("`{word}` is no trouble of virtual or real servers; they are St1, St2, Nt1, Nt2, RsNt1, RsNt2")
+            }
         }
     }
 }
@@ -291,8 +293,9 @@ fn there_and_back(
         Ok(struck.iter().any(|server| first_trouble(&events, server.name, injected_ns).is_some()))
     })?;
     let client = find("client")?;
-    let served =
-        |server: &'static Spec| server.vip().is_some_and(|vip| network::who_serves(client, vip, server.service).is_some());
+    let served = |server: &'static Spec| {
+        server.vip().is_some_and(|vip| network::who_serves(client, vip, server.service).is_some())
+    };
     wait_until(SERVED, "all addresses are served", || Ok(of(Kind::VirtualServer).all(served)))?;
     case.repair()?;
     let began = Instant::now();
@@ -336,9 +339,7 @@ fn judge(case: Case, struck: &[&'static Spec], events: &[Value], injected_ns: u6
     let Some(first) = troubled.iter().map(|(_, at)| *at).min() else { return [None; 3] };
     let since = |at: Option<u64>| at.map(|at| seconds(first, at));
     let set = troubled.iter().filter_map(|(name, began)| {
-        events_of(events, name, injected_ns)
-            .find(|(at, kind, _)| *kind == "vip-set" && at >= began)
-            .map(|(at, ..)| at)
+        events_of(events, name, injected_ns).find(|(at, kind, _)| *kind == "vip-set" && at >= began).map(|(at, ..)| at)
     });
     let over = troubled.iter().filter_map(|(name, _)| ended(case, events, name, injected_ns));
     [Some(seconds(injected_ns, first)), since(set.max()), since(over.max())]

@@ -85,6 +85,7 @@ impl World {
             AgentCommand::StartVm { .. }
             | AgentCommand::DestroyVm { .. }
             | AgentCommand::RebootVm { .. }
+            | AgentCommand::FindVm { .. }
             | AgentCommand::MigrateVm { .. } => self.answer(machine, reply, failed("no such virtual server")),
             AgentCommand::PauseVm { .. }
             | AgentCommand::ResumeVm { .. }

@@ -3,6 +3,7 @@
 //! agent that is up asks in time, and what is looked for is what the two controllers do to each other.
 
 mod agents;
+mod beyond;
 mod cluster;
 mod day;
 mod journal;

@@ -183,7 +183,7 @@ impl Coordinator {
         if let Some(order) = self.withheld(name) {
             return Some(order);
         }
-        let backup = OrderScope::Agent(self.cluster.targets.get(name)?.backup.agent.clone());
+        let backup = OrderScope::Agent(self.double_host(self.cluster.targets.get(name)?));
         self.orders.rows.get(&backup).filter(|_| act == Act::TakeOver).map(|row| &row.order)
     }
 
@@ -371,7 +371,7 @@ impl Coordinator {
             .cluster
             .targets
             .iter()
-            .filter(|(_, target)| target.backup.agent == *agent)
+            .filter(|(_, target)| self.double_host(target) == *agent)
             .map(|(name, _)| name.clone())
             .collect();
         for name in unprotected {

@@ -81,6 +81,11 @@ impl Signals {
 }
 
 impl Coordinator {
+    /// Has SIF answered all that it was told?
+    pub(crate) fn signals_told(&self) -> bool {
+        self.signals.queue.is_empty()
+    }
+
     /// Tell SIF, after what it is still to be told.
     pub(crate) fn signal(&mut self, signal: Signal) {
         match &signal {
@@ -146,5 +151,6 @@ impl Coordinator {
                 dbss.wake = now;
             }
         }
+        self.stand_ins.values_mut().for_each(|stand_in| stand_in.wake = now);
     }
 }

@@ -52,7 +52,10 @@ impl Coordinator {
     }
 
     /// Where this virtual server is: from the moment of its switch-over on where it migrates to.
-    fn where_is(&self, vm: &DomainName) -> Option<AgentId> {
+    pub(crate) fn where_is(&self, vm: &DomainName) -> Option<AgentId> {
+        if let Some(at) = self.stand_in_at(vm) {
+            return Some(at.clone());
+        }
         let tables = self.tables.as_ref()?;
         if let (Some((from, to)), Some(switched)) = (tables.migrating(vm), self.switched.get(vm)) {
             // It has left one of the two, so it is on the other; a migration that is taken back has them the other way.
@@ -83,6 +86,19 @@ impl Coordinator {
         host.unwrap_or_else(|| target.agent.clone())
     }
 
+    /// Where this target's backup server is: of a virtual server not always where it is configured, as it may have moved
+    /// with the place that it fills.
+    #[must_use]
+    pub fn double_host(&self, target: &Target) -> AgentId {
+        let known = target.domain().and_then(|_| self.where_is(&target.backup.domain));
+        known.unwrap_or_else(|| target.backup.agent.clone())
+    }
+
+    /// Who owns this target's virtual IPs while its backup server stands in.
+    pub(crate) fn at_backup(&self, target: &Target) -> Owner {
+        Owner { agent: self.double_host(target), domain: Some(target.backup.domain.clone()) }
+    }
+
     /// What fails together with this machine. The agent inside a virtual server goes with the real server that it is on.
     pub(super) fn failure_domain<'a>(&'a self, agent: &AgentId, machine: &'a Machine) -> &'a str {
         let around = |target: &&Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
@@ -93,7 +109,7 @@ impl Coordinator {
 
     /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?
     pub(crate) fn concerns(&self, target: &Target, agent: &AgentId) -> bool {
-        self.host_of(target) == *agent || target.inner_agent() == Some(agent) || target.backup.agent == *agent
+        self.host_of(target) == *agent || target.inner_agent() == Some(agent) || self.double_host(target) == *agent
     }
 
     /// Who owns this target's virtual IPs while it serves itself.
@@ -221,6 +237,7 @@ impl Coordinator {
             }
         }
         self.give_orders(now, actions);
+        self.stand_ins.values_mut().for_each(|stand_in| stand_in.wake = now);
     }
 
     /// After a new term, and a change of the configuration.
@@ -246,8 +263,10 @@ impl Coordinator {
         }
         let row = state.row.as_ref().filter(|row| row.owner == *agent && row.epoch == ask.epoch);
         let Some(vm) = row.and_then(|row| row.domain.clone()) else { return };
-        let explained = self.tables.as_ref().is_some_and(|tables| tables.migrating(&vm).is_some());
-        self.switched.insert(vm, Switched { from: agent.clone(), at: now, explained });
+        if !self.stand_in_left(now, agent, &vm) {
+            let explained = self.tables.as_ref().is_some_and(|tables| tables.migrating(&vm).is_some());
+            self.switched.insert(vm, Switched { from: agent.clone(), at: now, explained });
+        }
         self.follow = true;
         if let Some(to) = self.wanted_owner(ask.vip)
             && to.agent != *agent
@@ -264,6 +283,10 @@ impl Coordinator {
         // What a takeover, an operator or a way back has begun is theirs.
         if state.moving.as_ref().is_some_and(|moving| moving.cause != Cause::Arranged && moving.from.is_some()) {
             return false;
+        }
+        // It goes with the backup server that holds it, wherever that has gone: no recovery minds.
+        if row.domain == to.domain && to.domain.as_ref().is_some_and(|domain| self.stands_in(domain)) {
+            return true;
         }
         let backs = |target: &Target| row.domain.as_ref() == Some(&target.backup.domain);
         let fills = |domain: &DomainName| self.tables.as_ref().is_some_and(|tables| tables.place_of(domain).is_some());

@@ -89,10 +89,10 @@ impl Coordinator {
         let text = format!("{why}: the backup keeps serving; repair it, then `kagectl failback {name}`");
         self.note(Some(name.clone()), Severity::Alert, "down", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "down".into(), detail: why.clone() });
-        if let Some(target) = self.cluster.targets.get(name).cloned() {
-            self.verdict(name, &target, false);
-        }
         self.enter(now, name, Mode::Ended { why });
+        if let Some(target) = self.cluster.targets.get(name).cloned() {
+            self.beyond_repair(now, name, &target, actions);
+        }
     }
 
     pub(crate) fn target_server_recovery(
@@ -330,7 +330,7 @@ impl Coordinator {
         let text = format!("the target is down: Wake-on-LAN to {mac} (attempt {attempt})");
         self.note(Some(name.clone()), Severity::Info, "waking", text, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "waking".into(), detail: mac.clone() });
-        let mut from: Vec<AgentId> = vec![target.backup.agent.clone()];
+        let mut from: Vec<AgentId> = vec![self.double_host(target)];
         from.extend(self.cluster.voters().filter(|voter| self.connected(now, voter)).take(1).cloned());
         for agent in from {
             let job = self.job(JobFor::Target(name.clone(), TargetJob::Wake));

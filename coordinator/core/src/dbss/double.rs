@@ -7,12 +7,14 @@ impl Coordinator {
     /// Has the host of its double, which serves, been silent for so long that somebody should look?
     pub(crate) fn double_fell_silent(&self, now: Time, target: &Target) -> bool {
         let limit = self.cluster.detection.confirm.max(self.silence_limit());
-        self.cluster.detection.push && self.silent(now, &target.backup.agent) > limit && self.away_on_double(target)
+        self.cluster.detection.push
+            && self.silent(now, &self.double_host(target)) > limit
+            && self.away_on_double(target)
     }
 
     /// Do all its virtual IPs belong to the double, which may be being told again to hold them?
     fn away_on_double(&self, target: &Target) -> bool {
-        let double = Self::at_backup(target);
+        let double = self.at_backup(target);
         self.vips_of(target).iter().filter_map(|vip| self.vips.get(vip)).all(|state| {
             state
                 .row
@@ -33,7 +35,7 @@ impl Coordinator {
         told: bool,
         actions: &mut Vec<Action>,
     ) {
-        let host = &target.backup.agent;
+        let host = &self.double_host(target);
         if !self.connected(now, &target.agent) {
             let background = self.away_again(now, name, target, actions);
             self.dbss(name).mode = Mode::TargetServerRecovery { background };

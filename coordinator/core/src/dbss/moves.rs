@@ -1,7 +1,7 @@
 //! The operator's moves, and the double's sleep.
 
 use super::*;
-use crate::{config::Backup, core::span};
+use crate::core::span;
 
 /// For a double to be resumed, or started.
 const RESUME: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ impl Coordinator {
             && target.writers().is_none()
             && self.connected(now, &target.agent)
         {
-            let Backup { agent, domain, .. } = target.backup.clone();
+            let (agent, domain) = (self.double_host(target), target.backup.domain.clone());
             let job = self.job(JobFor::Ready { target: name.clone(), command, force });
             let resume = AgentCommand::ResumeVm { domain };
             actions.push(Action::Command { job, agent, command: resume, timeout: RESUME });
@@ -48,7 +48,7 @@ impl Coordinator {
             if *result == JobResult::Done {
                 return Ok(target);
             }
-            let Backup { agent, domain, .. } = &target.backup;
+            let (agent, domain) = (self.double_host(&target), &target.backup.domain);
             let why = describe(result);
             Err(format!("{name} stays where it is: its double {domain} on {agent} can't be resumed: {why}"))
         });
@@ -69,7 +69,7 @@ impl Coordinator {
         if !self.in_authority(now) {
             return Err("this coordinator has no valid term: is SIF up? (kagectl status)".into());
         }
-        let to = if back { self.home_owner(&target) } else { Self::at_backup(&target) };
+        let to = if back { self.home_owner(&target) } else { self.at_backup(&target) };
         if self.all_settled_on(&target, &to) {
             return Err(format!("{name} is already served by {}", to.agent));
         }
@@ -112,14 +112,18 @@ impl Coordinator {
             self.dbss(name).budgets = Budgets::default();
             self.begin_return(now, name, target, cause, actions);
         } else {
-            self.move_all(now, target, &Self::at_backup(target), cause, reachable);
+            self.move_all(now, target, &self.at_backup(target), cause, reachable);
             self.enter(now, name, Mode::BackupServer { why: Why::Operator { reachable } });
         }
     }
 
     /// Its last VIP has left: the double sleeps again.
     pub(crate) fn suspend_double(&mut self, target: &Target, name: &TargetName, actions: &mut Vec<Action>) {
-        let backup = Self::at_backup(target);
+        let backup = self.at_backup(target);
+        // One that is supervised itself goes home before it sleeps.
+        if self.stands_in(&target.backup.domain) {
+            return;
+        }
         if !self.wanted(&backup) {
             self.pause(&backup, name, actions);
         }

@@ -20,11 +20,11 @@ impl Coordinator {
             return;
         }
         self.claim(name, target, why.as_str());
-        let to = Self::at_backup(target);
+        let to = self.at_backup(target);
         let (reason, planned) = (why.as_str(), why.planned());
-        let text = format!("{} on {} takes over ({reason})", target.backup.domain, target.backup.agent);
+        let text = format!("{} on {} takes over ({reason})", target.backup.domain, to.agent);
         self.note(Some(name.clone()), Severity::Info, "backup-server", text, actions);
-        self.only_place(name, &target.backup.agent, actions);
+        self.only_place(name, &to.agent, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "backup".into(), detail: reason.into() });
         if why.is_failure() {
             self.dbss(name).budgets.count_takeover(now, &target.budget);
@@ -106,7 +106,7 @@ impl Coordinator {
 
     /// Does its backup server have all that it held? What belongs to it may be less, and the rest be on its way still.
     fn taken_over(&self, target: &Target) -> bool {
-        let backup = Self::at_backup(target);
+        let backup = self.at_backup(target);
         let done = |vip| {
             self.vips.get(vip).is_some_and(|state| {
                 let theirs = [target.domain(), backup.domain.as_ref()];
@@ -128,7 +128,7 @@ impl Coordinator {
         detail: &str,
         actions: &mut Vec<Action>,
     ) {
-        let doubles = |target: &Target| target.backup.agent == *agent && target.backup.domain == *domain;
+        let doubles = |target: &Target| target.backup.domain == *domain && self.double_host(target) == *agent;
         let targets: Vec<(TargetName, Target)> = self
             .cluster
             .targets
@@ -139,7 +139,7 @@ impl Coordinator {
         for (name, target) in targets {
             let text = format!("{domain} on {agent} crashed: {detail}");
             self.note(Some(name.clone()), Severity::Alert, "double-crashed", text, actions);
-            let backup = Self::at_backup(&target);
+            let backup = self.at_backup(&target);
             // Told, and no more: in maintenance, disarmed, or where pushed events are not acted on (profile thesis).
             let idle = self.withheld(&name).is_some() || !self.cluster.detection.push;
             if idle || !self.all_settled_on(&target, &backup) {
@@ -157,6 +157,8 @@ impl Coordinator {
                 let text = "its double is gone and it is healthy: going back at once".to_owned();
                 self.note(Some(name.clone()), Severity::Info, "returning", text, actions);
                 self.begin_return(now, &name, &target, Cause::Failback, actions);
+            } else if self.stands_in(domain) {
+                self.stand_in_crashed(now, domain, detail, actions);
             } else {
                 // Also what it took over with the target, and is of others.
                 let vips = self.vips_of(&target);
@@ -267,7 +269,7 @@ impl Coordinator {
             let text = format!("the target serves again (moved back within {:?})", whole_millis(took));
             self.note(Some(name.clone()), Severity::Info, "regular", text, actions);
             actions.push(Action::PutTrouble { target: name.clone(), stage: String::new(), detail: String::new() });
-            self.verdict(name, target, true);
+            self.verdict(now, name, target, true);
             self.suspend_double(target, name, actions);
             return self.enter_regular(now, name);
         }

@@ -110,7 +110,7 @@ impl Coordinator {
         if let Some(service) = target.writers().and_then(|writers| writers.unfenced) {
             return Some(unfenced(&service));
         }
-        self.double_away(now, &target.backup.agent)
+        self.double_away(now, &self.double_host(target))
     }
 
     fn look_again(&mut self, name: &TargetName, at: Time) {

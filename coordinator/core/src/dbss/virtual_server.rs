@@ -320,8 +320,18 @@ impl Coordinator {
     pub(crate) fn claim(&mut self, name: &TargetName, target: &Target, why: &str) {
         let Some(domain) = target.domain() else { return };
         let mut claims: BTreeSet<Claim> = self.vips_at_stake(target).into_iter().map(Claim::Vip).collect();
-        claims.insert(Claim::Host(target.backup.agent.clone()));
+        claims.insert(Claim::Host(self.double_host(target)));
         claims.insert(Claim::Vm(domain.clone()));
+        self.put_claims(name, why, claims);
+    }
+
+    /// With what its backup server needs that is away, or about to leave.
+    pub(crate) fn put_claims(&mut self, name: &TargetName, why: &str, mut claims: BTreeSet<Claim>) {
+        self.with_stand_ins_claims(name, &mut claims);
+        let why = match why {
+            "" if !claims.is_empty() => "its backup server is on its way",
+            _ => why,
+        };
         self.signal(Signal::Claims { target: name.clone(), why: why.to_owned(), claims });
     }
 
@@ -334,26 +344,30 @@ impl Coordinator {
                 // It has left the other, by its agent's word; that it does not go back there nobody knows.
                 self.signal(Signal::MovedTo { vm: place.clone(), host, not_on: BTreeSet::new() });
             }
-            let (backup, host) = (target.backup.domain.clone(), target.backup.agent.clone());
+            let (backup, host) = (target.backup.domain.clone(), self.double_host(target));
             self.signal(Signal::FunctionRestored { place, backup, host });
         }
     }
 
     /// A5. The recovery is over either way.
-    pub(crate) fn verdict(&mut self, name: &TargetName, target: &Target, recovered: bool) {
+    pub(crate) fn verdict(&mut self, now: Time, name: &TargetName, target: &Target, recovered: bool) {
         let Some(place) = target.domain().cloned() else { return };
-        let host = if recovered { self.host_of(target) } else { target.backup.agent.clone() };
+        // One signal after another: what is claimed before is in the tables when they forget.
+        let kept = recovered && self.keep_sight_of_double(now, name, target);
+        let host = if recovered { self.host_of(target) } else { self.double_host(target) };
         self.signal(Signal::TargetVerdict { place, recovered, host });
-        self.unclaim(name, target);
+        if !kept {
+            self.unclaim(name, target);
+        }
     }
 
     /// It is served by itself, and the tables have its backup server in its place, or a claim: what an earlier coordinator
     /// could not say any more.
-    pub(crate) fn tell_its_return(&mut self, name: &TargetName, target: &Target) {
+    pub(crate) fn tell_its_return(&mut self, now: Time, name: &TargetName, target: &Target) {
         let (Some(tables), Some(place)) = (&self.tables, target.domain()) else { return };
         let row = tables.operation.get(place).or_else(|| tables.suspend.get(place));
         if row.is_some_and(|row| row.vm != *place) {
-            self.verdict(name, target, true);
+            self.verdict(now, name, target, true);
         } else if tables.claims.values().any(|row| row.by == name.as_str()) {
             self.unclaim(name, target);
         }
@@ -362,7 +376,7 @@ impl Coordinator {
     /// The recovery is over, or was none.
     pub(crate) fn unclaim(&mut self, name: &TargetName, target: &Target) {
         if target.vm.is_some() {
-            self.signal(Signal::Claims { target: name.clone(), why: String::new(), claims: BTreeSet::new() });
+            self.put_claims(name, "", BTreeSet::new());
         }
     }
 }

@@ -116,6 +116,7 @@ fn words(job: &JobFor) -> String {
         JobFor::Pause(owner, _) => {
             format!("{} suspended", owner.domain.as_ref().map_or("double", |name| name.as_str()))
         }
+        JobFor::StandIn(domain, what) => format!("{domain}: {}", format!("{what:?}").to_lowercase()),
         JobFor::Order(_) => "order noted".to_owned(),
         JobFor::Signal => "SIF told for the shared tables".to_owned(),
     }

@@ -566,7 +566,10 @@ impl World {
             AgentCommand::DestroyVm { domain } => {
                 self.double_runs.insert(domain.to_string(), false);
             }
-            AgentCommand::Prepare { .. } | AgentCommand::RebootVm { .. } | AgentCommand::MigrateVm { .. } => {}
+            AgentCommand::Prepare { .. }
+            | AgentCommand::RebootVm { .. }
+            | AgentCommand::MigrateVm { .. }
+            | AgentCommand::FindVm { .. } => {}
         }
         JobResult::Done
     }

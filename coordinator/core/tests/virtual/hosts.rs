@@ -14,6 +14,7 @@ use std::{
 pub type Ms = u64;
 
 const BOOT: Ms = 5_000;
+const MIGRATION: Ms = 3_000;
 const TERM: Duration = Duration::from_secs(5);
 
 pub fn n<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
@@ -56,6 +57,7 @@ pub fn config(guests: bool) -> String {
 enum Due {
     Event(Event),
     Obey(JobId, AgentId, AgentCommand),
+    Switch(JobId, DomainName),
 }
 
 pub struct Hosts {
@@ -77,6 +79,14 @@ pub struct Hosts {
     pub epochs: BTreeMap<Vip, VipRow>,
     /// Virtual IPs whose epochs take two seconds.
     pub slow: BTreeSet<Vip>,
+    /// Given up, and why.
+    pub troubles: BTreeMap<TargetName, String>,
+    /// Live migrations that the coordinator asked for: from, to.
+    pub migrations: BTreeMap<DomainName, (AgentId, AgentId)>,
+    /// Why the next ones are refused.
+    pub refusal: Option<String>,
+    /// Neither the switch-over nor the end of a live migration is heard of.
+    pub unseen: bool,
     /// SIF does not hear what it is told for the shared tables.
     pub signals_lost: bool,
     pub log: Vec<(Ms, Action)>,
@@ -121,6 +131,10 @@ impl Hosts {
             held,
             epochs,
             slow: BTreeSet::new(),
+            troubles: BTreeMap::new(),
+            migrations: BTreeMap::new(),
+            refusal: None,
+            unseen: false,
             signals_lost: false,
             log: Vec::new(),
             due: BTreeMap::new(),
@@ -142,6 +156,7 @@ impl Hosts {
 
     fn term(&mut self, term: u64) {
         let tables = Box::new(self.tables().clone());
+        self.step(Event::TroublesRead { down: self.troubles.clone().into_iter().collect() });
         self.step(Event::TablesRead { tables });
         let (sent, length) = (Time::from_millis(self.now), TERM);
         let rows = self.epochs.values().cloned().collect();
@@ -161,7 +176,7 @@ impl Hosts {
 
     fn restart(&mut self, cluster: Cluster) {
         self.core = Coordinator::new(Time::from_millis(self.now), cluster);
-        self.due.retain(|_, due| matches!(due, Due::Obey(..)));
+        self.due.retain(|_, due| matches!(due, Due::Obey(..) | Due::Switch(..)));
         self.term(1);
     }
 
@@ -258,6 +273,33 @@ impl Hosts {
         self.log.clear();
     }
 
+    /// A live migration that the coordinator asked for ends: it is there, if both hosts live and it does.
+    fn switch(&mut self, job: JobId, domain: &DomainName) {
+        let Some((from, to)) = self.migrations.remove(domain) else {
+            return self.ended(job, JobResult::Failed("the live migration failed".into()));
+        };
+        let there = self.domains.get(domain).is_some_and(|(at, ..)| *at == from);
+        let off = [&from, &to].into_iter().any(|host| self.off.contains(host));
+        if !there || off {
+            return self.ended(job, JobResult::Failed("the live migration failed".into()));
+        }
+        self.domains.get_mut(domain).unwrap().0 = to.clone();
+        for (vip, epoch) in self.held_by(domain.as_str()) {
+            self.held.remove(&vip);
+            if !self.unseen && self.speaks(&from) {
+                let report = AgentReport::Lost { ask: AskVip { vip, epoch }, reason: format!("switched over to {to}") };
+                self.step(Event::Report { agent: from.clone(), report });
+            }
+        }
+        self.ended(job, JobResult::Done);
+    }
+
+    fn ended(&mut self, job: JobId, result: JobResult) {
+        if !self.unseen {
+            self.step(Event::Job { job, result });
+        }
+    }
+
     pub fn held_by(&self, vm: &str) -> Vec<(Vip, Epoch)> {
         let by = |(_, (_, domain, _)): &(&Vip, &(AgentId, Option<DomainName>, Epoch))| {
             domain.as_ref().is_some_and(|domain| domain.as_str() == vm)
@@ -283,6 +325,7 @@ impl Hosts {
     /// The process of a virtual server ends; its host's agent says so if it is asked to.
     pub fn crash(&mut self, domain: &str, told: bool) {
         let (host, ..) = self.domains.remove(&n::<DomainName>(domain)).unwrap();
+        self.migrations.remove(&n::<DomainName>(domain));
         self.held.retain(|_, (_, of, _)| of.as_ref().is_none_or(|of| of.as_str() != domain));
         if told {
             let report = AgentReport::VmCrashed { domain: n(domain), detail: "its process ended".into() };
@@ -314,6 +357,12 @@ impl Hosts {
         self.log.iter().filter_map(note).collect()
     }
 
+    /// Was one of these given?
+    pub fn commands(&self, wanted: impl Fn(&AgentCommand) -> bool) -> bool {
+        let is = |(_, action): &(Ms, Action)| matches!(action, Action::Command { command, .. } if wanted(command));
+        self.log.iter().any(is)
+    }
+
     /// `host: command` of starts, resets, plugs pulled.
     pub fn orders(&self) -> Vec<String> {
         let order = |(_, action): &(Ms, Action)| match action {
@@ -321,6 +370,7 @@ impl Hosts {
                 AgentCommand::StartVm { domain } => Some(format!("{agent}: start {domain}")),
                 AgentCommand::RebootVm { domain, .. } => Some(format!("{agent}: reset {domain}")),
                 AgentCommand::DestroyVm { domain } => Some(format!("{agent}: destroy {domain}")),
+                AgentCommand::MigrateVm { domain, to } => Some(format!("{agent}: migrate to {to} {domain}")),
                 AgentCommand::ResumeVm { domain } => Some(format!("{agent}: resume {domain}")),
                 AgentCommand::PauseVm { domain } => Some(format!("{agent}: pause {domain}")),
                 _ => None,
@@ -375,12 +425,23 @@ impl Hosts {
 
     pub fn tail(&self) -> String {
         let of_interest = |(_, action): &&(Ms, Action)| {
-            !matches!(action, Action::Reply { .. } | Action::Ping { .. } | Action::Probe { .. })
+            !matches!(
+                action,
+                Action::Reply { .. } | Action::Ping { .. } | Action::Probe { .. } | Action::RenewTerm { .. }
+            )
         };
         let mut last: Vec<String> =
             self.log.iter().rev().filter(of_interest).take(30).map(|(at, action)| format!("{at} {action:?}")).collect();
         last.reverse();
-        format!("mail1 {}, mail2 {}\n{}", self.mode("mail1"), self.mode("mail2"), last.join("\n"))
+        format!(
+            "mail1 {}, mail2 {}: {:?}; held {:?}; claims {:?}\n{}",
+            self.mode("mail1"),
+            self.mode("mail2"),
+            self.core.target(&n("mail1")).map(|view| view.detail),
+            self.held,
+            self.tables().claims,
+            last.join("\n")
+        )
     }
 
     fn advance(&mut self) {
@@ -392,6 +453,7 @@ impl Hosts {
                     let result = self.obey(&agent, command);
                     self.step(Event::Job { job, result });
                 }
+                Due::Switch(job, domain) => self.switch(job, &domain),
             }
         }
         if self.now % 80 < 10 {
@@ -480,6 +542,17 @@ impl Hosts {
                 self.ends(takes, job, JobResult::Epoch(epoch));
             }
             Action::Bar { job, .. } => self.ends(10, job, JobResult::Barred(Duration::from_secs(600))),
+            Action::Command { job, agent, command: AgentCommand::MigrateVm { domain, to }, timeout } => {
+                if !self.speaks(&agent) {
+                    return self.ends(ms(timeout), job, JobResult::Unknown("no answer in time".into()));
+                }
+                if let Some(why) = self.refusal.clone() {
+                    return self.ends(500, job, JobResult::Failed(why));
+                }
+                self.migrations.insert(domain.clone(), (agent, to));
+                self.later(self.now + MIGRATION, Due::Switch(job, domain));
+                self.ends(ms(timeout), job, JobResult::Unknown("no answer in time".into()));
+            }
             Action::Command { job, agent, command, timeout } => {
                 if self.speaks(&agent) {
                     let takes = if matches!(command, AgentCommand::ResumeVm { .. }) { 100 } else { 10 };
@@ -520,6 +593,12 @@ impl Hosts {
             }
             Action::MovedTo { job, vm, host, not_on } => {
                 self.told(job, sif::Signal::MovedTo { term, vm, host, not_on });
+            }
+            Action::PutTrouble { target, stage, detail } if stage == "down" => {
+                self.troubles.insert(target, detail);
+            }
+            Action::PutTrouble { target, .. } => {
+                self.troubles.remove(&target);
             }
             Action::RenewTerm { term } => {
                 let sent = Time::from_millis(self.now);
@@ -579,6 +658,13 @@ impl Hosts {
                 self.domains.retain(|name, (at, ..)| *name != domain || at != host);
                 self.sick.remove(&domain);
                 self.start(domain, host, BOOT);
+            }
+            AgentCommand::FindVm { domain } => {
+                let here =
+                    |at: &AgentId| at == host || self.migrations.get(&domain) == Some(&(at.clone(), host.clone()));
+                if !self.domains.get(&domain).is_some_and(|(at, ..)| here(at)) {
+                    return JobResult::Failed("it is not there".into());
+                }
             }
             AgentCommand::ProbeVip { .. } => return JobResult::Answered(None),
             _ => {}

@@ -229,6 +229,7 @@ impl Night {
             | AgentCommand::Release { .. }
             | AgentCommand::PauseVm { .. }
             | AgentCommand::MigrateVm { .. }
+            | AgentCommand::FindVm { .. }
             | AgentCommand::RestartService { .. }
             | AgentCommand::Reboot
             | AgentCommand::Wake { .. } => 5,
@@ -257,6 +258,13 @@ impl Night {
                 JobResult::Done
             }
             AgentCommand::ProbeVip { .. } => JobResult::Answered(None),
+            AgentCommand::ResumeVm { domain }
+            | AgentCommand::StartVm { domain }
+            | AgentCommand::RebootVm { domain, .. }
+                if self.broken.contains(&domain) =>
+            {
+                failed("its disk is damaged")
+            }
             // One that is off is started.
             AgentCommand::ResumeVm { domain } => match self.run_of(&domain, host) {
                 Some(Run::Runs(_)) => JobResult::Done,
@@ -285,6 +293,14 @@ impl Night {
                 Some(_) => self.set(host, &domain, Run::Runs(self.now + GUEST_BOOT)),
                 None => failed("it is not there"),
             },
+            AgentCommand::FindVm { domain } => {
+                let arrives = self.migrations.get(&domain).is_some_and(|(_, to)| to == host);
+                if self.run_of(&domain, host).is_some() || arrives {
+                    JobResult::Done
+                } else {
+                    failed("it is not there")
+                }
+            }
             AgentCommand::MigrateVm { domain, to } => return self.migrate(host, &domain, &to, reply),
             AgentCommand::Wake { mac } => {
                 let named = self.cluster.agents.iter().find(|(_, machine)| machine.mac.as_ref() == Some(&mac));

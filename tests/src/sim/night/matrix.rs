@@ -1,6 +1,9 @@
 //! A failure during each step of each transition (thesis 4.4.3 goes through six of them by hand): every pair.
 
-use super::world::{Ms, Night, Power, Run};
+use super::{
+    beyond::until_repaired,
+    world::{Ms, Night, Power, Run},
+};
 use anyhow::{Result, bail};
 use kage_types::{AgentId, Condition, DomainName, Step, StepState};
 use serde::{Deserialize, Serialize};
@@ -12,9 +15,9 @@ const PSS: &str = "[pss]\ninterval = \"1s\"\nfresh = \"5s\"\nawake_for = \"5s\"\
 /// Percent of one member, of each group.
 const QUIET: u64 = 5;
 /// Above `moderate1`.
-const BUSY: u64 = 60;
+pub(super) const BUSY: u64 = 60;
 /// A transition takes seconds; one with a failure in it, minutes.
-const SETTLED: Ms = 600_000;
+pub(super) const SETTLED: Ms = 600_000;
 /// Longer than power saving looks for what it has left before it ends a transition.
 const CUT: Ms = 150_000;
 /// From the fault on, a virtual IP may be without an answer for so long.
@@ -53,10 +56,18 @@ pub enum Victim {
     Saving,
     /// kage-sif.
     Sif,
+    /// The virtual server, and its starts fail until it is repaired: it is given up.
+    Beyond,
+    /// The same, and the coordinator while its double is on its way.
+    BeyondCoordinator,
+    /// The same, and the host that its double goes to.
+    BeyondHost,
+    /// The same, and its double.
+    BeyondDouble,
 }
 
 /// All of them.
-pub const VICTIMS: [Victim; 14] = [
+pub const VICTIMS: [Victim; 18] = [
     Victim::Vm,
     Victim::Host,
     Victim::Source,
@@ -71,7 +82,33 @@ pub const VICTIMS: [Victim; 14] = [
     Victim::Coordinator,
     Victim::Saving,
     Victim::Sif,
+    Victim::Beyond,
+    Victim::BeyondCoordinator,
+    Victim::BeyondHost,
+    Victim::BeyondDouble,
 ];
+
+impl Victim {
+    fn is_beyond(self) -> bool {
+        match self {
+            Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble => true,
+            Victim::Vm
+            | Victim::Host
+            | Victim::Source
+            | Victim::Base
+            | Victim::CutHost
+            | Victim::CutSource
+            | Victim::CutBase
+            | Victim::CutArrived
+            | Victim::CutUnsaid
+            | Victim::CutLeft
+            | Victim::Agent
+            | Victim::Coordinator
+            | Victim::Saving
+            | Victim::Sif => false,
+        }
+    }
+}
 
 /// One pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +159,7 @@ pub fn cases(steps: usize) -> Vec<Case> {
     cases
 }
 
-fn quiet(night: &mut Night, percent: u64) {
+pub(super) fn quiet(night: &mut Night, percent: u64) {
     night.load.values_mut().for_each(|load| *load = percent);
 }
 
@@ -172,7 +209,7 @@ fn vm_of_step(night: &Night, step: Option<&Step>) -> Option<DomainName> {
 }
 
 /// False: there is no such thing here.
-fn strike(night: &mut Night, case: Case, step: Option<&Step>) -> bool {
+fn strike(night: &mut Night, case: Case, step: Option<&Step>, ruined: Option<&DomainName>) -> bool {
     let base = || night.cluster.groups.values().find_map(|group| group.base.clone());
     let host = host_of_step(night, step).or_else(base);
     match (case.victim, host, step) {
@@ -205,6 +242,10 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>) -> bool {
             night.crash_msbs(3_000);
             night.crash_pss(3_000);
         }
+        (Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble, ..) => match ruined {
+            Some(vm) => night.ruin(vm),
+            None => return false,
+        },
         (Victim::Saving, ..) => night.crash_pss(3_000),
         (Victim::Sif, ..) => night.crash_sif(3_000),
     }
@@ -292,10 +333,17 @@ pub fn run_case(case: Case, seed: u64) -> Result<(Tried, Night)> {
     tried.what = step.as_ref().map_or("it is over".into(), ToString::to_string);
     night.say(format_args!("---- {case}: {}", tried.what));
     let before = night.dark.clone();
-    tried.struck = strike(&mut night, case, step.as_ref());
+    // One that is about to be suspended is nobody's to look at until it is resumed.
+    let suspends = matches!(step, Some(Step::SuspendVm { .. }));
+    let ruined = vm_of_step(&night, step.as_ref())
+        .filter(|vm| case.victim.is_beyond() && !suspends && night.runs_on(vm).is_some());
+    tried.struck = strike(&mut night, case, step.as_ref(), ruined.as_ref());
     if tried.struck {
         let checks = |night: &mut Night, tried: &mut Tried| -> Result<(), String> {
             night.run(1_000);
+            if let Some(vm) = &ruined {
+                until_repaired(night, vm, case.victim)?;
+            }
             rest(night, "not restored")?;
             let dark = |(vip, dark): (&_, &Ms)| dark - before.get(vip).copied().unwrap_or(0);
             tried.dark = night.dark.iter().map(dark).max().unwrap_or(0);

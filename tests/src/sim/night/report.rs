@@ -101,6 +101,10 @@ fn name(victim: Victim) -> &'static str {
         Victim::Coordinator => "coordinator, both controllers",
         Victim::Saving => "power saving's process",
         Victim::Sif => "SIF",
+        Victim::Beyond => "virtual server of the step, for good",
+        Victim::BeyondCoordinator => "the same, and the coordinator while its double moves",
+        Victim::BeyondHost => "the same, and the host that its double goes to",
+        Victim::BeyondDouble => "the same, and its double",
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Night {
     pub machines: BTreeMap<AgentId, Machine>,
     /// Where each virtual server is in memory.
     pub vms: BTreeMap<DomainName, BTreeMap<AgentId, Run>>,
+    /// Their starts fail.
+    pub broken: BTreeSet<DomainName>,
     /// Live migrations under way: from, to.
     pub migrations: BTreeMap<DomainName, (AgentId, AgentId)>,
     /// Those that have switched over, and whose end is not told yet.
@@ -169,6 +171,7 @@ impl Night {
             last: 0,
             machines: (1..).zip(cluster.agents.keys()).map(machine).collect(),
             vms,
+            broken: BTreeSet::new(),
             migrations: BTreeMap::new(),
             arrived: BTreeSet::new(),
             held: cluster.vips().map(|(vip, _)| (vip, Vec::new())).collect(),

@@ -288,6 +288,7 @@ impl Expect {
                         | AgentCommand::DestroyVm { .. }
                         | AgentCommand::RebootVm { .. }
                         | AgentCommand::MigrateVm { .. }
+                        | AgentCommand::FindVm { .. }
                         | AgentCommand::Wake { .. }
                         | AgentCommand::ProbeVip { .. } => false,
                     };

@@ -7,6 +7,7 @@ use crate::{
     core::{JobFor, TargetJob, VipJob},
     event::{AgentReport, CheckOutcome, Event, JobResult},
     placement::describe,
+    stand_in::StandInJob,
     why::rules,
 };
 use kage_types::{AgentId, TargetName, Time, Vip, whole_millis};
@@ -157,7 +158,17 @@ impl Teller {
                     format!("double resumed for the fail-over: {}", describe(result)),
                 );
             }
-            JobFor::Target(..)
+            JobFor::StandIn(domain, job) if target.backup.domain == *domain => {
+                let at = Source::Agent(core.double_host(target).to_string());
+                match job {
+                    StandInJob::Checked => self.check(now, Source::Probe(domain.to_string()), checked(result)),
+                    StandInJob::Migrated => self.tell(now, at, format!("live migration: {}", describe(result))),
+                    StandInJob::Found => self.check(now, at, format!("{domain} looked for: {}", describe(result))),
+                    StandInJob::Cured => self.tell(now, at, format!("{domain} started anew: {}", describe(result))),
+                }
+            }
+            JobFor::StandIn(..)
+            | JobFor::Target(..)
             | JobFor::Vip(..)
             | JobFor::Ready { .. }
             | JobFor::LongLease(_)

@@ -166,6 +166,7 @@ impl Whole {
             | AgentCommand::DestroyVm { .. }
             | AgentCommand::RebootVm { .. }
             | AgentCommand::MigrateVm { .. }
+            | AgentCommand::FindVm { .. }
             | AgentCommand::RestartService { .. }
             | AgentCommand::Reboot => self.ends(ns(timeout), job, JobResult::Unknown("no answer in time".into())),
         }
