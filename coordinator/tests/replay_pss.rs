@@ -67,6 +67,7 @@ fn arrangement() -> Inventory {
             .into(),
         groups: [("mail".parse().expect("name"), group)].into(),
         claims: [].into(),
+        doubts: BTreeMap::new(),
     }
 }
 
