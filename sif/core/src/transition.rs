@@ -325,7 +325,10 @@ fn place(tables: &mut Tables, vip: Vip, to: &DomainName) {
 fn done(shared: &mut Shared, step: &Step, word: &StepWord, was_begun: bool) {
     let tables = &mut shared.tables;
     match step {
-        Step::Migrate { vm, to, .. } => whereabouts::migrated(tables, vm, to, was_begun),
+        Step::Migrate { vm, from, to } => {
+            whereabouts::migrated(tables, vm, to, was_begun);
+            gathered(tables, vm, from, to);
+        }
         Step::ResumeVm { vm, .. } => {
             let resumed = places(tables).filter(|(_, row)| row.vm == *vm).map(|(name, _)| name);
             for name in resumed {
@@ -339,6 +342,15 @@ fn done(shared: &mut Shared, step: &Step, word: &StepWord, was_begun: bool) {
             }
         }
         Step::MoveVip { .. } | Step::SuspendVm { .. } | Step::SuspendHost { .. } => {}
+    }
+}
+
+/// A group that is Light goes with the member that it was gathered on, be it for another group's sake.
+fn gathered(tables: &mut Tables, vm: &DomainName, from: &AgentId, to: &AgentId) {
+    let Some((_, row)) = tables.place_of(vm).filter(|(_, row)| row.host == *to) else { return };
+    let Some(state) = row.group.clone().and_then(|group| tables.state.get_mut(&group)) else { return };
+    if state.condition == Condition::Light && state.base.as_ref() == Some(from) {
+        state.base = Some(to.clone());
     }
 }
 

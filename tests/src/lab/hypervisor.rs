@@ -202,6 +202,16 @@ pub fn define(domain: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Kills the process of a domain, wherever it runs.
+///
+/// # Errors
+/// It runs nowhere.
+pub fn kill(domain: &Spec) -> Result<()> {
+    let (host, _) = whereabouts(domain).with_context(|| format!("{} runs nowhere", domain.name))?;
+    let pid = run_in(host, &["cat", &format!("/run/libvirt/qemu/{}.pid", domain.name)])?;
+    run(&["kill", "-9", pid.trim()]).map(drop)
+}
+
 /// Spoils what a domain boots from: it never answers again, whoever starts it, until it is defined anew.
 ///
 /// # Errors

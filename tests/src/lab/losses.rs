@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
 use super::load::{self, Level};
 use super::nodes::{Kind, Layout, Spec, find, of};
 use super::power::{BASE, Clients, Condition, folder, proved, until};
-use super::run::{self, wait_until, write};
-use super::spawn::run_in;
+use super::run::{wait_until, write};
 use super::suite::{Say, events_after, last_event, prepare};
 use super::{config::Profile, hypervisor, machine, network};
 
@@ -59,12 +58,7 @@ impl What {
     fn strike(self) -> Result<()> {
         match self {
             Self::Host(name) => machine::power_off(find(name)?),
-            Self::Server(name) => {
-                let server = find(name)?;
-                let (host, _) = hypervisor::whereabouts(server).with_context(|| format!("{name} runs nowhere"))?;
-                let pid = run_in(host, &["cat", &format!("/run/libvirt/qemu/{name}.pid")])?;
-                run::run(&["kill", "-9", pid.trim()]).map(drop)
-            }
+            Self::Server(name) => hypervisor::kill(find(name)?),
         }
     }
 

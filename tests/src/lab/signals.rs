@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::config::Profile;
 use super::daemons::{self, Part};
 use super::load::{self, Level};
-use super::nodes::{Kind, Layout, Spec, find, of};
+use super::nodes::{Kind, Layout, find, of};
 use super::power::{BASE, Condition, proved, rows, until};
 use super::run::{now_ns, wait_until};
 use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
@@ -87,18 +87,11 @@ fn arrive(condition: Condition, level: Level) -> Result<()> {
     until(condition).map(drop)
 }
 
-/// Pulls a virtual server's plug, so that its recovery begins at once.
-fn kill(server: &'static Spec) -> Result<()> {
-    let (host, _) = hypervisor::whereabouts(server).with_context(|| format!("{} runs nowhere", server.name))?;
-    let pid = super::spawn::run_in(host, &["cat", &format!("/run/libvirt/qemu/{}.pid", server.name)])?;
-    super::run::run(&["kill", "-9", pid.trim()]).map(drop)
-}
-
 /// (a) PSS moved mail2's virtual IP to mail1, which fails.
 fn both_addresses(_: Say<'_>) -> Result<String> {
     arrive(Condition::Light, Level::Light)?;
     let (client, server) = (find("client")?, find("mail1")?);
-    kill(server)?;
+    hypervisor::kill(server)?;
     let began = Instant::now();
     let vips: Vec<_> = of(Kind::VirtualServer)
         .filter(|member| member.group == server.group)
@@ -148,7 +141,7 @@ fn goes_home(_: Say<'_>) -> Result<String> {
     arrive(Condition::Light, Level::Light)?;
     let server = find("ftp1")?;
     hypervisor::spoil(server)?;
-    kill(server)?;
+    hypervisor::kill(server)?;
     let stands_in = |table: &str, host: &str| -> Result<bool> {
         let tables = super::power::tables()?;
         let row = rows(&tables[table]).into_iter().find(|row| row["place"] == server.name);

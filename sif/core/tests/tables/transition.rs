@@ -65,6 +65,24 @@ fn the_copy_of_a_migrated_row_is_there_while_it_is_under_way() {
 }
 
 #[test]
+fn a_light_group_goes_with_the_member_that_it_was_gathered_on() {
+    let mut desk = Desk::new();
+    desk.transition(&fold(), Condition::Light);
+    let base = |desk: &Desk| desk.tables().state[&n("mail")].base.clone();
+    assert_eq!((desk.at("mail1").as_str(), base(&desk)), ("mail1@rs1", Some(n("rs1"))));
+    // For another group's sake, by a plan that changes none of its conditions.
+    let id = desk.begin(&[wake("rs3"), migrate("mail1", "rs1", "rs3")]).unwrap();
+    for step in [0, 1] {
+        desk.step(id, step, StepState::Begun).unwrap();
+        desk.step(id, step, StepState::Done).unwrap();
+    }
+    assert_eq!((desk.at("mail1").as_str(), base(&desk)), ("mail1@rs3", Some(n("rs3"))));
+    desk.step(id, 1, StepState::UndoBegun).unwrap();
+    desk.step(id, 1, StepState::Undone).unwrap();
+    assert_eq!((desk.at("mail1").as_str(), base(&desk)), ("mail1@rs1", Some(n("rs1"))));
+}
+
+#[test]
 fn a_paused_virtual_server_stays_suspended_when_its_host_wakes() {
     let mut desk = Desk::new();
     let pause = Step::SuspendVm { vm: n("mail2"), host: n("rs2") };
