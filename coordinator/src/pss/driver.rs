@@ -343,18 +343,12 @@ impl Driver {
         self.observe();
     }
 
-    /// Follow the agents of all hosts, anew, and of machines on which backup servers of virtual servers are: one that has
-    /// taken a member's place is measured in its stead (problem c of thesis ch. 4).
+    /// Follow the machines' agents, anew.
     fn follow(&mut self) {
         self.followers.drain(..).for_each(|follower| follower.abort());
         // Two samples in each interval, so that each judgement has a fresh one.
         let interval = (self.cluster.saving.interval / 2).max(Duration::from_millis(200));
-        let hosts = self.cluster.hosts.keys().map(|name| (name, follow::What::Host));
-        let backups = self.cluster.targets.values().filter(|target| target.vm.is_some());
-        let backups = backups.map(|target| (&target.backup.agent, follow::What::Counters));
-        // Whatever is a host is followed as one.
-        let machines: BTreeMap<_, _> = backups.chain(hosts).collect();
-        for (name, what) in machines {
+        for (name, what) in follow::machines(&self.cluster) {
             let Some((_, way)) = self.ways.get(name) else { continue };
             let client = AgentClient::new(way.clone());
             let followed = follow::machine(what, name.clone(), client, interval, self.inputs.clone());

@@ -6,6 +6,7 @@ use super::{
     wire,
 };
 use crate::clock::now;
+use kage_coordinator_core::config::Cluster;
 use kage_proto::{
     agent::v1::{
         Facts, GetFactsRequest, ListVmsRequest, LoadSample, Vm, VmSample, WatchLoadRequest, agent_client::AgentClient,
@@ -67,6 +68,16 @@ pub enum What {
     Host,
     /// One that is no host, as on it backup servers take the places of members: their counters.
     Counters,
+}
+
+/// All hosts, and machines on which backup servers of virtual servers are: one that has taken a member's place is measured
+/// in its stead (problem c of thesis ch. 4).
+pub fn machines(cluster: &Cluster) -> BTreeMap<&AgentId, What> {
+    let hosts = cluster.hosts.keys().map(|name| (name, What::Host));
+    let backups = cluster.targets.values().filter(|target| target.vm.is_some());
+    let backups = backups.map(|target| (&target.backup.agent, What::Counters));
+    // Whatever is a host is followed as one.
+    backups.chain(hosts).collect()
 }
 
 /// One machine.
@@ -195,6 +206,33 @@ pub fn read_sample(
 mod tests {
     use super::*;
     use kage_proto::agent::v1::Nic;
+
+    #[test]
+    fn backup_servers_are_counted_where_they_are() {
+        let agents = [("rs1", "tap"), ("rs2", "tap"), ("mgmt", "tap"), ("web", "host")];
+        let agents = agents.iter().enumerate().map(|(index, (name, guard))| {
+            format!("[[agent]]\nname = \"{name}\"\naddress = \"10.0.0.{index}:7702\"\nguard = \"{guard}\"\n")
+        });
+        let target = |name: &str, of: &str, address: u8, backup: &str| {
+            format!(
+                "[[target]]\nname = \"{name}\"\n{of}\nvips = [\"10.0.0.{address}\"]\n\
+                 backup = {{ agent = \"{backup}\", domain = \"{name}b\" }}\n\
+                 [[target.service]]\nname = \"smtp\"\nprobe = \"smtp\"\n"
+            )
+        };
+        let text = format!(
+            "[cluster]\nname = \"test\"\non_coordinator_loss = \"keep\"\n[coordinator]\nlisten = \"10.0.0.9:7700\"\n[sif]\nlisten = \"10.0.0.9:7701\"\n\
+             {}{}{}{}[[host]]\nagent = \"rs1\"\n[[host]]\nagent = \"rs2\"\n",
+            agents.collect::<String>(),
+            target("mail1", "vm = { domain = \"mail1\", host = \"rs1\" }\naddress = \"10.0.0.61\"", 111, "mgmt"),
+            target("mail2", "vm = { domain = \"mail2\", host = \"rs2\" }\naddress = \"10.0.0.62\"", 112, "rs1"),
+            target("web", "agent = \"web\"", 113, "mgmt"),
+        );
+        let cluster = Cluster::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+        let what: Vec<(&str, What)> =
+            machines(&cluster).into_iter().map(|(name, what)| (name.as_str(), what)).collect();
+        assert_eq!(what, [("mgmt", What::Counters), ("rs1", What::Host), ("rs2", What::Host)]);
+    }
 
     #[test]
     fn samples_of_what_runs_are_read() {
