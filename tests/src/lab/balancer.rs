@@ -76,7 +76,9 @@ pub fn configuration(address: Ipv4Addr, control: &Path, fronts: &[Front]) -> Str
         let _ = write!(text, "\nlisten {}\n    bind {address}:{}\n", front.name, front.port);
         if front.asks_again {
             text.push_str(
-                "    mode http\n    http-reuse never\n    retry-on conn-failure empty-response response-timeout\n",
+                // Who was asked and then moved never answers: the question goes elsewhere after this.
+                "    mode http\n    http-reuse never\n    timeout server 2s\n    \
+                 retry-on conn-failure empty-response response-timeout\n",
             );
         }
         for vip in &front.vips {
