@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::{Run, Stages};
 use super::variant::{Trouble, Variant};
+use crate::lab::campaign::footer;
 use crate::lab::report::spread;
 
 /// What the part above detection may take (docs/safety.md's takeover: resume, VIP, announcement).
@@ -29,11 +30,8 @@ pub fn failover(measurement: &Measurement) -> String {
     let mut text = outages(measurement);
     text.push_str("\n## Where Kagemusha's time goes\n\n");
     text.push_str(&breakdown(measurement));
-    let _ = write!(text, "\nMeasured at commit {}", measurement.commit);
-    for (name, value) in &measurement.conditions {
-        let _ = write!(text, "; {name}: {value}");
-    }
-    text.push_str(".\n");
+    text.push('\n');
+    footer(&mut text, &measurement.commit, &measurement.conditions, None);
     for run in measurement.runs.iter().filter(|run| !run.problems.is_empty()) {
         let _ = writeln!(
             text,

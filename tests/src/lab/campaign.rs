@@ -197,15 +197,21 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
             runs.len() - good.len(),
         ));
     }
-    text.push_str(&format!("\nMeasured at commit {}", measurement.commit));
-    for (name, value) in &measurement.conditions {
+    text.push('\n');
+    footer(&mut text, &measurement.commit, &measurement.conditions, stale);
+    text
+}
+
+/// Below every table: what was measured and how; flagged if the code has changed since.
+pub fn footer(text: &mut String, commit: &str, conditions: &BTreeMap<String, String>, stale: Option<&str>) {
+    text.push_str(&format!("Measured at commit {commit}"));
+    for (name, value) in conditions {
         text.push_str(&format!("; {name}: {value}"));
     }
     text.push_str(".\n");
     if let Some(reason) = stale {
         text.push_str(&format!("\n**Older than the code it measures:** {reason}.\n"));
     }
-    text
 }
 
 /// Why a measurement of `commit` says nothing of the code as it is, if so.

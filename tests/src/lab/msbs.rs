@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::campaign::{commit, conditions, file, known, stale};
+use super::campaign::{commit, conditions, file, footer, known, stale};
 use super::config::Profile;
 use super::nodes::{Layout, Spec, double, machine as machine_node};
 use super::report::spread;
@@ -345,14 +345,7 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
     if !measurement.asleep.is_empty() {
         text.push('\n');
     }
-    let _ = write!(text, "Measured at commit {}", measurement.commit);
-    for (name, value) in &measurement.conditions {
-        let _ = write!(text, "; {name}: {value}");
-    }
-    text.push_str(".\n");
-    if let Some(reason) = stale {
-        let _ = write!(text, "\n**Older than the code it measures:** {reason}.\n");
-    }
+    footer(&mut text, &measurement.commit, &measurement.conditions, stale);
     text
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::campaign::{commit, conditions, file, known, stale};
+use super::campaign::{commit, conditions, file, footer, known, stale};
 use super::lifecycle;
 use super::power::{self, Condition, Night, THESIS_S};
 use super::report::spread;
@@ -198,14 +198,8 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
             );
         }
     }
-    let _ = write!(text, "\nMeasured at commit {}", measurement.commit);
-    for (name, value) in &measurement.conditions {
-        let _ = write!(text, "; {name}: {value}");
-    }
-    text.push_str(".\n");
-    if let Some(reason) = stale {
-        let _ = write!(text, "\n**Older than the code it measures:** {reason}.\n");
-    }
+    text.push('\n');
+    footer(&mut text, &measurement.commit, &measurement.conditions, stale);
     text
 }
 

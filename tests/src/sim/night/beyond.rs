@@ -75,25 +75,12 @@ pub(super) fn until_repaired(night: &mut Night, vm: &DomainName, victim: Victim)
         night.until(20_000, |night| night.migrations.contains_key(&double)).and(night.migrations.get(&double).cloned())
     {
         night.run(500);
-        match victim {
-            Victim::BeyondCoordinator => night.crash_msbs(3_000),
-            Victim::BeyondHost => night.lose_power(&to, Some(60_000)),
-            Victim::BeyondDouble => night.kill_vm(&double),
-            Victim::Beyond
-            | Victim::Vm
-            | Victim::Host
-            | Victim::Source
-            | Victim::Base
-            | Victim::CutHost
-            | Victim::CutSource
-            | Victim::CutBase
-            | Victim::CutArrived
-            | Victim::CutUnsaid
-            | Victim::CutLeft
-            | Victim::Agent
-            | Victim::Coordinator
-            | Victim::Saving
-            | Victim::Sif => {}
+        if victim == Victim::BeyondCoordinator {
+            night.crash_msbs(3_000);
+        } else if victim == Victim::BeyondHost {
+            night.lose_power(&to, Some(60_000));
+        } else if victim == Victim::BeyondDouble {
+            night.kill_vm(&double);
         }
     }
     night.run(5_000);

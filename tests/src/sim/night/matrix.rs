@@ -90,23 +90,7 @@ pub const VICTIMS: [Victim; 18] = [
 
 impl Victim {
     fn is_beyond(self) -> bool {
-        match self {
-            Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble => true,
-            Victim::Vm
-            | Victim::Host
-            | Victim::Source
-            | Victim::Base
-            | Victim::CutHost
-            | Victim::CutSource
-            | Victim::CutBase
-            | Victim::CutArrived
-            | Victim::CutUnsaid
-            | Victim::CutLeft
-            | Victim::Agent
-            | Victim::Coordinator
-            | Victim::Saving
-            | Victim::Sif => false,
-        }
+        matches!(self, Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble)
     }
 }
 
