@@ -450,7 +450,7 @@ impl Agents {
             }
             .into(),
             server_name: probe.server_name.clone(),
-            connect_timeout_ms: ms(limits.step),
+            connect_timeout_ms: ms(limits.connecting()),
             trace,
         };
         Ok(client.probe(with_deadline(request, limits.total + WAY)).await?.into_inner())

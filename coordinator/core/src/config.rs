@@ -363,9 +363,10 @@ impl Target {
         probes.max().unwrap_or_default()
     }
 
-    /// The longest that a probe of its services waits for one answer; zero: it has none.
-    pub(crate) fn longest_wait(&self, profile: Profile, detection: &Detection) -> Duration {
-        let probes = self.services.iter().map(|service| service.probe.longest_wait(profile, detection));
+    /// The longest that a probe of its services waits for a machine that is not there; zero: it has none.
+    pub(crate) fn longest_silence(&self, profile: Profile, detection: &Detection) -> Duration {
+        let wait = if detection.push { Probe::longest_silence } else { Probe::longest_wait };
+        let probes = self.services.iter().map(|service| wait(&service.probe, profile, detection));
         probes.max().unwrap_or_default()
     }
 

@@ -56,11 +56,7 @@ impl Coordinator {
             return;
         }
         self.pausing.remove(double);
-        for state in self.vips.values_mut() {
-            if state.moving.as_ref().is_some_and(|moving| moving.to == *double) {
-                state.wake = now;
-            }
-        }
+        self.wake_moves_to(now, double);
         self.stand_ins.values_mut().for_each(|stand_in| stand_in.wake = now);
         let name = double.domain.as_ref().map_or_else(String::new, ToString::to_string);
         if *result == JobResult::Done {

@@ -217,6 +217,24 @@ impl VipState {
         VipView { row: self.row.clone(), granted: self.last_grant, held: self.held, moving }
     }
 
+    /// Is its new owner's double being resumed for it?
+    fn resumes(&self, double: &Owner) -> bool {
+        self.moving.as_ref().is_some_and(|moving| match &moving.stage {
+            Stage::Securing(securing) => moving.to == *double && matches!(securing.vm, Try::Running(_)),
+            Stage::Advancing { .. } | Stage::Holding { .. } => false,
+        })
+    }
+
+    /// Its new owner's double runs: that was ordered for another VIP, once for all.
+    fn resumed(&mut self, double: &Owner) {
+        if let Some(Move { to, stage: Stage::Securing(securing), .. }) = &mut self.moving
+            && to == double
+            && matches!(securing.vm, Try::Idle { .. })
+        {
+            securing.vm = Try::Done;
+        }
+    }
+
     /// The owner's request arrived.
     pub fn owner_asked(&mut self, now: Time, listed: bool, hears: bool) {
         if !hears {
@@ -560,6 +578,20 @@ impl Coordinator {
         cause != Cause::Arranged && to.domain.as_ref().is_some_and(|domain| !self.is_a_target(domain))
     }
 
+    /// Is it being suspended, or resumed for another VIP? Its agent obeys the later of two orders, whichever comes first,
+    /// and refuses the other.
+    fn is_ordered(&self, double: &Owner) -> bool {
+        self.pausing.contains_key(double) || self.vips.values().any(|state| state.resumes(double))
+    }
+
+    /// An order to it is over: whoever waited for that goes on.
+    pub(crate) fn wake_moves_to(&mut self, now: Time, double: &Owner) {
+        let to = |state: &&mut VipState| state.moving.as_ref().is_some_and(|moving| moving.to == *double);
+        for state in self.vips.values_mut().filter(to) {
+            state.wake = state.wake.min(now);
+        }
+    }
+
     /// The epoch is durable. Returns when to look again.
     fn secure(&mut self, now: Time, vip: Vip, state: &VipState, moving: &mut Move, actions: &mut Vec<Action>) -> Time {
         let epoch = state.row.as_ref().map_or(Epoch(0), |row| row.epoch);
@@ -598,7 +630,7 @@ impl Coordinator {
         };
         if let (Some(domain), true) = (
             to.domain.as_ref().filter(|_| resumes),
-            one_writer && alone && may == Resume::Yes && securing.vm.due(now) && !self.pausing.contains_key(&to),
+            one_writer && alone && may == Resume::Yes && securing.vm.due(now) && !self.is_ordered(&to),
         ) {
             let command = AgentCommand::ResumeVm { domain: domain.clone() };
             let job = self.command(vip, VipJob::Resume, &to.agent, command, Duration::from_secs(10), actions);

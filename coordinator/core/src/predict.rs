@@ -146,7 +146,7 @@ pub fn predict(cluster: &Cluster, characteristics: &Characteristics) -> Report {
             }
             let figures = characteristics.targets.get(name).unwrap_or(&nothing);
             let mut troubles = thesis::troubles(patience, cluster.profile, &detection, target, figures);
-            let check = detection.ping_timeout.max(target.longest_wait(cluster.profile, &detection));
+            let check = detection.ping_timeout.max(target.longest_silence(cluster.profile, &detection));
             troubles.extend(others(patience, &timing, &detection, check, figures));
             let missing: BTreeSet<&str> =
                 troubles.iter().flat_map(|row| &row.not_characterised).map(String::as_str).collect();

@@ -78,6 +78,25 @@ pub struct Limits {
     pub step: Duration,
     /// All of it.
     pub total: Duration,
+    /// Connecting, if that must be quicker than a step. Absent in journals of before it was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Duration>,
+}
+
+impl Limits {
+    /// Connecting.
+    #[must_use]
+    pub fn connecting(&self) -> Duration {
+        self.connect.unwrap_or(self.step)
+    }
+
+    /// Of a machine whose lease is silent: a service may take its time to answer, but the kernel beneath it takes a
+    /// connection at once or is not there.
+    #[must_use]
+    pub fn of_silent_machine(self, detection: &Detection) -> Self {
+        let connect = detection.probe_timeout;
+        Self { connect: (connect < self.step).then_some(connect), ..self }
+    }
 }
 
 impl Probe {
@@ -97,15 +116,27 @@ impl Probe {
             (None, Profile::Normal | Profile::Fast) if own => sum(),
             (None, Profile::Normal | Profile::Fast) => step,
         };
-        Limits { step: step.min(MAX_TIMEOUT), total: total.min(MAX_TIMEOUT) }
+        Limits { step: step.min(MAX_TIMEOUT), total: total.min(MAX_TIMEOUT), connect: None }
     }
 
     /// The longest it waits for one answer: what it adds to the detection of a machine that falls silent meanwhile.
     #[must_use]
     pub fn longest_wait(&self, profile: Profile, detection: &Detection) -> Duration {
-        let Limits { step, total } = self.limits(profile, detection);
+        let Limits { step, total, connect: _ } = self.limits(profile, detection);
         let own = self.steps.iter().filter_map(|step| step.timeout).max();
         own.map_or(step, |own| own.max(step)).min(total)
+    }
+
+    /// The longest it waits for a machine whose lease is silent, and which is not there: for its connection, or for an
+    /// answer where there is none to be made.
+    #[must_use]
+    pub fn longest_silence(&self, profile: Profile, detection: &Detection) -> Duration {
+        match self.transport {
+            Transport::Tcp | Transport::Tls => {
+                self.limits(profile, detection).of_silent_machine(detection).connecting()
+            }
+            Transport::Udp => self.longest_wait(profile, detection),
+        }
     }
 
     /// As status and listings name it.

@@ -475,6 +475,34 @@ fn a_takeover_takes_along_what_the_lost_server_held_for_others_and_arrangements_
     assert!(words.is_empty(), "{words:?}");
 }
 
+/// Two orders to one backup server could overtake each other on their way, and its agent refuses the earlier one.
+#[test]
+fn a_backup_server_of_several_virtual_ips_is_resumed_by_one_order() {
+    let mut bench = Bench::new();
+    let report = AgentReport::VmCrashed { domain: vm("mail1"), detail: "its process is gone".into() };
+    bench.step(Event::Report { agent: agent("rs1"), report });
+    bench.end(advancing(111), JobResult::Epoch(Epoch(2)));
+    bench.end(advancing(112), JobResult::Epoch(Epoch(2)));
+    (0..6).for_each(|_| drop(bench.bar()));
+    let resumes = |bench: &Bench| {
+        let resume = |(_, action): &&(JobId, Action)| {
+            matches!(action, Action::Command { command: AgentCommand::ResumeVm { .. }, .. })
+        };
+        bench.jobs.iter().filter(resume).count()
+    };
+    assert_eq!(resumes(&bench), 1);
+    bench.run(100);
+    bench.commanded(|command| matches!(command, AgentCommand::ResumeVm { .. }), JobResult::Done);
+    bench.run(100);
+    assert_eq!(resumes(&bench), 0, "it runs");
+    for last in [111, 112] {
+        let release = |command: &AgentCommand| matches!(command, AgentCommand::Release { ask } if ask.vip == vip(last));
+        bench.commanded(release, JobResult::Done);
+    }
+    let held = bench.jobs.iter().filter(|(_, action)| holding(action)).count();
+    assert_eq!(held, 2, "both are opened");
+}
+
 /// Mail2's virtual IP is on mail1: what becomes of mail2 is no reason to leave it behind.
 #[test]
 fn a_virtual_ip_of_one_that_is_being_recovered_follows_who_holds_it() {

@@ -33,6 +33,18 @@ fn a_crash_that_is_pushed_is_restarted_at_once() {
     assert_eq!(restarts(&world), 1);
 }
 
+/// Its probe may take its time for an answer; a kernel that is there takes a connection at once.
+#[test]
+fn a_machine_whose_service_is_slow_is_found_lost_as_quickly_as_any() {
+    let lost = |timeout: &str| {
+        let target = with_target("mail", 100, "mailb", KEYS, &[25]) + timeout;
+        let mut world = World::new(&(head("normal") + &target));
+        world.power_lost("mail");
+        world.until(10_000, "served by its double", |world| world.served(vip(100), 25))
+    };
+    assert_eq!(lost("timeout = \"5s\"\n"), lost(""));
+}
+
 #[test]
 fn a_target_that_was_given_up_stays_given_up_under_the_next_term() {
     let mut world = one("budget = { restarts = 3, reboots = 0, takeovers = 3 }");

@@ -141,12 +141,13 @@ impl Coordinator {
             TargetJob::Probe(index) => {
                 let address = vip.filter(|_| look != Look::AtTarget).unwrap_or(target.address);
                 if let Some(service) = target.services.get(*index) {
+                    let limits = service.probe.limits(self.cluster.profile, &detection);
                     actions.push(Action::Probe {
                         job,
                         address,
                         port: service.port,
                         probe: service.probe.clone(),
-                        limits: service.probe.limits(self.cluster.profile, &detection),
+                        limits: if look == Look::Lost { limits.of_silent_machine(&detection) } else { limits },
                     });
                 }
             }

@@ -100,15 +100,18 @@ impl Coordinator {
                 securing.prepared = Try::Done;
             }
             (Stage::Securing(securing), VipJob::Resume) if securing.vm == Try::Running(job) => {
+                let double = moving.to.clone();
                 if result == JobResult::Done {
                     securing.vm = Try::Done;
                     let text = format!("the backup server of {vip} runs");
                     self.note(Some(target), Severity::Info, "backup-up", text, actions);
+                    self.vips.values_mut().for_each(|state| state.resumed(&double));
                 } else {
                     securing.vm = Try::Idle { not_before: now + 4 * RETRY };
                     let text = format!("the backup server of {vip} did not start: {}", describe(&result));
                     self.note(Some(target), Severity::Alert, "backup-failed", text, actions);
                 }
+                self.wake_moves_to(now, &double);
             }
             (Stage::Securing(securing), VipJob::PowerOff) if securing.writers.power == Try::Running(job) => {
                 // Whatever it said: what counts is what the power reads.

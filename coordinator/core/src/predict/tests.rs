@@ -101,6 +101,13 @@ fn a_patient_probe_finds_trouble_later() {
     assert_eq!(rows(&patient)[0].4, Some(10_500));
     let lost = |report: &Report| report.targets[0].troubles[4].outage_worst_ms;
     assert_eq!(lost(&usual), Some(2_004 + 2_100));
+    // A machine that is gone takes no connection: that needs no 8 s.
+    assert_eq!(lost(&patient), lost(&usual));
+    // Without connections, only an answer tells.
+    for target in cluster.targets.values_mut() {
+        target.services[0].probe.transport = crate::probe::Transport::Udp;
+    }
+    let patient = predict(&cluster, &table_2_1());
     let check = 8_000;
     assert_eq!(lost(&patient), Some(3 * patient.timing.renewal_ms + check + check + 2_100));
 }

@@ -36,7 +36,7 @@ fn steps_are_read() {
 #[test]
 fn time_outs_follow_the_profile() {
     let limits = |probe: &Probe, profile| {
-        let Limits { step, total } = probe.limits(profile, &Detection::of(profile));
+        let Limits { step, total, .. } = probe.limits(profile, &Detection::of(profile));
         (step.as_millis(), total.as_millis())
     };
     let smtp = good("probe = \"smtp\"").1;

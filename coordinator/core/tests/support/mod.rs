@@ -478,7 +478,7 @@ impl World {
                 let (takes, result) = match (reached, good) {
                     (true, true) => (3, CheckOutcome::Ok),
                     (true, false) => (1, CheckOutcome::Ng("connection refused".into())),
-                    (false, _) => (ms(limits.step), CheckOutcome::Ng("no reply".into())),
+                    (false, _) => (ms(limits.connecting()), CheckOutcome::Ng("no reply".into())),
                 };
                 self.ends(takes, job, JobResult::Check(result));
             }

@@ -573,7 +573,7 @@ impl Hosts {
                 let (takes, outcome) = match who.filter(|domain| self.answers(domain)) {
                     Some(domain) if !self.sick.contains(&domain) => (2, CheckOutcome::Ok),
                     Some(_) => (2, CheckOutcome::Ng("connection refused".into())),
-                    None => (ms(limits.step), CheckOutcome::Ng("no reply".into())),
+                    None => (ms(limits.connecting()), CheckOutcome::Ng("no reply".into())),
                 };
                 self.ends(takes, job, JobResult::Check(outcome));
             }
