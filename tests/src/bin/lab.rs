@@ -330,6 +330,9 @@ enum FaultName {
     /// With --condition: the base server shut down; it has its power again after a while
     #[value(name = "RsNt2")]
     RsNt2,
+    /// With --condition: the base server's power fails without notice; it has it again after a while
+    #[value(name = "RsLost")]
+    RsLost,
 }
 
 /// The thesis's standard troubles are measured in another way than single faults.
@@ -351,7 +354,8 @@ const fn trouble(name: FaultName) -> Option<Trouble> {
         | FaultName::Shutdown
         | FaultName::Reboot
         | FaultName::RsNt1
-        | FaultName::RsNt2 => None,
+        | FaultName::RsNt2
+        | FaultName::RsLost => None,
     }
 }
 
@@ -417,7 +421,9 @@ fn fault(name: FaultName, amount: Option<u64>) -> Result<Fault> {
         FaultName::St1 | FaultName::St2 | FaultName::Nt1 | FaultName::Nt2 => {
             bail!("a standard trouble is no single fault")
         }
-        FaultName::RsNt1 | FaultName::RsNt2 => bail!("a real server's trouble needs --condition moderate or light"),
+        FaultName::RsNt1 | FaultName::RsNt2 | FaultName::RsLost => {
+            bail!("a real server's trouble needs --condition moderate or light")
+        }
     })
 }
 

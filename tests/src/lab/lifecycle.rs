@@ -1,7 +1,9 @@
 //! The lab as a whole: up, down, status.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -15,13 +17,29 @@ use super::spawn::Daemon;
 use super::{balancer, debian, dirs, fileserver, hypervisor, image, machine, network};
 
 /// What the lab remembers of itself while it is up.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Memory {
     /// The profile it was brought up with.
     pub profile: Profile,
     /// Who is in it.
     #[serde(default)]
     pub layout: Layout,
+    /// When the product's programs that it runs were built, ns since 1970.
+    #[serde(default)]
+    pub built_ns: BTreeMap<String, u64>,
+}
+
+/// When the product's programs were built.
+#[must_use]
+pub fn built_ns() -> BTreeMap<String, u64> {
+    let built = |name: &str| {
+        let at = dirs::binary(name)?.metadata().ok()?.modified().ok()?;
+        u64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
+    };
+    ["kage-agent", "kage-coordinator", "kage-sif"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), built(name)?)))
+        .collect()
 }
 
 fn memory_file() -> PathBuf {
@@ -69,7 +87,8 @@ pub fn up(layout: Layout, profile: Profile, say: &mut dyn FnMut(&str)) -> Result
         Cgroup::of(node.name).create()?;
     }
     network::up()?;
-    write(&memory_file(), serde_json::to_string(&Memory { profile, layout })?)?;
+    let memory = Memory { profile, layout, built_ns: built_ns() };
+    write(&memory_file(), serde_json::to_string(&memory)?)?;
     let product = match dirs::binary("kagectl") {
         Some(kagectl) => {
             config::make_pki(&kagectl)?;
@@ -200,7 +219,7 @@ pub struct Status {
 /// # Errors
 /// The lab is down.
 pub fn status() -> Result<Status> {
-    let Memory { profile, layout } = memory()?;
+    let Memory { profile, layout, .. } = memory()?;
     let client = find("client")?;
     let nodes = nodes::nodes()
         .iter()

@@ -450,12 +450,7 @@ fn goals<'a, I: Iterator<Item = &'a Numbered>>(profile: Profile, of: &impl Fn(Tr
         "no target's supervision waits for another's; but here four emulated guests share two \
          cores, and a detection comes at a random phase",
     ));
-    text.push_str("### Goals\n\n| Goal | reached | |\n|---|---|---|\n");
-    for (goal, limit, value, why) in rows {
-        let (mark, why) = if value <= limit { ("yes", "") } else { ("no", why) };
-        let _ = writeln!(text, "| {goal} | {mark}: {value:.2} | {why} |");
-    }
-    text.push('\n');
+    super::report::goals(&rows, text);
 }
 
 /// Writes `docs/measurements/msbs.md` from `msbs.json`.

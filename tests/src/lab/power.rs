@@ -285,7 +285,7 @@ fn go(condition: Condition, level: Level, thesis_s: f64, say: Say<'_>) -> Result
 /// What clients of one address saw.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Seen {
-    asked: usize,
+    pub(super) asked: usize,
     pub(super) failed: usize,
     /// The longest outage, ms: 0 if no question failed.
     pub(super) outage_ms: f64,
@@ -392,6 +392,18 @@ pub struct Night {
     pub gap_ms: f64,
     /// How often an address changed its owner.
     pub changes: usize,
+    /// Real servers awake and virtual servers in service, at night and by day.
+    pub awake: [(usize, usize); 2],
+}
+
+/// Real servers awake and virtual servers that run on them, as the machine beneath has it.
+fn awake() -> (usize, usize) {
+    let on = |host: &&Spec| machine::power(host) == machine::Power::On;
+    let runs = |server: &&'static Spec| {
+        let found = hypervisor::whereabouts(server);
+        found.is_some_and(|(host, state)| machine::power(host) == machine::Power::On && state == "running")
+    };
+    (of(Kind::RealServer).filter(on).count(), of(Kind::VirtualServer).filter(runs).count())
 }
 
 impl Night {
@@ -439,10 +451,11 @@ pub(super) fn night(say: Say<'_>) -> Result<Night> {
         std::thread::sleep(Duration::from_secs(2));
         let evening = go(Condition::Light, Level::Light, THESIS_S.0, say).context("in the evening")?;
         proved(Condition::Light, &folder, "at night")?;
+        let at_night = awake();
         std::thread::sleep(Duration::from_secs(5));
         let morning = go(Condition::Moderate, Level::Moderate, THESIS_S.1, say).context("in the morning")?;
         proved(Condition::Moderate, &folder, "in the morning")?;
-        Ok((evening, morning))
+        Ok((evening, morning, [at_night, awake()]))
     };
     let done = there_and_back();
     let ended = clients.end(&folder);
@@ -461,7 +474,7 @@ pub(super) fn night(say: Say<'_>) -> Result<Night> {
             say(&format!("        {name}'s address itself: {}", seen.word()));
         }
     }
-    let ((evening, night), (morning, day)) = done?;
+    let ((evening, night), (morning, day), awake) = done?;
     let (direct, balanced, changes) = ended?;
     let unheld = [&night.unheld, &day.unheld].into_iter().flatten().fold(BTreeMap::new(), |mut all, (vip, length)| {
         let longest: &mut f64 = all.entry(vip.clone()).or_default();
@@ -496,5 +509,6 @@ pub(super) fn night(say: Say<'_>) -> Result<Night> {
         cut,
         gap_ms: gap,
         changes,
+        awake,
     })
 }

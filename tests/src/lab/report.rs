@@ -138,6 +138,16 @@ pub fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     }
 }
 
+/// Goals beside what was reached, and where a goal was not: why. (goal, limit, reached, why not).
+pub fn goals(rows: &[(&str, f64, f64, &str)], text: &mut String) {
+    text.push_str("### Goals\n\n| Goal | reached | |\n|---|---|---|\n");
+    for (goal, limit, value, why) in rows {
+        let (mark, why) = if value <= limit { ("yes", "") } else { ("no", *why) };
+        let _ = writeln!(text, "| {goal} | {mark}: {value:.2} | {why} |");
+    }
+    text.push('\n');
+}
+
 impl Report {
     /// A report without runs yet.
     #[must_use]

@@ -1,9 +1,10 @@
 //! The thesis's six troubles of chapter 4 (table 4.4), in Moderate and in Light condition: of a virtual server and of a
-//! real server, at a random moment of the check interval, as clients see them through the load balancer.
+//! real server; and one more, a real server that is lost without notice. At a random moment of the check interval, as clients see them through the load balancer.
 //!
 //! The thesis strikes FTP1 and RS2 with base server RS2; here it is the member on the base server that stays when its group
 //! is gathered, and the base server.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -42,17 +43,20 @@ pub enum Case {
     Virtual(Trouble),
     /// A real server's: Nt1 or Nt2.
     Real(Trouble),
+    /// Its power fails, and nobody says so before. Not in the thesis.
+    Lost,
 }
 
 impl Case {
-    /// In table 4.4's order.
-    pub const ALL: [Self; 6] = [
+    /// In table 4.4's order, then what it does not have.
+    pub const ALL: [Self; 7] = [
         Self::Virtual(Trouble::St1),
         Self::Virtual(Trouble::St2),
         Self::Virtual(Trouble::Nt1),
         Self::Virtual(Trouble::Nt2),
         Self::Real(Trouble::Nt1),
         Self::Real(Trouble::Nt2),
+        Self::Lost,
     ];
 
     /// The thesis's figures for both conditions, in seconds: function, target, client.
@@ -70,6 +74,7 @@ impl Case {
             Self::Real(Trouble::St1 | Trouble::St2 | Trouble::Nt2) => {
                 [row(Some(3.83), None, 0.0), row(Some(4.04), None, 11.05)]
             }
+            Self::Lost => [[None; 3]; 2],
         }
     }
 
@@ -83,6 +88,7 @@ impl Case {
             Self::Virtual(Trouble::Nt2) => "virtual server shut down",
             Self::Real(Trouble::Nt1) => "real server rebooted",
             Self::Real(Trouble::St1 | Trouble::St2 | Trouble::Nt2) => "real server shut down",
+            Self::Lost => "real server lost",
         }
     }
 
@@ -93,7 +99,7 @@ impl Case {
     fn struck(self, condition: Condition) -> Result<Vec<&'static Spec>> {
         match self {
             Self::Virtual(_) => Ok(vec![find(STRUCK)?]),
-            Self::Real(_) => Ok(of(Kind::VirtualServer)
+            Self::Real(_) | Self::Lost => Ok(of(Kind::VirtualServer)
                 .filter(|server| condition.host_of(server).is_ok_and(|host| host == Some(BASE)))
                 .collect()),
         }
@@ -112,6 +118,7 @@ impl Case {
                 daemons::go_down(host, GOES_DOWN)?;
                 machine::power_off(host)
             }
+            Self::Lost => machine::power_off(find(BASE)?),
         }
     }
 
@@ -119,11 +126,14 @@ impl Case {
     fn repair(self) -> Result<()> {
         match self {
             Self::Virtual(_) => Ok(()),
-            Self::Real(trouble) => {
-                std::thread::sleep(if trouble == Trouble::Nt1 { REBOOT } else { OFF });
-                machine::power_on(find(BASE)?)
-            }
+            Self::Real(Trouble::Nt1) => Self::power_after(REBOOT),
+            Self::Real(Trouble::St1 | Trouble::St2 | Trouble::Nt2) | Self::Lost => Self::power_after(OFF),
         }
+    }
+
+    fn power_after(time: Duration) -> Result<()> {
+        std::thread::sleep(time);
+        machine::power_on(find(BASE)?)
     }
 }
 
@@ -132,6 +142,7 @@ impl fmt::Display for Case {
         match self {
             Self::Virtual(trouble) => write!(to, "{}", trouble.name()),
             Self::Real(trouble) => write!(to, "Rs{}", trouble.name()),
+            Self::Lost => write!(to, "RsLost"),
         }
     }
 }
@@ -143,7 +154,10 @@ impl FromStr for Case {
         match Self::ALL.into_iter().find(|case| case.to_string().eq_ignore_ascii_case(word)) {
             Some(case) => Ok(case),
             None => {
-                bail!("`{word}` is no trouble of virtual or real servers; they are St1, St2, Nt1, Nt2, RsNt1, RsNt2")
+                bail!(
+                    "`{word}` is no trouble of virtual or real servers; they are St1, St2, Nt1, Nt2, RsNt1, RsNt2, \
+                     RsLost"
+                )
             }
         }
     }
@@ -170,8 +184,8 @@ pub struct CaseRun {
     pub target_s: Option<f64>,
     /// Until everything is as before, power saving's arrangement included, s after the injection.
     pub as_before_s: Option<f64>,
-    /// Requests through the load balancer that failed, of all groups.
-    pub failed: usize,
+    /// Requests through the load balancer that failed, and all, by group.
+    pub requests: BTreeMap<String, (usize, usize)>,
     /// Access disconnection through the load balancer: the longest time in which every request of a group failed, s.
     pub client_s: f64,
     /// The longest time between two good answers through the load balancer, s.
@@ -200,7 +214,7 @@ impl CaseRun {
             show(self.function_s),
             show(self.target_s),
             show(self.as_before_s),
-            self.failed,
+            self.requests.values().map(|(failed, _)| failed).sum::<usize>(),
             self.client_s,
             self.gap_s,
         );
@@ -267,7 +281,7 @@ pub fn run(case: Case, condition: Condition, number: u32, say: Say<'_>) -> Resul
         function_s,
         target_s,
         as_before_s: as_before.ok(),
-        failed: balanced.values().map(|seen| seen.failed).sum(),
+        requests: balanced.iter().map(|(name, seen)| ((*name).to_owned(), (seen.failed, seen.asked))).collect(),
         client_s: worst(|seen| seen.outage_ms),
         gap_s: worst(|seen| seen.gap_ms),
         log: timeline(&events, injected_ns),

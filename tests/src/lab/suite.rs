@@ -123,7 +123,14 @@ pub fn run(only: Option<&str>, say: Say<'_>) -> Result<bool> {
 /// It does not come up.
 pub fn prepare(layout: Layout, profile: Profile, say: Say<'_>) -> Result<()> {
     match lifecycle::memory() {
-        Ok(memory) if memory.profile == profile && memory.layout == layout => Ok(()),
+        Ok(memory) if memory.profile == profile && memory.layout == layout => {
+            if memory.built_ns == lifecycle::built_ns() {
+                return Ok(());
+            }
+            say("the lab runs programs that were built anew since: it is brought up again");
+            lifecycle::down()?;
+            lifecycle::up(layout, profile, say)
+        }
         Ok(_) => {
             lifecycle::down()?;
             lifecycle::up(layout, profile, say)
