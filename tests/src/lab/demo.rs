@@ -1,4 +1,5 @@
-//! The main job in front of somebody's eyes: Mail loses power, its double stands in, it is woken and takes its place.
+//! The main job in front of somebody's eyes: Mail loses power, its double stands in, it is woken and takes its place. Then
+//! a night: three groups are gathered on one real server, two sleep, and are woken when their load returns.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -9,23 +10,30 @@ use serde_json::Value;
 use super::capture::Capture;
 use super::config::Profile;
 use super::drill::Poller;
+use super::load::{self, Level};
 use super::nodes::{Layout, machine as machine_node};
+use super::power::{self, Clients, Condition};
 use super::report::RunReport;
-use super::run::{ms, now_ns};
-use super::suite::{kagectl_json, prepare, promised_ms};
+use super::run::{ms, now_ns, wait_until};
+use super::suite::{events_after, last_event, prepare, promised_ms, settled};
 use super::{daemons, dirs, machine, speech};
 
-/// Runs it. True if everything went as promised.
+/// A transition of all groups with hosts, on two busy cores.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs both. True if everything went as promised.
 ///
 /// # Errors
-/// The lab does not come up, or Mail does not come home.
+/// A lab does not come up; Mail does not come home; the groups are not gathered, or not brought back.
 pub fn run(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<bool> {
+    Ok(takeover(profile, say)? & night(say)?)
+}
+
+fn takeover(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<bool> {
     prepare(Layout::Small, profile, say)?;
     let target = machine_node("mail")?;
     let vip = target.vip().context("mail has a VIP")?;
-    super::run::wait_until(Duration::from_secs(60), "mail is in regular mode", || {
-        Ok(kagectl_json(&["status"]).is_ok_and(|status| status["targets"][0]["mode"] == "regular"))
-    })?;
+    settled(target)?;
     say(&daemons::kagectl(&["status"])?);
     let promised = promised_ms("host lost, frozen or cut off")?;
     let folder = dirs::lab().join("results").join(format!("{}-demo", now_ns() / 1_000_000_000));
@@ -35,18 +43,18 @@ pub fn run(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<bool> {
     poller.wait("the client is served", Duration::from_secs(10), |samples| samples.len() > 50)?;
 
     say(&format!("Mail serves {vip}; a client asks it 50 times a second. Its power is cut NOW."));
-    let after = newest_event()?;
-    let injected_ns = now_ns();
+    let mut timeline = Timeline::begin()?;
+    let injected_ns = timeline.injected_ns;
     machine::power_off(target)?;
-    let mut timeline = Timeline { after, injected_ns, seen: BTreeSet::new(), server: Some("mail".into()) };
     let began = Instant::now();
-    let mut woken = None;
+    let (mut woken, mut server) = (None, Some("mail".to_owned()));
     loop {
-        let kinds = timeline.show(&poller, say)?;
+        let kinds = timeline.show(say)?;
+        timeline.show_client(&poller, &mut server, say)?;
         if woken.is_none() && kinds.contains("waking") {
             woken = Some(now_ns());
         }
-        if kinds.contains("regular") && timeline.server.as_deref() == Some("mail") {
+        if kinds.contains("regular") && server.as_deref() == Some("mail") {
             break;
         }
         ensure!(began.elapsed() < Duration::from_secs(120), "Mail is not home after 120 s: tests/lab status");
@@ -72,30 +80,79 @@ pub fn run(profile: Profile, say: &mut dyn FnMut(&str)) -> Result<bool> {
     Ok(good)
 }
 
-fn newest_event() -> Result<u64> {
-    Ok(events(0)?.last().map_or(0, |event| number(&event["seq"])))
+/// Two conditions of three groups on three real servers, behind a load balancer.
+fn night(say: &mut dyn FnMut(&str)) -> Result<bool> {
+    say("\nSix virtual servers on three real ones now, behind HAProxy; clients ask each group ten times a second.");
+    prepare(Layout::Pss, Profile::Normal, say)?;
+    let folder = power::folder("demo-night")?;
+    load::set(None, Level::Moderate)?;
+    power::until(Condition::Moderate)?;
+    wait_until(Duration::from_secs(30), "all is at home", || {
+        Ok(power::proved(Condition::Moderate, &folder, "before").is_ok())
+    })?;
+    say(&daemons::kagectl(&["pss"])?);
+    let clients = Clients::start(&folder)?;
+    let mut changes = || -> Result<()> {
+        say("Night comes: the load of all groups falls NOW.");
+        change(Condition::Light, Level::Light, say)?;
+        say(&daemons::kagectl(&["pss"])?);
+        say("Morning: the load returns NOW.");
+        change(Condition::Moderate, Level::Moderate, say)?;
+        wait_until(Duration::from_secs(30), "all is at home", || {
+            Ok(power::proved(Condition::Moderate, &folder, "after").is_ok())
+        })?;
+        Ok(())
+    };
+    let changed = changes();
+    let ended = clients.end(&folder);
+    load::set(None, Level::Light)?;
+    changed?;
+    let (_, balanced, moves) = ended?;
+    say("\nWhat clients saw through the load balancer");
+    for (name, seen) in &balanced {
+        say(&format!("{name:6} {}", seen.word()));
+    }
+    say(&format!("addresses moved {moves} times, never with two owners\n\nEvidence: {}", folder.display()));
+    // What is under way where bytes are only passed on is cut as an address moves.
+    Ok(balanced.values().all(|seen| seen.failed <= moves))
+}
+
+/// The load changes, and what follows is shown as it happens.
+fn change(condition: Condition, level: Level, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut timeline = Timeline::begin()?;
+    load::set(None, level)?;
+    let began = Instant::now();
+    loop {
+        timeline.show(say)?;
+        if power::is(condition) {
+            timeline.show(say)?;
+            return Ok(());
+        }
+        ensure!(began.elapsed() < LIMIT, "the groups are not {} after {LIMIT:?}: kagectl pss", condition.name());
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or(0)
 }
 
-fn events(after: u64) -> Result<Vec<Value>> {
-    let text = daemons::kagectl(&["--json", "events", "--after", &after.to_string()])?;
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
-}
-
 struct Timeline {
     after: u64,
     injected_ns: u64,
     seen: BTreeSet<String>,
-    server: Option<String>,
 }
 
 impl Timeline {
-    /// Print what is new: the coordinator's events, and who answers the client.
-    fn show(&mut self, poller: &Poller, say: &mut dyn FnMut(&str)) -> Result<BTreeSet<String>> {
-        for event in events(self.after)? {
+    /// From now on.
+    fn begin() -> Result<Self> {
+        let after = last_event()?;
+        Ok(Self { after, injected_ns: now_ns(), seen: BTreeSet::new() })
+    }
+
+    /// Print the coordinator's new events; the kinds of all so far.
+    fn show(&mut self, say: &mut dyn FnMut(&str)) -> Result<BTreeSet<String>> {
+        for event in events_after(self.after)? {
             self.after = self.after.max(number(&event["seq"]));
             let at = number(&event["unix_ms"]) * 1_000_000;
             self.line(at, "kagemusha", event["text"].as_str().unwrap_or_default(), say);
@@ -103,19 +160,23 @@ impl Timeline {
                 self.seen.insert(kind.to_owned());
             }
         }
+        Ok(self.seen.clone())
+    }
+
+    /// Print who answers the client, if that has changed.
+    fn show_client(&self, poller: &Poller, server: &mut Option<String>, say: &mut dyn FnMut(&str)) -> Result<()> {
         let samples = poller.samples()?;
         if let Some(last) = samples.last().filter(|last| last.t_ns > self.injected_ns)
-            && last.server != self.server
+            && last.server != *server
         {
             let text = match &last.server {
                 Some(server) => format!("is served by {server}"),
                 None => "gets no answer".to_owned(),
             };
-            let at = last.t_ns;
-            self.server.clone_from(&last.server);
-            self.line(at, "the client", &text, say);
+            server.clone_from(&last.server);
+            self.line(last.t_ns, "the client", &text, say);
         }
-        Ok(self.seen.clone())
+        Ok(())
     }
 
     fn line(&self, at_ns: u64, who: &str, text: &str, say: &mut dyn FnMut(&str)) {

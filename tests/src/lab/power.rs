@@ -146,6 +146,11 @@ fn arrived(status: &Value, condition: Condition) -> bool {
         && status["transition"].is_null()
 }
 
+/// Are all groups in it now?
+pub(super) fn is(condition: Condition) -> bool {
+    kagectl_json(&["pss"]).is_ok_and(|status| arrived(&status, condition) && unheld(&status).is_empty())
+}
+
 /// Virtual addresses that `kagectl pss` shows with nobody.
 fn unheld(status: &Value) -> Vec<String> {
     let members = rows(&status["groups"]).into_iter().flat_map(|group| rows(&group["members"]));
