@@ -163,7 +163,9 @@ impl Pss {
     #[must_use]
     pub fn report(&self, now: Time) -> Report {
         let mut report = self.judged.clone();
-        for reason in &self.planned.reasons {
+        // A transition that has ended since is no reason any more.
+        let ended = |reason: &&Reason| matches!(reason, Reason::Busy(_)) && self.executor.plan().is_none();
+        for reason in self.planned.reasons.iter().filter(|reason| !ended(reason)) {
             report.add(reason.clone());
         }
         self.troubles.report(now, &mut report);

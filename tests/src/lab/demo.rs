@@ -155,7 +155,10 @@ impl Timeline {
         for event in events_after(self.after)? {
             self.after = self.after.max(number(&event["seq"]));
             let at = number(&event["unix_ms"]) * 1_000_000;
-            self.line(at, "kagemusha", event["text"].as_str().unwrap_or_default(), say);
+            let [target, text] = ["target", "text"].map(|key| event[key].as_str().unwrap_or_default());
+            // Most say of whom they tell.
+            let text = if text.contains(target) { text.to_owned() } else { format!("{target}: {text}") };
+            self.line(at, "kagemusha", &text, say);
             if let Some(kind) = event["kind"].as_str() {
                 self.seen.insert(kind.to_owned());
             }
