@@ -172,10 +172,7 @@ pub fn define(domain: &Spec) -> Result<()> {
     let kernel = image::kernel()?;
     let kind = if image::accelerator(&kernel)? == "kvm" { "kvm" } else { "qemu" };
     let folder = dirs::node(domain.name);
-    // A virtual server's restarts its service; a double is watched from outside.
-    let agent = dirs::binary("kage-agent")
-        .filter(|_| domain.kind == Kind::VirtualServer && folder.join("etc/kagemusha/agent.toml").exists());
-    image::initramfs(&kernel, agent.as_deref(), &folder.join("etc"), &initramfs_path(domain))?;
+    mend(domain)?;
     let disk = match domain.system {
         System::Busybox => String::new(),
         // The guest agent sets the clock of a double that slept for long.
@@ -259,6 +256,29 @@ pub fn kill(domain: &Spec) -> Result<()> {
 /// The disk is full.
 pub fn spoil(domain: &Spec) -> Result<()> {
     write(&initramfs_path(domain), "no initramfs")
+}
+
+/// Makes what a domain boots from, anew if it was spoiled. It boots from that when it is started next.
+///
+/// # Errors
+/// The disk is full.
+pub fn mend(domain: &Spec) -> Result<()> {
+    let folder = dirs::node(domain.name);
+    // A virtual server's restarts its service; a double is watched from outside.
+    let agent = dirs::binary("kage-agent")
+        .filter(|_| domain.kind == Kind::VirtualServer && folder.join("etc/kagemusha/agent.toml").exists());
+    image::initramfs(&image::kernel()?, agent.as_deref(), &folder.join("etc"), &initramfs_path(domain))
+}
+
+/// Starts a domain on this host as one would switch it off and on: whatever it does there now.
+///
+/// # Errors
+/// libvirt refuses.
+pub fn start_anew(domain: &Spec, host: &Spec) -> Result<()> {
+    if active(host)?.contains_key(domain.name) {
+        virsh(host, &["destroy", domain.name])?;
+    }
+    virsh(host, &["start", domain.name]).map(drop)
 }
 
 /// Starts a domain that is shut off, and returns at once.

@@ -60,3 +60,4 @@ mod survey;
 pub mod thesis_logs;
 pub mod transition;
 pub mod trouble;
+mod wayhome;
