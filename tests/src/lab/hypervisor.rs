@@ -1,5 +1,6 @@
 //! A libvirt of its own for each hypervisor, and the domains on it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use super::image;
 use super::machine::{Power, command_line, console_log, initramfs_path, power, shell_path, shell_socket};
 use super::nodes::{Kind, Spec, System, find, of};
-use super::run::{run, succeeds, text, wait_until, write};
+use super::run::{read, run, succeeds, text, wait_until, write};
 use super::spawn::{Daemon, HOLDER, run_in};
 use super::{debian, dirs, network};
 
@@ -101,7 +102,8 @@ pub fn start_libvirtd(node: &'static Spec) -> Result<()> {
 /// # Errors
 /// libvirtd does not answer, or refuses.
 pub fn virsh(node: &Spec, arguments: &[&str]) -> Result<String> {
-    let mut argv = vec!["virsh", "-q", "-c", "qemu:///system"];
+    // A host may fall asleep amid the question: whoever asks is not to wait for the morning.
+    let mut argv = vec!["timeout", "60", "virsh", "-q", "-c", "qemu:///system"];
     argv.extend(arguments);
     Ok(run_in(node, &argv)?.trim().to_owned())
 }
@@ -123,6 +125,45 @@ pub fn whereabouts(domain: &Spec) -> Option<(&'static Spec, String)> {
     })
 }
 
+/// All that is in the memory of a host, by libvirt itself, and libvirt's word for its state. Of one that sleeps what its
+/// libvirt had written down before.
+///
+/// # Errors
+/// libvirtd does not answer, or its files can't be read.
+pub fn active(host: &Spec) -> Result<BTreeMap<String, String>> {
+    if power(host) == Power::On {
+        return Ok(listed(&virsh(host, &["list"])?));
+    }
+    let folder = private(host, "/run/libvirt/qemu");
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+        if path.extension().is_none_or(|kind| kind != "xml") {
+            continue;
+        }
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let state = written(&read(&path)?).with_context(|| format!("{} has no state", path.display()))?;
+        found.insert(name, state);
+    }
+    Ok(found)
+}
+
+/// Of `virsh list`: number, name, state.
+fn listed(list: &str) -> BTreeMap<String, String> {
+    let row = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let name = words.next()?.to_owned();
+        Some((name, words.collect::<Vec<_>>().join(" ")))
+    };
+    list.lines().filter_map(row).collect()
+}
+
+/// Of the file in which libvirt keeps what runs: `<domstatus state='paused' ...`.
+fn written(status: &str) -> Option<String> {
+    let (_, rest) = status.split_once("<domstatus state='")?;
+    rest.split_once('\'').map(|(state, _)| state.to_owned())
+}
+
 /// Makes the domain known to its hypervisor, a virtual server and its double to all of them, with a fresh image.
 ///
 /// # Errors
@@ -131,10 +172,7 @@ pub fn define(domain: &Spec) -> Result<()> {
     let kernel = image::kernel()?;
     let kind = if image::accelerator(&kernel)? == "kvm" { "kvm" } else { "qemu" };
     let folder = dirs::node(domain.name);
-    // A virtual server's restarts its service; a double is watched from outside.
-    let agent = dirs::binary("kage-agent")
-        .filter(|_| domain.kind == Kind::VirtualServer && folder.join("etc/kagemusha/agent.toml").exists());
-    image::initramfs(&kernel, agent.as_deref(), &folder.join("etc"), &initramfs_path(domain))?;
+    mend(domain)?;
     let disk = match domain.system {
         System::Busybox => String::new(),
         // The guest agent sets the clock of a double that slept for long.
@@ -220,6 +258,29 @@ pub fn spoil(domain: &Spec) -> Result<()> {
     write(&initramfs_path(domain), "no initramfs")
 }
 
+/// Makes what a domain boots from, anew if it was spoiled. It boots from that when it is started next.
+///
+/// # Errors
+/// The disk is full.
+pub fn mend(domain: &Spec) -> Result<()> {
+    let folder = dirs::node(domain.name);
+    // A virtual server's restarts its service; a double is watched from outside.
+    let agent = dirs::binary("kage-agent")
+        .filter(|_| domain.kind == Kind::VirtualServer && folder.join("etc/kagemusha/agent.toml").exists());
+    image::initramfs(&image::kernel()?, agent.as_deref(), &folder.join("etc"), &initramfs_path(domain))
+}
+
+/// Starts a domain on this host as one would switch it off and on: whatever it does there now.
+///
+/// # Errors
+/// libvirt refuses.
+pub fn start_anew(domain: &Spec, host: &Spec) -> Result<()> {
+    if active(host)?.contains_key(domain.name) {
+        virsh(host, &["destroy", domain.name])?;
+    }
+    virsh(host, &["start", domain.name]).map(drop)
+}
+
 /// Starts a domain that is shut off, and returns at once.
 ///
 /// # Errors
@@ -263,4 +324,22 @@ pub fn down() -> Result<()> {
         let _ = run(&["rmdir", "/run/libvirt"]);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_has_in_memory_is_read_from_both_sources() {
+        let list = " 1    mail1    running\n 12   web2   in shutdown\n\n";
+        let found = listed(list);
+        assert_eq!(found.get("mail1").map(String::as_str), Some("running"));
+        assert_eq!(found.get("web2").map(String::as_str), Some("in shutdown"));
+        assert_eq!(found.len(), 2);
+        let status =
+            "<!--\nWARNING: AUTO-GENERATED\n-->\n\n<domstatus state='paused' reason='user' pid='77'>\n  <taint/>";
+        assert_eq!(written(status).as_deref(), Some("paused"));
+        assert_eq!(written("<domain type='qemu'>"), None);
+    }
 }

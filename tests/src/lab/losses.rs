@@ -15,11 +15,11 @@ use super::{config::Profile, hypervisor, machine, network};
 
 /// At the profile `normal`: detection, patience, up to three doubles resumed on two cores; or a load balancer that asks
 /// elsewhere.
-const GAP_MS: f64 = 6_000.0;
+pub(super) const GAP_MS: f64 = 6_000.0;
 /// Until somebody serves each address.
 const SERVED: Duration = Duration::from_secs(60);
 /// A host boots, and emulated guests on it.
-const BACK: Duration = Duration::from_secs(240);
+pub(super) const BACK: Duration = Duration::from_secs(240);
 /// Without what was lost.
 const AWAY: Duration = Duration::from_secs(5);
 

@@ -21,7 +21,7 @@ use super::run::{now_ns, wait_until, write};
 use super::spawn::Daemon;
 use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
 use super::transition::Split;
-use super::{balancer, dirs, hypervisor, losses, machine, network, signals, speech};
+use super::{balancer, dirs, hypervisor, killed, losses, machine, network, signals, speech, wayhome};
 
 /// As the suite calls it.
 pub const NAME: &str = "power saving: a night";
@@ -75,6 +75,8 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
     for loss in &losses::ALL {
         told(loss.name, &mut |say| losses::run(loss, say));
     }
+    told(killed::NAME, &mut killed::run);
+    told(wayhome::NAME, &mut wayhome::run);
     for problem in &signals::ALL {
         told(problem.name, &mut |say| signals::run(problem, say));
     }

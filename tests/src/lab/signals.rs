@@ -136,7 +136,7 @@ fn measured(_: Say<'_>) -> Result<String> {
 }
 
 /// (d) ftp1, which was migrated to the base server, is beyond repair there, and the load returns.
-fn goes_home(_: Say<'_>) -> Result<String> {
+pub(super) fn goes_home(_: Say<'_>) -> Result<String> {
     const REPAIR: Duration = Duration::from_secs(180);
     arrive(Condition::Light, Level::Light)?;
     let server = find("ftp1")?;

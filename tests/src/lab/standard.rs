@@ -361,7 +361,7 @@ fn judge(case: Case, struck: &[&'static Spec], events: &[Value], injected_ns: u6
 
 /// The load that brings all groups to a condition and keeps them there.
 impl Condition {
-    const fn level(self) -> Level {
+    pub(super) const fn level(self) -> Level {
         match self {
             Self::Moderate => Level::Moderate,
             Self::Light => Level::Light,
