@@ -42,6 +42,7 @@ pub mod msbs;
 pub mod network;
 pub mod nic;
 pub mod nodes;
+mod outside;
 pub mod pcap;
 pub mod power;
 pub mod pss;

@@ -46,7 +46,7 @@ pub fn serve() -> Result<()> {
     loop {
         let (_, length) = recv(&socket, &mut buffer[..], RecvFlags::empty()).context("cannot receive frames")?;
         let frame = &buffer[..length.min(buffer.len())];
-        let Some(node) = called(frame) else { continue };
+        let Some(node) = called(frame).filter(|node| realserver::hears(node)) else { continue };
         let said = match machine::wake(node) {
             Ok(Power::Off) => "magic packet: booting",
             Ok(Power::Asleep) => "magic packet: waking",

@@ -21,7 +21,7 @@ use super::run::{now_ns, wait_until, write};
 use super::spawn::Daemon;
 use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
 use super::transition::Split;
-use super::{balancer, dirs, hypervisor, killed, losses, machine, network, signals, speech, wayhome};
+use super::{balancer, dirs, hypervisor, killed, losses, machine, network, outside, signals, speech, wayhome};
 
 /// As the suite calls it.
 pub const NAME: &str = "power saving: a night";
@@ -77,6 +77,7 @@ pub(super) fn run(only: Option<&str>, say: Say<'_>) -> (usize, usize) {
     }
     told(killed::NAME, &mut killed::run);
     told(wayhome::NAME, &mut wayhome::run);
+    told(outside::NAME, &mut outside::run);
     for problem in &signals::ALL {
         told(problem.name, &mut |say| signals::run(problem, say));
     }

@@ -30,6 +30,28 @@ fn alarm(node: &Spec) -> PathBuf {
     dirs::node(node.name).join("alarm")
 }
 
+fn deaf(node: &Spec) -> PathBuf {
+    dirs::node(node.name).join("deaf")
+}
+
+/// Whether its network card hears the magic packet; its alarm wakes it all the same.
+#[must_use]
+pub fn hears(node: &Spec) -> bool {
+    !deaf(node).exists()
+}
+
+/// Makes its network card deaf to the magic packet, or heals it.
+///
+/// # Errors
+/// The disk is full.
+pub fn set_deaf(node: &Spec, is: bool) -> Result<()> {
+    if is {
+        return write(&deaf(node), "");
+    }
+    let _ = std::fs::remove_file(deaf(node));
+    Ok(())
+}
+
 /// A real server's own way to sleep: asks for it, and returns once it is awake again.
 ///
 /// # Errors
