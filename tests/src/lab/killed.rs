@@ -15,7 +15,7 @@ use super::nodes::{Layout, find};
 use super::power::{BASE, Clients, Condition, folder, proved, rows, tables, until};
 use super::run::{wait_until, write};
 use super::suite::{Say, events_after, last_event, prepare};
-use super::{lifecycle, survey};
+use super::{lifecycle, realserver, survey};
 
 /// As the suite calls it.
 pub(super) const NAME: &str = "power saving: killed amid a transition";
@@ -92,6 +92,9 @@ fn leg(towards: Condition, part: Part, folder: &Path, say: Say<'_>) -> Result<St
 
 /// The change of load, the kill while the first live migration is under way, and until all is as it is to be.
 fn there(towards: Condition, part: Part, folder: &Path) -> Result<String> {
+    if towards == Condition::Light {
+        std::thread::sleep(realserver::AWAKE_FOR);
+    }
     let after = last_event()?;
     load::set(None, towards.level())?;
     let mut step = None;

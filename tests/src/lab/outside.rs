@@ -236,6 +236,7 @@ fn shown(about: &str) -> Result<bool> {
 /// Mended, the night comes after all.
 fn evening(fault: &Fault, words: &str, folder: &Path) -> Result<String> {
     let step = format!("live migration of {MIGRATED}");
+    std::thread::sleep(realserver::AWAKE_FOR);
     let after = last_event()?;
     load::set(None, Level::Light)?;
     wait_until(TWICE, "the live migration has failed twice", || {

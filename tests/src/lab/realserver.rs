@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Drawn awake and asleep: three of them make the thesis's 263 W, two of them asleep 96 W (table 4.3: 93 W).
 const WATTS: (u32, u32) = (88, 4);
 
+/// So long a host stays awake at least once it was woken: a night that begins before gathers one host after the other, in
+/// more than one transition.
+pub const AWAKE_FOR: Duration = Duration::from_secs(10);
+
 fn request(node: &Spec) -> PathBuf {
     dirs::node(node.name).join("sleep-request")
 }
@@ -182,9 +186,11 @@ pub fn cluster_toml() -> String {
         );
     }
     // Minutes of a night in seconds. Nothing wears out here.
-    toml.push_str(
-        "\n[pss]\ninterval = \"1s\"\nfresh = \"5s\"\nawake_for = \"10s\"\nsleeps_a_day = 1000\nhost_memory = 256\n\
+    let _ = write!(
+        toml,
+        "\n[pss]\ninterval = \"1s\"\nfresh = \"5s\"\nawake_for = \"{}s\"\nsleeps_a_day = 1000\nhost_memory = 256\n\
          backoff = \"10s\"\npatience = \"1m\"\nalarm = \"1h\"\nmigration_bandwidth = 500\n",
+        AWAKE_FOR.as_secs(),
     );
     toml
 }
