@@ -180,9 +180,9 @@ impl Fault {
         let folder = dirs::node(host.name);
         let (real, script) = (text(&folder.join("qemu-itself")), folder.join("qemu-scarce"));
         write(Path::new(&real), "")?;
-        // What libvirt asks QEMU about itself is answered as ever.
+        // What libvirt asks QEMU about itself is answered as ever; from another place it does not find its modules.
         let scarce = format!(
-            "#!/bin/sh\ncase \"$*\" in\n*guest=*) exec prlimit --as={TOO_LITTLE} {real} \"$@\" ;;\n*) exec {real} \"$@\" ;;\n\
+            "#!/bin/sh\nexport QEMU_MODULE_DIR=$(dirname /usr/lib/*/qemu/accel-tcg-x86_64.so)\ncase \"$*\" in\n*guest=*) exec prlimit --as={TOO_LITTLE} {real} \"$@\" ;;\n*) exec {real} \"$@\" ;;\n\
              esac\n"
         );
         write(&script, scarce)?;
