@@ -261,6 +261,12 @@ impl Coordinator {
                 Some(_) => (row.domain.as_ref() != Some(&target.backup.domain), row.cause),
             })
             .collect();
+        if vips.is_empty() && self.is_filled_by_double(target) {
+            // What its backup server held in its place is gathered elsewhere.
+            if let Some(why) = self.given_up.remove(name) {
+                return self.enter(now, name, Mode::Ended { why });
+            }
+        }
         if owned.len() == vips.len() && !vips.is_empty() && owned.iter().all(|(at_home, _)| !at_home) {
             // A recovery that an earlier coordinator began: go on from there.
             let leaving = self.was_leaving(name, target).then(|| "it is beyond repair".to_owned());
@@ -268,6 +274,7 @@ impl Coordinator {
                 return self.enter(now, name, Mode::Ended { why });
             }
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
+                self.claim_moved(name, target);
                 Background::Operator { healthy: false }
             } else {
                 // What of it reached SIF is not known; repeated, it changes nothing.

@@ -7,6 +7,8 @@
 mod beyond_repair;
 #[path = "virtual/hosts.rs"]
 mod hosts;
+#[path = "virtual/moved_double.rs"]
+mod moved_double;
 
 use hosts::{Hosts, n};
 use kage_coordinator_core::{Action, AgentReport, Event};
