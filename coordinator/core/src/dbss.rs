@@ -20,6 +20,7 @@ mod checks;
 mod double;
 mod mode;
 mod moves;
+mod other_power;
 mod recovery;
 mod trouble;
 mod virtual_server;
@@ -339,6 +340,7 @@ impl Coordinator {
             if !bad.is_empty() {
                 return self.recover_services(now, name, target, bad, actions);
             }
+            self.read_other_power(now, name, target, actions);
             self.wake_at(name, next);
         } else if dbss.round == Round::Idle {
             if now >= next {

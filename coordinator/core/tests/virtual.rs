@@ -9,6 +9,8 @@ mod beyond_repair;
 mod hosts;
 #[path = "virtual/moved_double.rs"]
 mod moved_double;
+#[path = "virtual/other_power.rs"]
+mod other_power;
 
 use hosts::{Hosts, n};
 use kage_coordinator_core::{Action, AgentReport, Event};

@@ -181,6 +181,9 @@ impl Coordinator {
             return;
         }
         if *result != JobResult::Done {
+            if let Some(target) = self.cluster.targets.get(name).map(|target| self.as_it_is(target)) {
+                self.read_other_power(now, name, &target, actions);
+            }
             let text = format!("{domain} may still run elsewhere, and is not started: {}", describe(result));
             self.note(Some(name.clone()), Severity::Warning, "command-failed", text, actions);
         }
@@ -276,6 +279,7 @@ impl Coordinator {
                 target.agent
             );
             self.waits_for(name, text, actions);
+            self.read_other_power(now, name, target, actions);
             return waits;
         }
         self.dbss(name).waits_for = None;
