@@ -104,6 +104,8 @@ pub(crate) enum TargetJob {
     LetGo(usize),
     /// The target gets its storage access back.
     Unfence,
+    /// The power of a real server that does not answer, and on which it may be running besides, asked at.
+    OtherPower(AgentId, Time),
     /// A virtual server's plug is pulled where it may be running (`other`), before it is started or reset on `host`.
     Clear {
         other: AgentId,

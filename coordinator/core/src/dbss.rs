@@ -20,6 +20,7 @@ mod checks;
 mod double;
 mod mode;
 mod moves;
+mod other_power;
 mod recovery;
 mod trouble;
 mod virtual_server;
@@ -261,6 +262,12 @@ impl Coordinator {
                 Some(_) => (row.domain.as_ref() != Some(&target.backup.domain), row.cause),
             })
             .collect();
+        if vips.is_empty() && self.is_filled_by_double(target) {
+            // What its backup server held in its place is gathered elsewhere.
+            if let Some(why) = self.given_up.remove(name) {
+                return self.enter(now, name, Mode::Ended { why });
+            }
+        }
         if owned.len() == vips.len() && !vips.is_empty() && owned.iter().all(|(at_home, _)| !at_home) {
             // A recovery that an earlier coordinator began: go on from there.
             let leaving = self.was_leaving(name, target).then(|| "it is beyond repair".to_owned());
@@ -268,6 +275,7 @@ impl Coordinator {
                 return self.enter(now, name, Mode::Ended { why });
             }
             let background = if owned.iter().any(|(_, cause)| *cause == Cause::Failover) {
+                self.claim_moved(name, target);
                 Background::Operator { healthy: false }
             } else {
                 // What of it reached SIF is not known; repeated, it changes nothing.
@@ -332,6 +340,7 @@ impl Coordinator {
             if !bad.is_empty() {
                 return self.recover_services(now, name, target, bad, actions);
             }
+            self.read_other_power(now, name, target, actions);
             self.wake_at(name, next);
         } else if dbss.round == Round::Idle {
             if now >= next {

@@ -15,6 +15,7 @@ use kage_types::{AgentId, Claim, DomainName, TargetName, Time, Vip};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod sight;
 mod watch;
 mod way;
 
@@ -287,7 +288,7 @@ impl Coordinator {
         let certain = |stand: &StandIn| matches!(stand.stage, Stage::Serving { .. } | Stage::Curing { .. });
         let moved = self.tables.as_ref().and_then(|tables| tables.migrating(domain));
         let moved = moved.map(|(from, to)| (from.clone(), to.clone()));
-        let wanted = self.wanted(&owner);
+        let wanted = self.is_needed(&owner);
         if let Some(stand) = self.stand_ins.get_mut(domain).filter(|stand| certain(stand)) {
             (stand.by, stand.at) = (name.clone(), Some(owner.agent.clone()));
             if let Some((from, to)) = moved {

@@ -7,6 +7,10 @@
 mod beyond_repair;
 #[path = "virtual/hosts.rs"]
 mod hosts;
+#[path = "virtual/moved_double.rs"]
+mod moved_double;
+#[path = "virtual/other_power.rs"]
+mod other_power;
 
 use hosts::{Hosts, n};
 use kage_coordinator_core::{Action, AgentReport, Event};

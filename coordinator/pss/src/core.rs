@@ -257,6 +257,12 @@ impl Pss {
                     return;
                 };
                 let changes = Changes::of(&plan);
+                // Judged so before it was begun; between the thresholds nothing else tells.
+                for (name, (from, to)) in plan.groups.iter().filter(|(_, (from, to))| to > from) {
+                    if inventory.groups.get(name).is_some_and(|group| group.condition == *from) {
+                        self.judges.insert(name.clone(), Judge::new(*to));
+                    }
+                }
                 if let Some(end) = self.executor.resume(now, *plan, &recorded, inventory, &self.policy, actions) {
                     self.ended(now, &end, &changes, actions);
                 }
@@ -354,7 +360,7 @@ impl Pss {
         for (name, group) in &inventory.groups {
             let policy = self.policy.group(name);
             let load = self.load(now, &inventory, name, group, actions);
-            let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(group.condition));
+            let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(inventory.judged_from(group)));
             let judgement = judge.round(group.condition, load.as_ref(), &policy.thresholds, &policy.repeats);
             let class = load.map(|_| judge.class());
             if let (Judgement::Due { to }, Some(load)) = (judgement, load)

@@ -211,6 +211,16 @@ impl Inventory {
         group.members.iter().filter(|name| self.vms.get(*name).is_some_and(serves)).cloned().collect()
     }
 
+    /// The condition that its load was in last, as far as the ledger tells: a group that is Light by its State, and that
+    /// more than one member serves, was on its way back, and something of that failed.
+    #[must_use]
+    pub fn judged_from(&self, group: &Group) -> Condition {
+        match group.condition {
+            Condition::Light if self.serving(group).len() > 1 => Condition::Moderate,
+            Condition::Light | Condition::Moderate | Condition::Heavy => group.condition,
+        }
+    }
+
     /// How it will be after the step: what planners reckon with.
     pub fn apply(&mut self, step: &Step) {
         match step {

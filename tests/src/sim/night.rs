@@ -8,6 +8,7 @@ mod cluster;
 mod day;
 mod journal;
 mod matrix;
+mod moved;
 mod msbs;
 pub mod report;
 mod saving;

@@ -237,6 +237,7 @@ impl Coordinator {
             }
         }
         self.give_orders(now, actions);
+        self.keep_sight_of_moved(now);
         self.stand_ins.values_mut().for_each(|stand_in| stand_in.wake = now);
     }
 

@@ -161,6 +161,7 @@ impl Coordinator {
             | TargetJob::Wake
             | TargetJob::LetGo(_)
             | TargetJob::Unfence
+            | TargetJob::OtherPower(..)
             | TargetJob::Clear { .. } => {
                 let timeout = detection.ping_timeout;
                 let address = vip.filter(|_| look == Look::AtDouble).unwrap_or(target.address);
@@ -186,6 +187,7 @@ impl Coordinator {
             TargetJob::Restart => self.restart_done(now, name, &result, actions),
             TargetJob::LetGo(index) => self.let_go_done(now, name, index, &result, actions),
             TargetJob::Unfence => self.unfence_done(now, name, &result, actions),
+            TargetJob::OtherPower(other, asked) => self.other_power_read(now, name, &other, asked, &result, actions),
             TargetJob::Clear { other, host, order } => {
                 self.cleared(now, name, (&other, &host), order, &result, actions)
             }
@@ -245,6 +247,7 @@ impl Coordinator {
             | TargetJob::Wake
             | TargetJob::LetGo(_)
             | TargetJob::Unfence
+            | TargetJob::OtherPower(..)
             | TargetJob::Clear { .. } => {}
         }
         if running.is_empty()

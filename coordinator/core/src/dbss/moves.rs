@@ -112,6 +112,7 @@ impl Coordinator {
             self.dbss(name).budgets = Budgets::default();
             self.begin_return(now, name, target, cause, actions);
         } else {
+            self.claim_moved(name, target);
             self.move_all(now, target, &self.at_backup(target), cause, reachable);
             self.enter(now, name, Mode::BackupServer { why: Why::Operator { reachable } });
         }

@@ -181,6 +181,9 @@ impl Coordinator {
             return;
         }
         if *result != JobResult::Done {
+            if let Some(target) = self.cluster.targets.get(name).map(|target| self.as_it_is(target)) {
+                self.read_other_power(now, name, &target, actions);
+            }
             let text = format!("{domain} may still run elsewhere, and is not started: {}", describe(result));
             self.note(Some(name.clone()), Severity::Warning, "command-failed", text, actions);
         }
@@ -276,6 +279,7 @@ impl Coordinator {
                 target.agent
             );
             self.waits_for(name, text, actions);
+            self.read_other_power(now, name, target, actions);
             return waits;
         }
         self.dbss(name).waits_for = None;
@@ -318,11 +322,21 @@ impl Coordinator {
 
     /// On confirmation: power saving lets go of what the recovery needs, which is also the host that stands in.
     pub(crate) fn claim(&mut self, name: &TargetName, target: &Target, why: &str) {
-        let Some(domain) = target.domain() else { return };
-        let mut claims: BTreeSet<Claim> = self.vips_at_stake(target).into_iter().map(Claim::Vip).collect();
+        let Some(mut claims) = self.what_it_needs(target) else { return };
         claims.insert(Claim::Host(self.double_host(target)));
-        claims.insert(Claim::Vm(domain.clone()));
         self.put_claims(name, why, claims);
+    }
+
+    /// The operator's move may last for days: power saving leaves alone what it is about, and who holds that, but not all
+    /// that is on the same host.
+    pub(crate) fn claim_moved(&mut self, name: &TargetName, target: &Target) {
+        let Some(claims) = self.what_it_needs(target) else { return };
+        self.put_claims(name, "moved by the operator", claims);
+    }
+
+    fn what_it_needs(&self, target: &Target) -> Option<BTreeSet<Claim>> {
+        let vips = self.vips_at_stake(target).into_iter().map(Claim::Vip);
+        Some(vips.chain([Claim::Vm(target.domain()?.clone())]).collect())
     }
 
     /// With what its backup server needs that is away, or about to leave.

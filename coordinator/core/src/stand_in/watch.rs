@@ -66,7 +66,7 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let Some(owner) = self.owner_of_stand_in(domain) else { return };
-        if !self.wanted(&owner) {
+        if !self.is_needed(&owner) {
             let Some(by) = self.stand_ins.get(domain).map(|stand| stand.by.clone()) else { return };
             return self.go_home(now, domain, by, owner.agent);
         }

@@ -41,7 +41,8 @@ impl Coordinator {
     ) {
         let again = now + self.cluster.detection.interval;
         let owner = Owner { agent: way.from.clone(), domain: Some(domain.clone()) };
-        let (Some(by), wanted) = (self.stand_ins.get(domain).map(|stand| stand.by.clone()), self.wanted(&owner)) else {
+        let (Some(by), wanted) = (self.stand_ins.get(domain).map(|stand| stand.by.clone()), self.is_needed(&owner))
+        else {
             return;
         };
         if way.home && wanted {
@@ -167,7 +168,7 @@ impl Coordinator {
     fn arrived(&mut self, now: Time, domain: &DomainName, at: &AgentId, home: bool, actions: &mut Vec<Action>) {
         self.is_at(now, domain, at);
         let owner = Owner { agent: at.clone(), domain: Some(domain.clone()) };
-        if home && !self.wanted(&owner) {
+        if home && !self.is_needed(&owner) {
             return self.at_home(now, domain, &owner, actions);
         }
         let text = format!("{domain} is on {at} now, and is supervised there");
@@ -286,7 +287,7 @@ impl Coordinator {
         let Stage::Looking { failed, tries, hosts, .. } = &stand.stage else { return };
         let (by, failed, tries, hosts) = (stand.by.clone(), failed.clone(), *tries, hosts.clone());
         let Some(home) = self.home_of(domain) else { return };
-        let wanted = self.owner_of_stand_in(domain).is_some_and(|owner| self.wanted(&owner));
+        let wanted = self.owner_of_stand_in(domain).is_some_and(|owner| self.is_needed(&owner));
         let Some(at) = at else {
             return self.off_everywhere(now, domain, &home, &hosts, wanted, actions);
         };

@@ -29,7 +29,7 @@ fn lose(hosts: &mut Hosts, target: &str) {
 }
 
 /// mailb has left for rs3, and everything is said.
-fn moved() -> Hosts {
+pub fn moved() -> Hosts {
     let mut hosts = given_up();
     hosts.until(10_000, "moved", |hosts| hosts.place("mail1") == "mailb@rs3" && hosts.tables().claims.is_empty());
     hosts.run(1_000);

@@ -605,6 +605,11 @@ impl Hosts {
                 self.later(self.now + 10, Due::Event(Event::TermRenewed { term, sent, length: TERM }));
             }
             Action::SetLongLease { job, .. } => self.ends(10, job, JobResult::Done),
+            // As it was when it was asked for.
+            Action::ReadPower { job, agent, .. } => {
+                let off = self.off.contains(&agent);
+                self.ends(300, job, if off { JobResult::Done } else { JobResult::Failed("on".into()) });
+            }
             _ => {}
         }
     }

@@ -1,5 +1,6 @@
 //! Tests of the power saving core: one program, as linking takes longer than running.
 
+mod again;
 mod execute;
 mod independence;
 mod judge;

@@ -8,7 +8,7 @@ use kage_coordinator_core::Event;
 use kage_types::{Condition, DomainName, TargetName};
 
 impl Night {
-    fn target_of(&self, vm: &DomainName) -> Option<(TargetName, DomainName)> {
+    pub(super) fn target_of(&self, vm: &DomainName) -> Option<(TargetName, DomainName)> {
         let of = |(_, target): &(&TargetName, &kage_coordinator_core::config::Target)| target.domain() == Some(vm);
         self.cluster.targets.iter().find(of).map(|(name, target)| (name.clone(), target.backup.domain.clone()))
     }
@@ -91,13 +91,19 @@ pub(super) fn until_repaired(night: &mut Night, vm: &DomainName, victim: Victim)
     quiet(night, BUSY);
     night.until(SETTLED, |night| night.all_in(Condition::Moderate) && night.settled());
     night.repair(vm, &name)?;
+    until_asleep_at_home(night, &name, &double)
+}
+
+/// The double of one that serves again.
+pub(super) fn until_asleep_at_home(night: &mut Night, name: &TargetName, double: &DomainName) -> Result<(), String> {
     let asleep = |night: &Night| {
-        let home = night.cluster.targets.get(&name).map(|target| target.backup.agent.clone());
-        let there = home.and_then(|home| night.run_of(&double, &home));
-        there == Some(Run::Paused) && night.vms.get(&double).is_some_and(|places| places.len() == 1)
+        let home = night.cluster.targets.get(name).map(|target| target.backup.agent.clone());
+        let there = home.and_then(|home| night.run_of(double, &home));
+        there == Some(Run::Paused) && night.vms.get(double).is_some_and(|places| places.len() == 1)
     };
     if night.until(SETTLED, asleep).is_none() {
-        return Err(told(night, format!("{double} does not sleep at home: {:?}", places(night, &double))));
+        let what = format!("{double} does not sleep at home: {:?}", places(night, double));
+        return Err(night.failure.clone().unwrap_or(what));
     }
     Ok(())
 }

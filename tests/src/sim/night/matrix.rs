@@ -2,6 +2,7 @@
 
 use super::{
     beyond::until_repaired,
+    moved::until_moved_back,
     world::{Ms, Night, Power, Run},
 };
 use anyhow::{Result, bail};
@@ -13,7 +14,7 @@ use std::fmt;
 const PSS: &str = "[pss]\ninterval = \"1s\"\nfresh = \"5s\"\nawake_for = \"5s\"\nsleeps_a_day = 1000\nhost_memory = 256\n\
                    backoff = \"10s\"\npatience = \"30s\"\n";
 /// Percent of one member, of each group.
-const QUIET: u64 = 5;
+pub(super) const QUIET: u64 = 5;
 /// Above `moderate1`.
 pub(super) const BUSY: u64 = 60;
 /// A transition takes seconds; one with a failure in it, minutes.
@@ -64,10 +65,14 @@ pub enum Victim {
     BeyondHost,
     /// The same, and its double.
     BeyondDouble,
+    /// None: the operator has its backup server serve for it, through both transitions, and takes it back then.
+    Moved,
+    /// The same, and SIF forgets that this is claimed.
+    MovedForgotten,
 }
 
 /// All of them.
-pub const VICTIMS: [Victim; 18] = [
+pub const VICTIMS: [Victim; 20] = [
     Victim::Vm,
     Victim::Host,
     Victim::Source,
@@ -86,11 +91,17 @@ pub const VICTIMS: [Victim; 18] = [
     Victim::BeyondCoordinator,
     Victim::BeyondHost,
     Victim::BeyondDouble,
+    Victim::Moved,
+    Victim::MovedForgotten,
 ];
 
 impl Victim {
     fn is_beyond(self) -> bool {
         matches!(self, Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble)
+    }
+
+    fn is_moved(self) -> bool {
+        matches!(self, Victim::Moved | Victim::MovedForgotten)
     }
 }
 
@@ -230,6 +241,7 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>, ruined: Option<&Do
             Some(vm) => night.ruin(vm),
             None => return false,
         },
+        (Victim::Moved | Victim::MovedForgotten, ..) => return ruined.is_some_and(|vm| night.fail_over(vm)),
         (Victim::Saving, ..) => night.crash_pss(3_000),
         (Victim::Sif, ..) => night.crash_sif(3_000),
     }
@@ -320,12 +332,14 @@ pub fn run_case(case: Case, seed: u64) -> Result<(Tried, Night)> {
     // One that is about to be suspended is nobody's to look at until it is resumed.
     let suspends = matches!(step, Some(Step::SuspendVm { .. }));
     let ruined = vm_of_step(&night, step.as_ref())
-        .filter(|vm| case.victim.is_beyond() && !suspends && night.runs_on(vm).is_some());
+        .filter(|vm| (case.victim.is_beyond() || case.victim.is_moved()) && !suspends && night.runs_on(vm).is_some());
     tried.struck = strike(&mut night, case, step.as_ref(), ruined.as_ref());
     if tried.struck {
         let checks = |night: &mut Night, tried: &mut Tried| -> Result<(), String> {
             night.run(1_000);
-            if let Some(vm) = &ruined {
+            if let Some(vm) = ruined.as_ref().filter(|_| case.victim.is_moved()) {
+                until_moved_back(night, vm, case.victim)?;
+            } else if let Some(vm) = &ruined {
                 until_repaired(night, vm, case.victim)?;
             }
             rest(night, "not restored")?;

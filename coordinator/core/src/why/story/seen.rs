@@ -101,6 +101,7 @@ impl Teller {
                         (Source::Probe(service.to_owned()), true)
                     }
                     TargetJob::Power(_) => (Source::Power, true),
+                    TargetJob::OtherPower(..) => (Source::Power, false),
                     TargetJob::Restart | TargetJob::Reboot | TargetJob::LetGo(_) => {
                         (Source::Agent(target.agent.to_string()), false)
                     }
@@ -112,6 +113,7 @@ impl Teller {
                 let what = match job {
                     TargetJob::Ping | TargetJob::Probe(_) => checked(result),
                     TargetJob::Power(_) => power(result),
+                    TargetJob::OtherPower(other, _) => format!("{other}, where it may run besides: {}", power(result)),
                     TargetJob::Restart => format!("restart: {}", describe(result)),
                     TargetJob::Reboot => format!("reboot: {}", describe(result)),
                     TargetJob::Clear { .. } => format!("it does not run elsewhere: {}", describe(result)),
