@@ -37,6 +37,7 @@ fn arrangement() -> Inventory {
         state: HostState::Awake,
         answers: true,
         woke: false,
+        slept_on: false,
         awake_since: Time::ZERO,
         sleeps: Vec::new(),
         memory: Bytes::gib(8),

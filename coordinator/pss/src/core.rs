@@ -360,8 +360,10 @@ impl Pss {
         for (name, group) in &inventory.groups {
             let policy = self.policy.group(name);
             let load = self.load(now, &inventory, name, group, actions);
-            let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(inventory.judged_from(group)));
-            let judgement = judge.round(group.condition, load.as_ref(), &policy.thresholds, &policy.repeats);
+            // Halfway back it is not Light any more: what would suit that does not suit it.
+            let from = inventory.judged_from(group);
+            let judge = self.judges.entry(name.clone()).or_insert_with(|| Judge::new(from));
+            let judgement = judge.round(from, load.as_ref(), &policy.thresholds, &policy.repeats);
             let class = load.map(|_| judge.class());
             if let (Judgement::Due { to }, Some(load)) = (judgement, load)
                 && self.last.get(name).is_none_or(|last| last.judgement != judgement)
@@ -375,11 +377,11 @@ impl Pss {
             self.last.insert(name.clone(), Judged { load, class, judgement });
             let mut wanted = match judgement {
                 Judgement::Unmeasured => None,
-                Judgement::Suits => Some(group.condition),
+                Judgement::Suits => Some(from),
                 Judgement::Waiting { to, more } => {
                     let class: Class = to;
                     self.judged.add(Reason::Waiting { group: name.clone(), more, class });
-                    Some(group.condition)
+                    Some(from)
                 }
                 Judgement::Due { to } => Some(to),
             };
@@ -451,6 +453,7 @@ impl Pss {
             host.sleeps = seen.sleeps.clone();
             // A host that has just been told to sleep answers for a moment.
             host.woke = seen.answers.is_some_and(|since| now.since(since) >= self.policy.fresh);
+            host.slept_on = seen.no_wake.is_some();
             if seen.no_wake.is_some_and(|at| now.since(at) < self.policy.patience) {
                 host.wake = WakePath::Failed;
             }

@@ -23,7 +23,7 @@ use std::{
     fmt,
     time::Duration,
 };
-use transition::Transition;
+use transition::{Transition, Wakes};
 
 /// Of something asked for; ends as exactly one [`Event::Ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -405,8 +405,8 @@ impl Executor {
         if let Some(claim) = inventory.claims.iter().find(claimed) {
             return Err(NotBegun::Claimed(claim.clone()));
         }
-        let usual = usual_wakes(&plan, inventory, policy);
-        let transition = Transition::begin(now, plan, usual, &mut self.ids, actions);
+        let wakes = wakes(&plan, inventory, policy);
+        let transition = Transition::begin(now, plan, wakes, &mut self.ids, actions);
         self.mode = Mode::Busy(Box::new(transition));
         Ok(())
     }
@@ -422,8 +422,8 @@ impl Executor {
         policy: &Policy,
         actions: &mut Vec<Action>,
     ) -> Option<End> {
-        let usual = usual_wakes(&plan, inventory, policy);
-        self.mode = Mode::Busy(Box::new(Transition::resume(plan, recorded, usual)));
+        let wakes = wakes(&plan, inventory, policy);
+        self.mode = Mode::Busy(Box::new(Transition::resume(plan, recorded, wakes)));
         self.step(now, Event::Tick, policy, actions)
     }
 
@@ -469,13 +469,13 @@ impl Executor {
     }
 }
 
-/// The usual wake time of each host a plan may have to wake, forwards or backwards.
-fn usual_wakes(plan: &Plan, inventory: &Inventory, policy: &Policy) -> BTreeMap<AgentId, Duration> {
+/// What is known of each host that a plan may have to wake, forwards or backwards.
+fn wakes(plan: &Plan, inventory: &Inventory, policy: &Policy) -> Wakes {
     let hosts = plan.steps().filter_map(|step| match step {
         Step::SuspendHost { host } | Step::WakeHost { host } => Some(host.clone()),
         Step::MoveVip { .. } | Step::Migrate { .. } | Step::SuspendVm { .. } | Step::ResumeVm { .. } => None,
     });
-    hosts
+    let usual = hosts
         .map(|host| {
             let usual = match inventory.hosts.get(&host).map(|host| host.wake) {
                 Some(WakePath::Verified(took)) => took,
@@ -483,5 +483,7 @@ fn usual_wakes(plan: &Plan, inventory: &Inventory, policy: &Policy) -> BTreeMap<
             };
             (host, usual)
         })
-        .collect()
+        .collect();
+    let told = inventory.hosts.iter().filter(|(_, host)| host.slept_on).map(|(name, _)| name.clone()).collect();
+    Wakes { usual, told }
 }

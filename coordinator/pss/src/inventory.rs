@@ -62,6 +62,9 @@ pub struct Host {
     /// It is asleep in the ledger, and has been answering for a while: it woke by itself, or never slept.
     #[serde(default)]
     pub woke: bool,
+    /// It did not wake when it was to, and has not been awake since: that was told.
+    #[serde(default)]
+    pub slept_on: bool,
     /// Since when it is awake, if it is.
     pub awake_since: Time,
     /// When it went to sleep, in the last 24 h.

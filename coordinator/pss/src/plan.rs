@@ -10,7 +10,7 @@ pub use report::{GroupStays, HostStays, Kind, Reason, Report};
 
 use crate::{
     class::Condition,
-    inventory::{Claim, Inventory},
+    inventory::{Claim, Group, Inventory},
     policy::Policy,
     units::{Bytes, Watts},
 };
@@ -88,12 +88,38 @@ pub fn plan(inventory: &Inventory, policy: &Policy) -> (Plan, Report) {
     if plan.is_empty() {
         plan = fold::fold(inventory, policy, &mut report);
     }
+    if plan.is_empty()
+        && let Some(inventory) = not_halfway(inventory, &report)
+    {
+        plan = unfold::unfold(&inventory, policy, &mut report);
+    }
     for (name, group) in &inventory.groups {
         if group.wanted == Condition::Heavy {
             report.add(Reason::GroupStays(name.clone(), GroupStays::NothingToAdd));
         }
     }
     (plan, report)
+}
+
+/// Groups that are Light by their State, that more than one member serves, and whose load is too much for one again: they
+/// can't be gathered, and are to come back all the way. None: there is no such group.
+fn not_halfway(inventory: &Inventory, report: &Report) -> Option<Inventory> {
+    let too_much = |name: &GroupName| {
+        let stays =
+            |reason: &Reason| matches!(reason, Reason::GroupStays(of, GroupStays::TooMuch { .. }) if of == name);
+        report.reasons.iter().any(stays)
+    };
+    let halfway =
+        |(name, group): &(&GroupName, &Group)| inventory.judged_from(group) > group.condition && too_much(name);
+    let names: Vec<GroupName> = inventory.groups.iter().filter(halfway).map(|(name, _)| name.clone()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let mut inventory = inventory.clone();
+    for (_, group) in inventory.groups.iter_mut().filter(|(name, _)| names.contains(name)) {
+        group.wanted = Condition::Moderate;
+    }
+    Some(inventory)
 }
 
 /// Collects steps, and what each needs.

@@ -166,6 +166,7 @@ fn host(cluster: &Cluster, tables: &Tables, seen: &Seen, name: &AgentId) -> Host
         state,
         answers: there.up,
         woke: false,
+        slept_on: false,
         awake_since: Time::ZERO,
         sleeps: Vec::new(),
         memory: there.memory,

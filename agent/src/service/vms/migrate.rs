@@ -154,7 +154,7 @@ fn explain(error: &VmError, destination: &str) -> Status {
          (`virsh hypervisor-cpu-baseline`), and a machine type known to both",
     );
     // In lower case; the first that fits.
-    const KNOWN: [(&str, (Code, &str)); 25] = [
+    const KNOWN: [(&str, (Code, &str)); 28] = [
         ("cannot allocate memory", MEMORY),
         ("cannot set up guest memory", MEMORY),
         ("insufficient memory", MEMORY),
@@ -165,6 +165,9 @@ fn explain(error: &VmError, destination: &str) -> Status {
         ("cannot access storage", STORAGE),
         ("could not open '", STORAGE),
         ("storage source", STORAGE),
+        ("unable to stat", STORAGE),
+        ("error reading initrd", STORAGE),
+        ("could not open kernel", STORAGE),
         ("already exists", THERE),
         ("already active", THERE),
         ("already defined", THERE),
@@ -230,6 +233,7 @@ mod tests {
                 "virsh -c qemu+tcp://rs2/system list",
             ),
             ("Cannot access storage file '/srv/a.img': No such file or directory", Code::FailedPrecondition, "NFS"),
+            ("unable to stat: /srv/mail1/initramfs: No such file or directory", Code::FailedPrecondition, "same path"),
             ("Cannot get interface MTU on 'br0': No such device", Code::FailedPrecondition, "bridge"),
             ("operation failed: domain 'a' already exists with uuid 1", Code::FailedPrecondition, "runs there already"),
             ("something new", Code::FailedPrecondition, "(destination qemu+tcp://rs2/system)"),

@@ -58,6 +58,9 @@ enum Phase {
 pub(super) struct Transition {
     pub plan: Plan,
     usual: BTreeMap<AgentId, Duration>,
+    /// Hosts that did not wake before: it was told.
+    #[serde(default)]
+    told: BTreeSet<AgentId>,
     /// An earlier controller began it: look before anything is done.
     resumed: bool,
     phase: Phase,
@@ -70,18 +73,20 @@ pub(super) struct Transition {
     claims: BTreeSet<Claim>,
 }
 
+/// What is known of wakes when it begins.
+pub(super) struct Wakes {
+    /// The usual time of each host that may have to be woken.
+    pub usual: BTreeMap<AgentId, Duration>,
+    /// Hosts of which it was told already that they do not wake.
+    pub told: BTreeSet<AgentId>,
+}
+
 fn note(severity: Severity, kind: Kind, text: String, actions: &mut Vec<Action>) {
     actions.push(Action::Note(Note { severity, kind, text }));
 }
 
 impl Transition {
-    pub fn begin(
-        now: Time,
-        plan: Plan,
-        usual: BTreeMap<AgentId, Duration>,
-        ids: &mut Ids,
-        actions: &mut Vec<Action>,
-    ) -> Self {
+    pub fn begin(now: Time, plan: Plan, wakes: Wakes, ids: &mut Ids, actions: &mut Vec<Action>) -> Self {
         let pending = Pending::send(now, Signal::TransitionBegun { plan: plan.clone() }, ids, actions);
         let what = match plan.direction {
             Direction::Fold => format!("saves {} (modelled), migrates {}", plan.watts, plan.migrated),
@@ -90,10 +95,10 @@ impl Transition {
         let text = format!("transition begun ({} steps): {}; {what}", plan.steps.len(), ending::changes(&plan));
         note(Severity::Info, Kind::Begun, text, actions);
         let steps = vec![State::Waiting; plan.steps.len()];
-        Self::new(plan, usual, false, Phase::Announcing(pending), steps)
+        Self::new(plan, wakes, false, Phase::Announcing(pending), steps)
     }
 
-    pub fn resume(plan: Plan, recorded: &[Recorded], usual: BTreeMap<AgentId, Duration>) -> Self {
+    pub fn resume(plan: Plan, recorded: &[Recorded], wakes: Wakes) -> Self {
         let phase = match plan.direction {
             Direction::Fold => Phase::Backward { why: "the controller was started again".into(), given_up: true },
             Direction::Unfold => Phase::Forward,
@@ -108,12 +113,12 @@ impl Transition {
                 (Recorded::Done, Direction::Fold | Direction::Unfold) => State::Done,
             };
         }
-        Self::new(plan, usual, true, phase, steps)
+        Self::new(plan, wakes, true, phase, steps)
     }
 
-    fn new(plan: Plan, usual: BTreeMap<AgentId, Duration>, resumed: bool, phase: Phase, steps: Vec<State>) -> Self {
+    fn new(plan: Plan, Wakes { usual, told }: Wakes, resumed: bool, phase: Phase, steps: Vec<State>) -> Self {
         let (no_wake, failures, claims) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-        Self { plan, usual, resumed, phase, steps, no_wake, failures, claims }
+        Self { plan, usual, told, resumed, phase, steps, no_wake, failures, claims }
     }
 
     pub fn deadline(&self) -> Option<(Time, &'static str)> {
@@ -297,8 +302,10 @@ impl Transition {
     fn failed(&mut self, index: usize, undo: bool, step: &Step, why: &str, acting: &mut Acting<'_>) {
         if let Step::WakeHost { host } = step {
             self.no_wake.insert(host.clone());
-            let text = format!("{host} does not wake after {WAKE_ATTEMPTS} magic packets ({why}): look at it");
-            note(Severity::Alert, Kind::NoWake, text, acting.actions);
+            if !self.told.contains(host) {
+                let text = format!("{host} does not wake after {WAKE_ATTEMPTS} magic packets ({why}): look at it");
+                note(Severity::Alert, Kind::NoWake, text, acting.actions);
+            }
         }
         if undo {
             let text = format!("{step} failed and can't be undone further ({why}): put it right by hand");

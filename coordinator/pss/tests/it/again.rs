@@ -52,6 +52,17 @@ fn one_that_goes_on_finishes_the_way_up() {
     ends_at_home(&mut night);
 }
 
+/// Half of its load is where it is wanted: one judgement of Light load is no reason to leave it at that.
+#[test]
+fn a_dip_in_the_load_leaves_nobody_halfway() {
+    let mut night = all_but_ftp1();
+    night.all(10);
+    night.seconds(2);
+    night.all(30);
+    night.seconds(60);
+    ends_at_home(&mut night);
+}
+
 #[test]
 fn so_does_one_that_starts_anew() {
     let mut night = all_but_ftp1();

@@ -55,6 +55,7 @@ pub fn thesis_host() -> Host {
         state: HostState::Awake,
         answers: true,
         woke: false,
+        slept_on: false,
         awake_since: Time::ZERO,
         sleeps: Vec::new(),
         memory: Bytes::gib(8),

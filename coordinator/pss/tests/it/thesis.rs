@@ -341,7 +341,10 @@ fn a_host_that_does_not_wake_is_left_out_and_tried_again_later() {
     assert_eq!(condition(&night, "mail"), Condition::Light);
     assert!(night.report().contains("rs2 does not wake"), "{}", night.report());
     let alerts = |night: &Night| night.log.iter().filter(|line| line.contains("Alert NoWake")).count();
-    assert_eq!(alerts(&night), 1, "not again before patience is over");
+    let tries = |night: &Night| night.log.iter().filter(|line| line.contains("wake host rs2 failed")).count();
+    night.seconds(3600);
+    assert!(tries(&night) > 1, "it is tried again: {:?}", night.log);
+    assert_eq!(alerts(&night), 1, "told once");
     night.no_wake = false;
     night.seconds(3600);
     assert_eq!(night.conditions(), [Condition::Moderate; 3]);
