@@ -225,10 +225,13 @@ impl Store {
 
     /// Formats before 4 did not say where a virtual server may be that was being migrated.
     fn raise(&mut self, contents: Contents) -> Result<Contents, StoreError> {
+        if !contents.before_doubts {
+            return Ok(contents);
+        }
         let mut next = contents.ledger.shared.clone();
         next.doubt_migrations();
         let edits = contents.ledger.shared.edits_to(&next);
-        if !contents.before_doubts || edits.is_empty() {
+        if edits.is_empty() {
             return Ok(contents);
         }
         let revision = next.tables.revision.next();

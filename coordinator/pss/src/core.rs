@@ -97,6 +97,19 @@ impl Changes {
     }
 }
 
+/// Is something left to do of what was judged?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Left {
+    /// No.
+    #[default]
+    Nothing,
+    /// Planned as soon as the ledger shows what was done.
+    Rest,
+    /// Nothing of it could be done the last time: planned at the next judgement.
+    All,
+}
+
 /// After plans that had to be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Backoff {
@@ -119,11 +132,9 @@ pub struct Pss {
     next_round: Time,
     /// The ledger's revision that shows what was done last.
     shown: Revision,
-    /// Something is left to do: plan as soon as the ledger shows what was done.
-    unfinished: bool,
-    /// And nothing of it could be done the last time: not before the next judgement.
+    /// Absent in snapshots of before it was there.
     #[serde(default)]
-    stalled: bool,
+    left: Left,
     backoff: Backoff,
     troubles: Troubles,
     judged: Report,
@@ -148,8 +159,7 @@ impl Pss {
             power: PowerMeter::default(),
             next_round: now,
             shown: Revision::default(),
-            unfinished: false,
-            stalled: false,
+            left: Left::Nothing,
             backoff: Backoff::default(),
             troubles: Troubles::default(),
             judged: Report::default(),
@@ -216,15 +226,19 @@ impl Pss {
                 self.execute(now, Event::Tick, actions);
                 if now >= self.next_round {
                     self.next_round = now + self.policy.interval;
-                    self.stalled = false;
+                    match self.left {
+                        Left::All => self.left = Left::Rest,
+                        Left::Nothing | Left::Rest => {}
+                    }
                     self.judge(now, wall, actions);
                     self.plan(now, actions);
                 }
             }
             Input::Inventory(inventory) => {
                 self.observe(now, *inventory, actions);
-                if self.unfinished && !self.stalled {
-                    self.plan(now, actions);
+                match self.left {
+                    Left::Rest => self.plan(now, actions),
+                    Left::Nothing | Left::All => {}
                 }
             }
             Input::Sample { vm, sample } => {
@@ -284,12 +298,13 @@ impl Pss {
                 seen.no_wake = Some(now);
             }
         }
-        self.unfinished = match (end.direction, end.outcome) {
-            (Direction::Unfold, Outcome::Partial) => !groups.is_empty(),
+        self.left = match (end.direction, end.outcome) {
+            (Direction::Unfold, Outcome::Partial) if groups.is_empty() => Left::Nothing,
+            (Direction::Unfold, Outcome::Partial) if end.done.is_empty() => Left::All,
+            (Direction::Unfold, Outcome::Partial) => Left::Rest,
             (Direction::Fold | Direction::Unfold, Outcome::Complete | Outcome::Failed | Outcome::GivenUp)
-            | (Direction::Fold, Outcome::Partial) => false,
+            | (Direction::Fold, Outcome::Partial) => Left::Nothing,
         };
-        self.stalled = end.done.is_empty();
         self.backoff = match (end.direction, end.outcome) {
             (Direction::Fold, Outcome::Complete) => Backoff::default(),
             (Direction::Fold, Outcome::Failed) => {
@@ -308,7 +323,7 @@ impl Pss {
             (Direction::Fold, Outcome::Partial | Outcome::GivenUp) | (Direction::Unfold, _) => self.backoff,
         };
         self.troubles.ended(now, end, steps, self.backoff.until, &self.policy, actions);
-        if !self.unfinished {
+        if self.left == Left::Nothing {
             for group in groups {
                 if let Some(judge) = self.judges.get_mut(group) {
                     judge.changed();
@@ -423,7 +438,7 @@ impl Pss {
             self.planned.add(Reason::Behind);
             return;
         }
-        self.unfinished = false;
+        self.left = Left::Nothing;
         let (plan, report) = plan::plan(&inventory, &self.policy);
         self.planned = report;
         self.troubles.obstacles(now, &self.planned, actions);
