@@ -302,6 +302,10 @@ pub struct Backup {
     pub domain: DomainName,
     /// Its own address, which is no VIP: `kagectl characterise` waits for it to answer.
     pub address: Option<IpAddr>,
+    /// The agent inside it, if there is one: restarts its services while it is supervised itself. Absent in journals of
+    /// before it was there.
+    #[serde(default)]
+    pub guest: Option<AgentId>,
 }
 
 /// When a recovered target takes its place again.

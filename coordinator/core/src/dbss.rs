@@ -24,7 +24,7 @@ mod recovery;
 mod trouble;
 mod virtual_server;
 
-pub(crate) use trouble::unfenced;
+pub(crate) use trouble::{PROBE_AGAIN, RESTART_PATIENCE, RESTART_TIMEOUT, unfenced};
 
 pub(crate) use budget::Budgets;
 use checks::{Look, Round, Seen};

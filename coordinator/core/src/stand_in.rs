@@ -11,13 +11,15 @@ use crate::{
     event::{Action, JobId, JobResult, Severity},
     placement::Owner,
 };
-use kage_types::{AgentId, Claim, DomainName, TargetName, Time, Vip};
+use kage_types::{AgentId, Claim, DomainName, ServiceName, TargetName, Time, Vip};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod service;
 mod watch;
 mod way;
 
+use service::Step;
 use watch::{Order, Round, Trouble};
 
 /// Why it is claimed while it leaves: with this claim the verdict is known, whatever else got lost.
@@ -32,6 +34,9 @@ pub(crate) struct StandIn {
     /// Where it is, until the shared tables say so; none: where they have it.
     at: Option<AgentId>,
     budgets: Budgets,
+    /// Of each service's restarts. Absent in snapshots of before services were restarted.
+    #[serde(default)]
+    restarts: BTreeMap<ServiceName, Budgets>,
     /// What it waits for, as it was said last.
     said: Option<String>,
     pub wake: Time,
@@ -67,6 +72,8 @@ pub(crate) enum Stage {
     },
     /// It serves, and is watched.
     Serving { round: Round, trouble: Option<Trouble> },
+    /// A service inside it is restarted.
+    Restarting { service: ServiceName, step: Step, round: Round, trouble: Trouble },
     /// It is started anew; none: the claim is still to be seen.
     Curing { order: Order, job: Option<JobId>, until: Option<Time>, round: Round },
 }
@@ -77,6 +84,7 @@ pub(crate) enum StandInJob {
     Migrated,
     Found,
     Checked,
+    Restarted,
     Cured,
 }
 
@@ -99,7 +107,8 @@ impl Stage {
 
 impl StandIn {
     fn new(now: Time, by: TargetName, at: Option<AgentId>, stage: Stage) -> Self {
-        Self { stage, by, at, budgets: Budgets::default(), said: None, wake: now }
+        let (budgets, restarts) = (Budgets::default(), BTreeMap::new());
+        Self { stage, by, at, budgets, restarts, said: None, wake: now }
     }
 
     fn serving(now: Time) -> Stage {
@@ -110,10 +119,10 @@ impl StandIn {
     fn claims(&self, domain: &DomainName) -> BTreeSet<Claim> {
         let mut hosts: BTreeSet<AgentId> = match &self.stage {
             // Until the tables say where it is.
-            Stage::Serving { .. } if self.at.is_none() => return BTreeSet::new(),
+            Stage::Serving { .. } | Stage::Restarting { .. } if self.at.is_none() => return BTreeSet::new(),
             Stage::Leaving { way, .. } | Stage::Migrating { way, .. } => [way.from.clone(), way.to.clone()].into(),
             Stage::Looking { hosts, .. } => hosts.clone(),
-            Stage::Serving { .. } | Stage::Curing { .. } => BTreeSet::new(),
+            Stage::Serving { .. } | Stage::Restarting { .. } | Stage::Curing { .. } => BTreeSet::new(),
         };
         hosts.extend(self.at.clone());
         hosts.into_iter().map(Claim::Host).chain([Claim::Vm(domain.clone())]).collect()
@@ -130,6 +139,7 @@ impl StandIn {
                 format!("{domain} on {at} is in trouble: {why}")
             }
             Stage::Serving { .. } => format!("{domain} serves on {at}, supervised"),
+            Stage::Restarting { service, .. } => format!("{service} in {domain} on {at} is being restarted"),
             Stage::Curing { .. } => format!("{domain} is being started anew on {at}"),
         }
     }
@@ -150,7 +160,10 @@ impl Coordinator {
     pub(crate) fn may_resume(&self, to: &Owner) -> Resume {
         let stand = to.domain.as_ref().and_then(|domain| self.stand_ins.get(domain));
         match stand.map(|stand| &stand.stage) {
-            None | Some(Stage::Serving { .. } | Stage::Curing { .. } | Stage::Leaving { .. }) => Resume::Yes,
+            None
+            | Some(Stage::Serving { .. } | Stage::Restarting { .. } | Stage::Curing { .. } | Stage::Leaving { .. }) => {
+                Resume::Yes
+            }
             Some(Stage::Migrating { way, .. }) if !way.home => Resume::Needless,
             Some(Stage::Migrating { .. } | Stage::Looking { .. }) => Resume::NotYet,
         }
@@ -188,7 +201,8 @@ impl Coordinator {
         let domain = target.backup.domain.clone();
         let (from, home) = (self.double_host(target), target.backup.agent.clone());
         let idle = match self.stand_ins.get(&domain).map(|stand| &stand.stage) {
-            None | Some(Stage::Serving { .. }) => true,
+            // A restart ends by itself, wherever that is then.
+            None | Some(Stage::Serving { .. } | Stage::Restarting { .. }) => true,
             // It is told for all when that is over.
             Some(Stage::Leaving { .. } | Stage::Migrating { .. } | Stage::Looking { .. } | Stage::Curing { .. }) => {
                 false
@@ -284,7 +298,9 @@ impl Coordinator {
     pub(crate) fn keep_sight_of_double(&mut self, now: Time, name: &TargetName, target: &Target) -> bool {
         let domain = &target.backup.domain;
         let (Some(owner), true) = (self.owner_of_stand_in(domain), self.stands_in(domain)) else { return false };
-        let certain = |stand: &StandIn| matches!(stand.stage, Stage::Serving { .. } | Stage::Curing { .. });
+        let certain = |stand: &StandIn| {
+            matches!(stand.stage, Stage::Serving { .. } | Stage::Restarting { .. } | Stage::Curing { .. })
+        };
         let moved = self.tables.as_ref().and_then(|tables| tables.migrating(domain));
         let moved = moved.map(|(from, to)| (from.clone(), to.clone()));
         let wanted = self.wanted(&owner);
@@ -369,6 +385,9 @@ impl Coordinator {
                 Stage::Migrating { way, tries, .. } => self.migrating(now, &domain, &way, tries),
                 Stage::Looking { .. } => self.looking(now, &domain, actions),
                 Stage::Serving { round, trouble } => self.serving(now, &domain, round, trouble, actions),
+                Stage::Restarting { service, step, round, trouble } => {
+                    self.restarting(now, &domain, service, step, round, trouble, actions);
+                }
                 Stage::Curing { order, job, until, round } => {
                     self.curing(now, &domain, order, job, until, round, actions);
                 }
@@ -389,6 +408,7 @@ impl Coordinator {
             StandInJob::Migrated => self.migrated(now, domain, job, result, actions),
             StandInJob::Found => self.found(now, domain, job, result),
             StandInJob::Checked => self.checked(now, domain, job, result),
+            StandInJob::Restarted => self.restarted(now, domain, job, result, actions),
             StandInJob::Cured => self.cured(now, domain, job, result, actions),
         }
     }

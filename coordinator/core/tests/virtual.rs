@@ -7,6 +7,8 @@
 mod beyond_repair;
 #[path = "virtual/hosts.rs"]
 mod hosts;
+#[path = "virtual/inside.rs"]
+mod inside;
 
 use hosts::{Hosts, n};
 use kage_coordinator_core::{Action, AgentReport, Event};

@@ -239,6 +239,13 @@ pub const BACKUP: Section = Section {
         key("agent", "name of an agent", "", "the hypervisor's"),
         key("domain", "name", "", "the libvirt domain"),
         key("address", "IP address", "none", "its own address, no VIP: where `kagectl characterise` waits for it"),
+        key(
+            "guest",
+            "name of an agent",
+            "none: it is only reset",
+            "of a virtual server's: the agent inside it (guard = \"none\"), which restarts its services, by the names that \
+             they have here, while it stands in for a target beyond repair",
+        ),
     ],
 };
 

@@ -6,7 +6,7 @@ use super::{
     read::{Faults, Given, Table},
     saving::{Others, saving},
     service::services,
-    vm::{self, Taken},
+    vm::{self, Inside, Taken},
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
 use std::{
@@ -244,6 +244,7 @@ fn targets(
     let mut seen: BTreeMap<TargetName, Range<usize>> = BTreeMap::new();
     let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
     let mut domains = Taken::new();
+    let mut inside = Inside::new();
     for table in root.tables(faults, "target", &keys::TARGET) {
         let name: Option<Given<TargetName>> = table.parsed(faults, "name", A_NAME);
         let name = table.required(faults, "name", name);
@@ -252,9 +253,10 @@ fn targets(
         let inner = if table.has("vm") { inner } else { table.required(faults, "agent", inner) };
         known(faults, &table, "agent", inner.as_ref(), places);
         let backup = backup(faults, &table, vm.as_ref().map(|vm| &vm.host).or(inner.as_ref()), agents, places);
+        let (backup, span) = backup.map_or((None, None), |(backup, span)| (Some(backup), span));
         let address: Option<Given<IpAddr>> = table.parsed(faults, "address", AN_IP);
         if table.has("vm") {
-            vm::guest(faults, &table, inner.as_ref(), agents);
+            vm::guest(faults, &table, "agent", inner.as_ref(), agents);
         }
         if table.has("vm") && !table.has("agent") && !table.has("address") {
             let text = format!(
@@ -306,9 +308,11 @@ fn targets(
             start_wait,
             budget,
         };
+        inside.extend(span.map(|span| (name.get_ref().clone(), span)));
         targets.insert(name.into_inner(), target);
     }
     vm::check(faults, &targets, &domains);
+    vm::check_inside(faults, &targets, &inside);
     targets
 }
 
@@ -373,13 +377,14 @@ pub(super) fn known(
     }
 }
 
+/// The backup server, and where the agent inside it is named.
 fn backup(
     faults: &mut Faults<'_>,
     target: &Table<'_, '_>,
     own: Option<&Given<AgentId>>,
     agents: &BTreeMap<AgentId, Machine>,
     places: &Places,
-) -> Option<Backup> {
+) -> Option<(Backup, Option<Range<usize>>)> {
     let table = target.table(faults, "backup", &keys::BACKUP);
     let table = target.required(faults, "backup", table)?;
     let agent: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
@@ -387,7 +392,10 @@ fn backup(
     let domain = table.parsed(faults, "domain", A_NAME);
     let domain = table.required(faults, "domain", domain);
     let address = table.parsed(faults, "address", AN_IP).map(Given::into_inner);
+    let guest: Option<Given<AgentId>> = table.parsed(faults, "guest", A_NAME);
     known(faults, &table, "agent", agent.as_ref(), places);
+    known(faults, &table, "guest", guest.as_ref(), places);
+    vm::guest(faults, &table, "guest", guest.as_ref(), agents);
     let agent = agent?;
     if own.is_some_and(|own| own.get_ref() == agent.get_ref()) {
         faults.value(&table.place, "agent", agent.span(), "the very machine that its backup server stands in for");
@@ -405,7 +413,9 @@ fn backup(
             ),
         );
     }
-    Some(Backup { agent: agent.into_inner(), domain: domain?.into_inner(), address })
+    let span = guest.as_ref().map(Given::span);
+    let (agent, guest) = (agent.into_inner(), guest.map(Given::into_inner));
+    Some((Backup { agent, domain: domain?.into_inner(), address, guest }, span))
 }
 
 fn vips(

@@ -82,10 +82,14 @@ pub(super) fn vm(
     Some(Vm { host: host?, domain: domain? })
 }
 
+/// Agents inside backup servers, where each is named, by the target.
+pub(super) type Inside = BTreeMap<TargetName, Range<usize>>;
+
 /// The agent inside: it comes and goes with the virtual server, and guards nothing.
 pub(super) fn guest(
     faults: &mut Faults<'_>,
-    target: &Table<'_, '_>,
+    table: &Table<'_, '_>,
+    key: &str,
     guest: Option<&Given<AgentId>>,
     machines: &BTreeMap<AgentId, super::Machine>,
 ) {
@@ -93,11 +97,11 @@ pub(super) fn guest(
     let name = guest.get_ref();
     if machine.guard != Guard::None {
         let reason = format!("[[agent]] {name} needs guard = \"none\": its host guards its virtual IPs from outside");
-        faults.value(&target.place, "agent", guest.span(), reason);
+        faults.value(&table.place, key, guest.span(), reason);
     }
     if machine.voter {
         let reason = format!("[[agent]] {name} can't be a voter: it is suspended and moved with its virtual server");
-        faults.value(&target.place, "agent", guest.span(), reason);
+        faults.value(&table.place, key, guest.span(), reason);
     }
 }
 
@@ -128,5 +132,33 @@ pub(super) fn check(faults: &mut Faults<'_>, targets: &BTreeMap<TargetName, Targ
             );
             faults.missing(0..0, text);
         }
+    }
+}
+
+/// What targets say of the agents inside their backup servers: each is in one, and each backup server has one at most.
+pub(super) fn check_inside(faults: &mut Faults<'_>, targets: &BTreeMap<TargetName, Target>, inside: &Inside) {
+    for (name, span) in inside {
+        let Some(target) = targets.get(name) else { continue };
+        let Some(guest) = &target.backup.guest else { continue };
+        let domain = &target.backup.domain;
+        let of_it = |(_, other): &(&TargetName, &Target)| other.inner_agent() == Some(guest);
+        let elsewhere = |(_, other): &(&TargetName, &Target)| {
+            other.backup.guest.as_ref() == Some(guest) && other.backup.domain != *domain
+        };
+        let differs = |(_, other): &(&TargetName, &Target)| {
+            other.vm.is_some() && other.backup.domain == *domain && other.backup.guest.as_ref() != Some(guest)
+        };
+        let reason = if target.vm.is_none() {
+            "only the backup server of a virtual server is supervised itself: leave it out".to_owned()
+        } else if let Some((other, _)) = targets.iter().find(of_it) {
+            format!("it is the agent of target {other}: name the one inside {domain}")
+        } else if let Some((other, there)) = targets.iter().find(elsewhere) {
+            format!("it is inside {}, the backup server of {other}: name the one inside {domain}", there.backup.domain)
+        } else if let Some((other, _)) = targets.iter().find(differs) {
+            format!("{domain} is the backup server of {other} too, which does not say so: write the same there")
+        } else {
+            continue;
+        };
+        faults.value(&format!("[[target]] {name} backup"), "guest", span.clone(), reason);
     }
 }

@@ -37,6 +37,10 @@ impl Coordinator {
     /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
+        // A backup server sleeps unless it is needed, whatever the tables say.
+        if self.inside_double(agent).is_some_and(|target| !self.wanted(&self.at_backup(target))) {
+            return true;
+        }
         let Some(tables) = self.tables.as_ref().filter(|_| !self.breaks(Sabotage::SignalA2)) else { return false };
         let asleep =
             |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
@@ -99,12 +103,19 @@ impl Coordinator {
         Owner { agent: self.double_host(target), domain: Some(target.backup.domain.clone()) }
     }
 
-    /// What fails together with this machine. The agent inside a virtual server goes with the real server that it is on.
+    /// What fails together with this machine. The agent inside a virtual server, be it a backup server, goes with the real
+    /// server that it is on.
     pub(super) fn failure_domain<'a>(&'a self, agent: &AgentId, machine: &'a Machine) -> &'a str {
         let around = |target: &&Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
         let host = self.cluster.targets.values().find(around).map(|target| self.host_of(target));
+        let host = host.or_else(|| self.inside_double(agent).map(|target| self.double_host(target)));
         let host = host.and_then(|host| self.cluster.agents.get(&host));
         &host.unwrap_or(machine).failure_domain
+    }
+
+    /// A target inside whose backup server this agent is.
+    pub(crate) fn inside_double(&self, agent: &AgentId) -> Option<&Target> {
+        self.cluster.targets.values().find(|target| target.backup.guest.as_ref() == Some(agent))
     }
 
     /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?

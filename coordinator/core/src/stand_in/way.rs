@@ -130,7 +130,8 @@ impl Coordinator {
                 way.to.clone()
             }
             Some(Stage::Migrating { .. } | Stage::Looking { .. }) => return true,
-            Some(Stage::Leaving { .. } | Stage::Serving { .. } | Stage::Curing { .. }) | None => return false,
+            Some(Stage::Leaving { .. } | Stage::Serving { .. } | Stage::Restarting { .. } | Stage::Curing { .. })
+            | None => return false,
         };
         self.is_at(now, domain, &to);
         true

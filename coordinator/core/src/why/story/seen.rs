@@ -164,6 +164,9 @@ impl Teller {
                     StandInJob::Checked => self.check(now, Source::Probe(domain.to_string()), checked(result)),
                     StandInJob::Migrated => self.tell(now, at, format!("live migration: {}", describe(result))),
                     StandInJob::Found => self.check(now, at, format!("{domain} looked for: {}", describe(result))),
+                    StandInJob::Restarted => {
+                        self.tell(now, at, format!("service in {domain} restarted: {}", describe(result)));
+                    }
                     StandInJob::Cured => self.tell(now, at, format!("{domain} started anew: {}", describe(result))),
                 }
             }
