@@ -258,7 +258,7 @@ impl Coordinator {
             // A virtual server's VIPs follow it wherever it is: away is what its backup server has.
             .map(|row| match &target.vm {
                 None => (row.owner == home.agent && row.domain.is_none(), row.cause),
-                Some(_) => (row.domain.as_ref() != Some(&target.backup.domain), row.cause),
+                Some(_) => (!row.domain.as_ref().is_some_and(|domain| target.is_double(domain)), row.cause),
             })
             .collect();
         if owned.len() == vips.len() && !vips.is_empty() && owned.iter().all(|(at_home, _)| !at_home) {

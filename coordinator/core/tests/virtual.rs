@@ -5,6 +5,8 @@
 
 #[path = "virtual/beyond_repair.rs"]
 mod beyond_repair;
+#[path = "virtual/further.rs"]
+mod further;
 #[path = "virtual/hosts.rs"]
 mod hosts;
 #[path = "virtual/inside.rs"]

@@ -50,7 +50,8 @@ impl Coordinator {
             return Restarts::No;
         };
         // One agent at most is in there, whichever target names it.
-        match targets.iter().find_map(|(_, target)| target.backup.guest.as_ref()) {
+        let mut doubles = targets.iter().flat_map(|(_, target)| target.doubles());
+        match doubles.find_map(|(double, _, guest)| guest.filter(|_| double == domain)) {
             Some(guest) if self.connected(now, guest) => Restarts::Service(guest.clone(), first.clone()),
             Some(guest) if !self.fell_silent(now, guest) => Restarts::NotYet,
             Some(_) | None => Restarts::No,
@@ -192,7 +193,7 @@ impl Coordinator {
         detail: &str,
         actions: &mut Vec<Action>,
     ) {
-        let Some(domain) = self.inside_double(agent).map(|target| target.backup.domain.clone()) else { return };
+        let Some((domain, _)) = self.inside_double(agent) else { return };
         let offers = |(_, target): &(_, crate::config::Target)| target.services.iter().any(|it| it.name == *service);
         if !self.stood_in_for(&domain).iter().any(offers) {
             return;
@@ -215,6 +216,8 @@ impl Coordinator {
             | Stage::Leaving { .. }
             | Stage::Migrating { .. }
             | Stage::Looking { .. }
+            | Stage::Relieving
+            | Stage::Relieved { .. }
             | Stage::Curing { .. } => {}
         }
     }

@@ -1,7 +1,7 @@
 //! A DBSS of its own: do the services that it stands in for answer; and if not, and no restart of a service cures it
 //! (`service.rs`), it is started anew.
 
-use super::{Stage, StandInJob, service::Restarts};
+use super::{Stage, StandInJob, further::Relief, service::Restarts};
 use crate::{
     core::{Act, Coordinator},
     event::{Action, AgentCommand, CheckOutcome, JobId, JobResult, Severity},
@@ -23,13 +23,13 @@ pub(crate) struct Round {
     pub next: Time,
     pub open: BTreeSet<JobId>,
     /// Of this round, the first.
-    bad: Option<String>,
-    asked: bool,
+    pub bad: Option<String>,
+    pub asked: bool,
     /// Whose probes are open. Absent in snapshots of before services were restarted, as is the next.
     #[serde(default)]
-    probes: BTreeMap<JobId, ServiceName>,
+    pub probes: BTreeMap<JobId, ServiceName>,
     #[serde(default)]
-    ill: Ill,
+    pub ill: Ill,
 }
 
 /// What does not answer.
@@ -111,7 +111,7 @@ impl Round {
     }
 
     /// Over; what was bad in it.
-    fn judged(self) -> Option<Bad> {
+    pub fn judged(self) -> Option<Bad> {
         Some(Bad { why: self.bad?, ill: self.ill })
     }
 
@@ -141,12 +141,13 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let Some(owner) = self.owner_of_stand_in(domain) else { return };
-        if !self.wanted(&owner) {
+        if !self.wanted(&owner) && !self.is_still_expected(domain) {
             let Some(by) = self.stand_ins.get(domain).map(|stand| stand.by.clone()) else { return };
             return self.go_home(now, domain, by, owner.agent);
         }
         // From now on the tables say where it is, and power saving may move it.
-        let known = self.is_in_the_tables(domain, &owner) && !self.is_in_motion(domain);
+        self.fill_places(domain, &owner);
+        let known = !self.is_further(domain) && self.is_in_the_tables(domain, &owner) && !self.is_in_motion(domain);
         let news = self.stand_ins.get_mut(domain).filter(|_| known).and_then(|stand| stand.at.take());
         if news.is_some() {
             self.claim_stand_in(domain, "");
@@ -166,14 +167,18 @@ impl Coordinator {
                 Some(Trouble { ill: bad.ill, ..trouble })
             }
         };
-        let lasts = |trouble: &Trouble| now.since(trouble.since) >= self.cluster.detection.confirm && !trouble.spent;
+        let lasts = |trouble: &Trouble| now.since(trouble.since) >= self.cluster.detection.confirm;
         let lasts = trouble.as_ref().is_some_and(lasts);
+        let spent = trouble.as_ref().is_some_and(|trouble| trouble.spent);
         if let Some(stand) = self.stand_ins.get_mut(domain) {
             stand.stage = Stage::Serving { round, trouble };
             stand.wake = stand.wake.min(wake);
         }
-        if lasts {
+        if lasts && !spent {
             self.remedy(now, domain, actions);
+        } else if lasts {
+            // Nothing more is done to it: may be that somebody can take over by now.
+            self.relieve(now, domain, actions);
         }
     }
 
@@ -225,11 +230,14 @@ impl Coordinator {
         for vip in self.vips_of_stand_in(domain) {
             let Some(state) = self.vips.get(&vip) else { continue };
             // Told to hold it, and it is not opened. What else it waits for is nothing of its own.
-            if state.moving.as_ref().is_some_and(|moving| moving.to == *owner && moving.is_told()) {
+            let told = state.moving.as_ref().is_some_and(|moving| moving.to == *owner && moving.is_told());
+            if told || self.waits_in_vain(now, state, owner) {
                 round.bad.get_or_insert_with(|| format!("{vip} is not open"));
                 round.ill = Ill::Machine;
             }
-            if !state.held || !state.settled_on(owner) {
+            // One that was not heard yet may have been lost before this coordinator began.
+            let asked = state.held || self.fell_silent(now, &owner.agent);
+            if !asked || !state.settled_on(owner) {
                 continue;
             }
             let services = self.cluster.targets.get(&state.target).map(|target| target.services.clone());
@@ -257,8 +265,10 @@ impl Coordinator {
 
     pub(super) fn checked(&mut self, now: Time, domain: &DomainName, job: JobId, result: &JobResult) {
         let Some(stand) = self.stand_ins.get_mut(domain) else { return };
-        let (Stage::Serving { round, .. } | Stage::Curing { round, .. } | Stage::Restarting { round, .. }) =
-            &mut stand.stage
+        let (Stage::Serving { round, .. }
+        | Stage::Curing { round, .. }
+        | Stage::Restarting { round, .. }
+        | Stage::Relieved { round, .. }) = &mut stand.stage
         else {
             return;
         };
@@ -293,7 +303,12 @@ impl Coordinator {
                 self.cure(now, domain, Order::Start, actions);
             }
             // It is looked for when the migration has failed; or it is being started.
-            Stage::Leaving { .. } | Stage::Migrating { .. } | Stage::Looking { .. } | Stage::Curing { .. } => {}
+            Stage::Leaving { .. }
+            | Stage::Migrating { .. }
+            | Stage::Looking { .. }
+            | Stage::Relieving
+            | Stage::Relieved { .. }
+            | Stage::Curing { .. } => {}
         }
     }
 
@@ -315,6 +330,10 @@ impl Coordinator {
         let Some(target) = self.cluster.targets.get(&by).cloned() else { return };
         self.say_trouble(domain, &owner, actions);
         if !self.connected(now, &owner.agent) {
+            let lost = self.silent(now, &owner.agent) >= self.cluster.detection.confirm.max(self.silence_limit());
+            if lost && self.relieve(now, domain, actions) != Relief::None {
+                return;
+            }
             let text = format!("{domain} is started anew when its real server {} is back", owner.agent);
             return self.say_once(domain, Severity::Warning, "double-trouble", text, actions);
         }
@@ -329,6 +348,9 @@ impl Coordinator {
         if !left {
             if let Stage::Serving { trouble: Some(trouble), .. } = &mut stand.stage {
                 trouble.spent = true;
+            }
+            if self.relieve(now, domain, actions) == Relief::Begun {
+                return;
             }
             let text = format!(
                 "{domain} on {} is in trouble and was started anew too often: nothing more is done to it; its virtual IPs \

@@ -111,7 +111,9 @@ impl Hosts {
         let cluster = Cluster::parse(config).unwrap_or_else(|error| panic!("{error}"));
         let at_home = |target: &kage_coordinator_core::config::Target| (target.agent.clone(), true, 0);
         let domains = cluster.targets.values().map(|target| (target.domain().unwrap().clone(), at_home(target)));
-        let domains = domains.chain([(n("mailb"), (n("mgmt"), false, 0))]).collect();
+        let further = cluster.targets.values().filter_map(|target| target.backup.further.as_ref());
+        let further = further.map(|further| (further.domain.clone(), (further.agent.clone(), false, 0)));
+        let domains = domains.chain([(n("mailb"), (n("mgmt"), false, 0))]).chain(further).collect();
         let row = |(vip, target): (Vip, &TargetName)| VipRow {
             vip,
             epoch: Epoch(1),
@@ -575,7 +577,9 @@ impl Hosts {
             }
             Action::Command { job, agent, command, timeout } => {
                 if self.speaks(&agent) {
-                    let takes = if matches!(command, AgentCommand::ResumeVm { .. }) { 100 } else { 10 };
+                    // One after another, as libvirt does them.
+                    let runs = matches!(command, AgentCommand::ResumeVm { .. } | AgentCommand::PauseVm { .. });
+                    let takes = if runs { 100 } else { 10 };
                     self.later(self.now + takes, Due::Obey(job, agent, command));
                 } else {
                     self.ends(ms(timeout), job, JobResult::Unknown("no answer in time".into()));
@@ -638,8 +642,11 @@ impl Hosts {
             let domain = domain.clone()?;
             return self.domains.get(&domain).is_some_and(|(at, ..)| at == host).then_some(domain);
         }
-        let own = self.core.cluster().targets.values().find(|target| target.address == address)?;
-        own.domain().cloned()
+        let mut targets = self.core.cluster().targets.values();
+        if let Some(double) = targets.clone().find(|target| target.backup.address == Some(address)) {
+            return Some(double.backup.domain.clone());
+        }
+        targets.find(|target| target.address == address)?.domain().cloned()
     }
 
     fn start(&mut self, domain: DomainName, host: &AgentId, boot: Ms) {

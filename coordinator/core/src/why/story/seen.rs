@@ -158,7 +158,7 @@ impl Teller {
                     format!("double resumed for the fail-over: {}", describe(result)),
                 );
             }
-            JobFor::StandIn(domain, job) if target.backup.domain == *domain => {
+            JobFor::StandIn(domain, job) if target.is_double(domain) => {
                 let at = Source::Agent(core.double_host(target).to_string());
                 match job {
                     StandInJob::Checked => self.check(now, Source::Probe(domain.to_string()), checked(result)),
