@@ -64,10 +64,14 @@ pub enum Victim {
     BeyondHost,
     /// The same, and its double.
     BeyondDouble,
+    /// The same, and when its double serves there, a service in that.
+    BeyondService,
+    /// The same, and when its double serves there, that host: the further one takes over, and gives back.
+    BeyondFurther,
 }
 
 /// All of them.
-pub const VICTIMS: [Victim; 18] = [
+pub const VICTIMS: [Victim; 20] = [
     Victim::Vm,
     Victim::Host,
     Victim::Source,
@@ -86,11 +90,21 @@ pub const VICTIMS: [Victim; 18] = [
     Victim::BeyondCoordinator,
     Victim::BeyondHost,
     Victim::BeyondDouble,
+    Victim::BeyondService,
+    Victim::BeyondFurther,
 ];
 
 impl Victim {
     fn is_beyond(self) -> bool {
-        matches!(self, Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble)
+        matches!(
+            self,
+            Victim::Beyond
+                | Victim::BeyondCoordinator
+                | Victim::BeyondHost
+                | Victim::BeyondDouble
+                | Victim::BeyondService
+                | Victim::BeyondFurther
+        )
     }
 }
 
@@ -226,7 +240,15 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>, ruined: Option<&Do
             night.crash_msbs(3_000);
             night.crash_pss(3_000);
         }
-        (Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble, ..) => match ruined {
+        (
+            Victim::Beyond
+            | Victim::BeyondCoordinator
+            | Victim::BeyondHost
+            | Victim::BeyondDouble
+            | Victim::BeyondService
+            | Victim::BeyondFurther,
+            ..,
+        ) => match ruined {
             Some(vm) => night.ruin(vm),
             None => return false,
         },
