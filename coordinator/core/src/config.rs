@@ -1,5 +1,6 @@
 //! The cluster's configuration: one TOML file, the same for coordinator and SIF.
 
+mod backup;
 mod hours;
 pub mod keys;
 mod parse;
@@ -302,6 +303,24 @@ pub struct Backup {
     pub domain: DomainName,
     /// Its own address, which is no VIP: `kagectl characterise` waits for it to answer.
     pub address: Option<IpAddr>,
+    /// The agent inside it, if there is one: restarts its services while it is supervised itself. Absent in journals of
+    /// before it was there.
+    #[serde(default)]
+    pub guest: Option<AgentId>,
+    /// Who takes over from it when it can't be cured itself. Absent in journals of before it was there.
+    #[serde(default)]
+    pub further: Option<Further>,
+}
+
+/// A further backup server: of one that stands in for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Further {
+    /// The hypervisor's agent.
+    pub agent: AgentId,
+    /// Its domain there.
+    pub domain: DomainName,
+    /// The agent inside it, if there is one.
+    pub guest: Option<AgentId>,
 }
 
 /// When a recovered target takes its place again.

@@ -25,7 +25,7 @@ mod recovery;
 mod trouble;
 mod virtual_server;
 
-pub(crate) use trouble::unfenced;
+pub(crate) use trouble::{PROBE_AGAIN, RESTART_PATIENCE, RESTART_TIMEOUT, unfenced};
 
 pub(crate) use budget::Budgets;
 use checks::{Look, Round, Seen};
@@ -259,7 +259,7 @@ impl Coordinator {
             // A virtual server's VIPs follow it wherever it is: away is what its backup server has.
             .map(|row| match &target.vm {
                 None => (row.owner == home.agent && row.domain.is_none(), row.cause),
-                Some(_) => (row.domain.as_ref() != Some(&target.backup.domain), row.cause),
+                Some(_) => (!row.domain.as_ref().is_some_and(|domain| target.is_double(domain)), row.cause),
             })
             .collect();
         if vips.is_empty() && self.is_filled_by_double(target) {

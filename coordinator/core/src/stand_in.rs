@@ -11,14 +11,17 @@ use crate::{
     event::{Action, JobId, JobResult, Severity},
     placement::Owner,
 };
-use kage_types::{AgentId, Claim, DomainName, TargetName, Time, Vip};
+use kage_types::{AgentId, Claim, DomainName, ServiceName, TargetName, Time, Vip};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod further;
+mod service;
 mod sight;
 mod watch;
 mod way;
 
+use service::Step;
 use watch::{Order, Round, Trouble};
 
 /// Why it is claimed while it leaves: with this claim the verdict is known, whatever else got lost.
@@ -33,6 +36,9 @@ pub(crate) struct StandIn {
     /// Where it is, until the shared tables say so; none: where they have it.
     at: Option<AgentId>,
     budgets: Budgets,
+    /// Of each service's restarts. Absent in snapshots of before services were restarted.
+    #[serde(default)]
+    restarts: BTreeMap<ServiceName, Budgets>,
     /// What it waits for, as it was said last.
     said: Option<String>,
     pub wake: Time,
@@ -68,6 +74,19 @@ pub(crate) enum Stage {
     },
     /// It serves, and is watched.
     Serving { round: Round, trouble: Option<Trouble> },
+    /// A service inside it is restarted.
+    Restarting { service: ServiceName, step: Step, round: Round, trouble: Trouble },
+    /// A further backup server is to take over; the claim is still to be seen.
+    Relieving,
+    /// It has: does this one answer again, at its own address?
+    Relieved {
+        round: Round,
+        /// Since when.
+        well: Option<Time>,
+        /// What is tried next, and not before.
+        order: Order,
+        next: Time,
+    },
     /// It is started anew; none: the claim is still to be seen.
     Curing { order: Order, job: Option<JobId>, until: Option<Time>, round: Round },
 }
@@ -78,6 +97,7 @@ pub(crate) enum StandInJob {
     Migrated,
     Found,
     Checked,
+    Restarted,
     Cured,
 }
 
@@ -100,7 +120,8 @@ impl Stage {
 
 impl StandIn {
     fn new(now: Time, by: TargetName, at: Option<AgentId>, stage: Stage) -> Self {
-        Self { stage, by, at, budgets: Budgets::default(), said: None, wake: now }
+        let (budgets, restarts) = (Budgets::default(), BTreeMap::new());
+        Self { stage, by, at, budgets, restarts, said: None, wake: now }
     }
 
     fn serving(now: Time) -> Stage {
@@ -111,10 +132,14 @@ impl StandIn {
     fn claims(&self, domain: &DomainName) -> BTreeSet<Claim> {
         let mut hosts: BTreeSet<AgentId> = match &self.stage {
             // Until the tables say where it is.
-            Stage::Serving { .. } if self.at.is_none() => return BTreeSet::new(),
+            Stage::Serving { .. } | Stage::Restarting { .. } if self.at.is_none() => return BTreeSet::new(),
             Stage::Leaving { way, .. } | Stage::Migrating { way, .. } => [way.from.clone(), way.to.clone()].into(),
             Stage::Looking { hosts, .. } => hosts.clone(),
-            Stage::Serving { .. } | Stage::Curing { .. } => BTreeSet::new(),
+            Stage::Serving { .. }
+            | Stage::Restarting { .. }
+            | Stage::Relieving
+            | Stage::Relieved { .. }
+            | Stage::Curing { .. } => BTreeSet::new(),
         };
         hosts.extend(self.at.clone());
         hosts.into_iter().map(Claim::Host).chain([Claim::Vm(domain.clone())]).collect()
@@ -131,6 +156,9 @@ impl StandIn {
                 format!("{domain} on {at} is in trouble: {why}")
             }
             Stage::Serving { .. } => format!("{domain} serves on {at}, supervised"),
+            Stage::Restarting { service, .. } => format!("{service} in {domain} on {at} is being restarted"),
+            Stage::Relieving => format!("{domain} on {at} is about to be relieved"),
+            Stage::Relieved { .. } => format!("{domain} on {at} is relieved"),
             Stage::Curing { .. } => format!("{domain} is being started anew on {at}"),
         }
     }
@@ -151,7 +179,15 @@ impl Coordinator {
     pub(crate) fn may_resume(&self, to: &Owner) -> Resume {
         let stand = to.domain.as_ref().and_then(|domain| self.stand_ins.get(domain));
         match stand.map(|stand| &stand.stage) {
-            None | Some(Stage::Serving { .. } | Stage::Curing { .. } | Stage::Leaving { .. }) => Resume::Yes,
+            None
+            | Some(
+                Stage::Serving { .. }
+                | Stage::Restarting { .. }
+                | Stage::Relieving
+                | Stage::Relieved { .. }
+                | Stage::Curing { .. }
+                | Stage::Leaving { .. },
+            ) => Resume::Yes,
             Some(Stage::Migrating { way, .. }) if !way.home => Resume::Needless,
             Some(Stage::Migrating { .. } | Stage::Looking { .. }) => Resume::NotYet,
         }
@@ -159,13 +195,15 @@ impl Coordinator {
 
     /// Targets that it is the backup server of.
     fn stood_in_for(&self, domain: &DomainName) -> Vec<(TargetName, Target)> {
-        let of = |(_, target): &(&TargetName, &Target)| target.domain().is_some() && target.backup.domain == *domain;
+        let of = |(_, target): &(&TargetName, &Target)| target.domain().is_some() && target.is_double(domain);
         self.cluster.targets.iter().filter(of).map(|(name, target)| (name.clone(), target.clone())).collect()
     }
 
     /// Where it is configured.
     fn home_of(&self, domain: &DomainName) -> Option<AgentId> {
-        self.stood_in_for(domain).first().map(|(_, target)| target.backup.agent.clone())
+        let targets = self.stood_in_for(domain);
+        let mut doubles = targets.iter().flat_map(|(_, target)| target.doubles());
+        doubles.find(|(double, ..)| *double == domain).map(|(_, agent, _)| agent.clone())
     }
 
     fn owner_of_stand_in(&self, domain: &DomainName) -> Option<Owner> {
@@ -187,13 +225,23 @@ impl Coordinator {
     pub(crate) fn beyond_repair(&mut self, now: Time, name: &TargetName, target: &Target, actions: &mut Vec<Action>) {
         let Some(_) = target.domain() else { return };
         let domain = target.backup.domain.clone();
+        if *self.double_of(target) != domain {
+            // The further one has all of it, stays where it is, and is supervised already.
+            return self.verdict(now, name, target, false);
+        }
         let (from, home) = (self.double_host(target), target.backup.agent.clone());
         let idle = match self.stand_ins.get(&domain).map(|stand| &stand.stage) {
-            None | Some(Stage::Serving { .. }) => true,
+            // A restart ends by itself, wherever that is then.
+            None | Some(Stage::Serving { .. } | Stage::Restarting { .. }) => true,
             // It is told for all when that is over.
-            Some(Stage::Leaving { .. } | Stage::Migrating { .. } | Stage::Looking { .. } | Stage::Curing { .. }) => {
-                false
-            }
+            Some(
+                Stage::Leaving { .. }
+                | Stage::Migrating { .. }
+                | Stage::Looking { .. }
+                | Stage::Relieving
+                | Stage::Relieved { .. }
+                | Stage::Curing { .. },
+            ) => false,
         };
         if !idle {
             return;
@@ -241,12 +289,14 @@ impl Coordinator {
     /// A coordinator that has just started, or has a new term: is this target's backup server away, on its way, or all
     /// that is left of it?
     pub(crate) fn stand_in_found(&mut self, now: Time, name: &TargetName, target: &Target, given_up: bool) {
+        self.further_found(now, name, target);
         let (Some(_), Some(tables)) = (target.domain(), &self.tables) else { return };
         let domain = target.backup.domain.clone();
         if self.stand_ins.contains_key(&domain) {
             return;
         }
-        let (at, home) = (self.double_host(target), target.backup.agent.clone());
+        let home = target.backup.agent.clone();
+        let at = self.where_is(&domain).unwrap_or_else(|| home.clone());
         let holds = |state: &crate::placement::VipState| {
             let row = state.row.as_ref().filter(|row| row.domain.as_ref() == Some(&domain))?;
             (row.owner != at).then(|| row.owner.clone())
@@ -268,7 +318,7 @@ impl Coordinator {
             let hosts = astray.into_iter().chain([at.clone(), home]).collect();
             let stage = Stage::looking(now, hosts, None, 0);
             self.stand_ins.insert(domain, StandIn::new(now, name.clone(), Some(at), stage));
-        } else if given_up && self.wanted(&self.at_backup(target)) || at != home {
+        } else if given_up && self.wanted(&Owner { agent: at.clone(), domain: Some(domain.clone()) }) || at != home {
             self.stand_ins.insert(domain, StandIn::new(now, name.clone(), None, StandIn::serving(now)));
         }
     }
@@ -283,9 +333,11 @@ impl Coordinator {
     /// Its target serves again, and SIF is about to forget where it is: that is claimed before.
     /// True: it is, in the name of this target, whose other claims are over.
     pub(crate) fn keep_sight_of_double(&mut self, now: Time, name: &TargetName, target: &Target) -> bool {
-        let domain = &target.backup.domain;
+        let domain = self.double_of(target);
         let (Some(owner), true) = (self.owner_of_stand_in(domain), self.stands_in(domain)) else { return false };
-        let certain = |stand: &StandIn| matches!(stand.stage, Stage::Serving { .. } | Stage::Curing { .. });
+        let certain = |stand: &StandIn| {
+            matches!(stand.stage, Stage::Serving { .. } | Stage::Restarting { .. } | Stage::Curing { .. })
+        };
         let moved = self.tables.as_ref().and_then(|tables| tables.migrating(domain));
         let moved = moved.map(|(from, to)| (from.clone(), to.clone()));
         let wanted = self.is_needed(&owner);
@@ -311,9 +363,10 @@ impl Coordinator {
     /// What this target's recovery needs, and its backup server's way with it.
     pub(crate) fn with_stand_ins_claims(&self, name: &TargetName, claims: &mut BTreeSet<Claim>) {
         let Some(target) = self.cluster.targets.get(name) else { return };
-        let domain = &target.backup.domain;
-        if let Some(stand) = self.stand_ins.get(domain).filter(|stand| stand.by == *name) {
-            claims.extend(stand.claims(domain));
+        for (domain, ..) in target.doubles() {
+            if let Some(stand) = self.stand_ins.get(domain).filter(|stand| stand.by == *name) {
+                claims.extend(stand.claims(domain));
+            }
         }
     }
 
@@ -370,6 +423,13 @@ impl Coordinator {
                 Stage::Migrating { way, tries, .. } => self.migrating(now, &domain, &way, tries),
                 Stage::Looking { .. } => self.looking(now, &domain, actions),
                 Stage::Serving { round, trouble } => self.serving(now, &domain, round, trouble, actions),
+                Stage::Restarting { service, step, round, trouble } => {
+                    self.restarting(now, &domain, service, step, round, trouble, actions);
+                }
+                Stage::Relieving => self.relieving(now, &domain, actions),
+                Stage::Relieved { round, well, order, next } => {
+                    self.relieved(now, &domain, round, well, (order, next), actions);
+                }
                 Stage::Curing { order, job, until, round } => {
                     self.curing(now, &domain, order, job, until, round, actions);
                 }
@@ -390,6 +450,7 @@ impl Coordinator {
             StandInJob::Migrated => self.migrated(now, domain, job, result, actions),
             StandInJob::Found => self.found(now, domain, job, result),
             StandInJob::Checked => self.checked(now, domain, job, result),
+            StandInJob::Restarted => self.restarted(now, domain, job, result, actions),
             StandInJob::Cured => self.cured(now, domain, job, result, actions),
         }
     }
@@ -444,8 +505,11 @@ impl Coordinator {
 
     /// Of a target whose backup server is supervised, for status.
     pub(crate) fn stand_in_text(&self, name: &TargetName) -> Option<String> {
-        let domain = &self.cluster.targets.get(name)?.backup.domain;
-        let stand = self.stand_ins.get(domain)?;
-        Some(stand.text(domain, &self.owner_of_stand_in(domain)?.agent))
+        let text = |(domain, ..): (&DomainName, _, _)| {
+            let stand = self.stand_ins.get(domain)?;
+            Some(stand.text(domain, &self.owner_of_stand_in(domain)?.agent))
+        };
+        let texts: Vec<String> = self.cluster.targets.get(name)?.doubles().filter_map(text).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     core::{Coordinator, JobFor, VipJob},
     dbss::unfenced,
     event::{Action, AgentCommand, Cause, Severity},
-    placement::{FENCE_TIMEOUT, Freed, LET_GO, Move, RELEASE_PATIENCE, Stage, Try, VipState},
+    placement::{FENCE_TIMEOUT, Freed, LET_GO, Move, Owner, RELEASE_PATIENCE, Stage, Try, VipState},
 };
 use kage_types::{AskVip, Epoch, TargetName, Time, Vip};
 
@@ -28,6 +28,16 @@ impl Coordinator {
         let home = self.cluster.targets.get(&state.target).and_then(crate::config::Target::domain);
         if moving.to.domain.as_ref() == home {
             return self.double_is_quiet(now, vip, state, moving, actions);
+        }
+        if self.follows_another(state, moving) {
+            if !self.other_is_quiet(now, vip, state, moving, actions) {
+                return false;
+            }
+            // Who leaves is that other, beside which the target had been made sure of.
+            let backup = self.cluster.targets.get(&state.target).map(|target| &target.backup.domain);
+            if moving.from.as_ref().is_some_and(|(from, _)| from.domain.as_ref() == backup) {
+                return true;
+            }
         }
         // Released, or told again and asking already; or dead, for certain.
         let proved = moving.proved(state.last_grant);
@@ -91,6 +101,42 @@ impl Coordinator {
             && (!writers.storage || securing.writers.storage == Try::Done)
     }
 
+    /// Does it go to the further backup server? Then there is one more that may write.
+    fn follows_another(&self, state: &VipState, moving: &Move) -> bool {
+        let further = self.cluster.targets.get(&state.target).and_then(|target| target.backup.further.as_ref());
+        further.is_some_and(|further| moving.to.domain.as_ref() == Some(&further.domain))
+    }
+
+    /// The backup server that the further one relieves is suspended before, whatever else it serves: all of it leaves.
+    fn other_is_quiet(
+        &mut self,
+        now: Time,
+        vip: Vip,
+        state: &VipState,
+        moving: &mut Move,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        // This owner has it already.
+        if moving.from.is_none() && moving.freed == Freed::Yes {
+            return true;
+        }
+        let Some(target) = self.cluster.targets.get(&state.target) else { return false };
+        let domain = target.backup.domain.clone();
+        let other = Owner { agent: target.backup.agent.clone(), domain: Some(domain.clone()) };
+        let Some(other) = self.certain_place(&domain, other) else { return false };
+        let Stage::Securing(securing) = &mut moving.stage else {
+            return false;
+        };
+        if securing.writers.quiet.due(now) {
+            let job = self.job(JobFor::Vip(vip, VipJob::Quiet));
+            self.pausing.insert(other.clone(), job);
+            let command = AgentCommand::PauseVm { domain };
+            actions.push(Action::Command { job, agent: other.agent, command, timeout: FENCE_TIMEOUT });
+            securing.writers.quiet = Try::Running(job);
+        }
+        securing.writers.quiet == Try::Done
+    }
+
     /// A service writes by whatever VIP its machine holds: its double runs once all of them are clear of the target.
     pub(crate) fn others_clear(&self, vip: Vip, state: &VipState, moving: &Move) -> bool {
         let home = self.cluster.targets.get(&state.target).and_then(crate::config::Target::domain);
@@ -131,8 +177,8 @@ impl Coordinator {
         let Some(target) = self.cluster.targets.get(&state.target) else {
             return false;
         };
-        let domain = target.backup.domain.clone();
         let double = self.at_backup(target);
+        let domain = self.double_of(target).clone();
         if self.wanted_elsewhere(&double, &state.target) {
             // It serves others too and can't be suspended: then its release is what counts. One that never had it has
             // nothing to release.

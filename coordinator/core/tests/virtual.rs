@@ -5,8 +5,12 @@
 
 #[path = "virtual/beyond_repair.rs"]
 mod beyond_repair;
+#[path = "virtual/further.rs"]
+mod further;
 #[path = "virtual/hosts.rs"]
 mod hosts;
+#[path = "virtual/inside.rs"]
+mod inside;
 #[path = "virtual/moved_double.rs"]
 mod moved_double;
 #[path = "virtual/other_power.rs"]

@@ -75,7 +75,11 @@ pub enum What {
 pub fn machines(cluster: &Cluster) -> BTreeMap<&AgentId, What> {
     let hosts = cluster.hosts.keys().map(|name| (name, What::Host));
     let backups = cluster.targets.values().filter(|target| target.vm.is_some());
-    let backups = backups.map(|target| (&target.backup.agent, What::Counters));
+    let backups = backups.map(|target| &target.backup).flat_map(|backup| {
+        let further = backup.further.iter().map(|further| &further.agent);
+        std::iter::once(&backup.agent).chain(further)
+    });
+    let backups = backups.map(|agent| (agent, What::Counters));
     // Whatever is a host is followed as one.
     backups.chain(hosts).collect()
 }

@@ -239,6 +239,32 @@ pub const BACKUP: Section = Section {
         key("agent", "name of an agent", "", "the hypervisor's"),
         key("domain", "name", "", "the libvirt domain"),
         key("address", "IP address", "none", "its own address, no VIP: where `kagectl characterise` waits for it"),
+        key(
+            "guest",
+            "name of an agent",
+            "none: it is only reset",
+            "of a virtual server's: the agent inside it (guard = \"none\"), which restarts its services, by the names that \
+             they have here, while it stands in for a target beyond repair",
+        ),
+        key(
+            "further",
+            "table",
+            "none",
+            "of a virtual server's: who takes over from it when it stands in for a target beyond repair and can't be cured \
+             itself",
+        ),
+    ],
+};
+
+/// `further = { … }` of a backup server.
+pub const FURTHER: Section = Section {
+    heading: "[[target]] backup further",
+    about: "A further backup server, suspended on another machine that does not sleep, whose agent has guard = \"tap\". \
+            Targets with the same backup server have the same further one.",
+    keys: &[
+        key("agent", "name of an agent", "", "the hypervisor's"),
+        key("domain", "name", "", "the libvirt domain"),
+        key("guest", "name of an agent", "none: it is only reset", "the agent inside it, as of `backup`"),
     ],
 };
 
@@ -450,7 +476,9 @@ pub const SECTIONS: &[&Section] = &[
     &QUARANTINE,
     &AGENT,
     &TARGET,
+    &VM,
     &BACKUP,
+    &FURTHER,
     &BUDGET,
     &SERVICE,
     &STEP,

@@ -1,12 +1,14 @@
 //! `cluster.toml` → [`Cluster`]: each section with its readers, then what the sections say of each other.
 
 use super::{
-    Backup, Budget, Cluster, ConfigError, Detection, Failback, Guard, Hours, Machine, OnCoordinatorLoss, Quarantine,
-    Target, VirtualServer, is_mac, keys,
+    Budget, Cluster, ConfigError, Detection, Failback, Guard, Hours, Machine, OnCoordinatorLoss, Quarantine, Target,
+    VirtualServer,
+    backup::backup,
+    is_mac, keys,
     read::{Faults, Given, Table},
     saving::{Others, saving},
     service::services,
-    vm::{self, Taken},
+    vm::{self, Inside, Named, Taken},
 };
 use kage_types::{AgentId, LeaseTiming, Profile, TargetName, Vip};
 use std::{
@@ -25,7 +27,7 @@ const TERM_LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..
 pub(super) const A_NAME: &str =
     "no name: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit";
 const AN_ADDRESS: &str = "no IP:PORT such as \"192.0.2.21:7702\"";
-const AN_IP: &str = "no IP address such as \"192.0.2.21\"";
+pub(super) const AN_IP: &str = "no IP address such as \"192.0.2.21\"";
 const A_VIP: &str = "no virtual IP: give one unicast IPv4 or IPv6 address without prefix length";
 
 const PROFILES: &[(&str, Profile)] =
@@ -184,10 +186,10 @@ fn quarantine(faults: &mut Faults<'_>, root: &Table<'_, '_>) -> Quarantine {
 /// What is named where, good or not: what a fault hides elsewhere is not a fault here.
 #[derive(Default)]
 pub(super) struct Places {
-    agents: BTreeMap<AgentId, Range<usize>>,
+    pub agents: BTreeMap<AgentId, Range<usize>>,
     addresses: BTreeMap<SocketAddr, AgentId>,
     /// Of those with `guard` given.
-    guards: BTreeMap<AgentId, Range<usize>>,
+    pub guards: BTreeMap<AgentId, Range<usize>>,
 }
 
 fn agents(faults: &mut Faults<'_>, root: &Table<'_, '_>, places: &mut Places) -> BTreeMap<AgentId, Machine> {
@@ -244,6 +246,7 @@ fn targets(
     let mut seen: BTreeMap<TargetName, Range<usize>> = BTreeMap::new();
     let mut taken: BTreeMap<Vip, TargetName> = BTreeMap::new();
     let mut domains = Taken::new();
+    let mut inside = Inside::new();
     for table in root.tables(faults, "target", &keys::TARGET) {
         let name: Option<Given<TargetName>> = table.parsed(faults, "name", A_NAME);
         let name = table.required(faults, "name", name);
@@ -252,9 +255,10 @@ fn targets(
         let inner = if table.has("vm") { inner } else { table.required(faults, "agent", inner) };
         known(faults, &table, "agent", inner.as_ref(), places);
         let backup = backup(faults, &table, vm.as_ref().map(|vm| &vm.host).or(inner.as_ref()), agents, places);
+        let (backup, named) = backup.map_or((None, Named::default()), |(backup, named)| (Some(backup), named));
         let address: Option<Given<IpAddr>> = table.parsed(faults, "address", AN_IP);
         if table.has("vm") {
-            vm::guest(faults, &table, inner.as_ref(), agents);
+            vm::guest(faults, &table, "agent", inner.as_ref(), agents);
         }
         if table.has("vm") && !table.has("agent") && !table.has("address") {
             let text = format!(
@@ -306,9 +310,11 @@ fn targets(
             start_wait,
             budget,
         };
+        inside.insert(name.get_ref().clone(), named);
         targets.insert(name.into_inner(), target);
     }
     vm::check(faults, &targets, &domains);
+    vm::check_inside(faults, &targets, &inside);
     targets
 }
 
@@ -371,41 +377,6 @@ pub(super) fn known(
     if let Some(agent) = agent.filter(|agent| !places.agents.contains_key(agent.get_ref())) {
         faults.unknown_agent(&table.place, key, agent, places.agents.keys());
     }
-}
-
-fn backup(
-    faults: &mut Faults<'_>,
-    target: &Table<'_, '_>,
-    own: Option<&Given<AgentId>>,
-    agents: &BTreeMap<AgentId, Machine>,
-    places: &Places,
-) -> Option<Backup> {
-    let table = target.table(faults, "backup", &keys::BACKUP);
-    let table = target.required(faults, "backup", table)?;
-    let agent: Option<Given<AgentId>> = table.parsed(faults, "agent", A_NAME);
-    let agent = table.required(faults, "agent", agent);
-    let domain = table.parsed(faults, "domain", A_NAME);
-    let domain = table.required(faults, "domain", domain);
-    let address = table.parsed(faults, "address", AN_IP).map(Given::into_inner);
-    known(faults, &table, "agent", agent.as_ref(), places);
-    let agent = agent?;
-    if own.is_some_and(|own| own.get_ref() == agent.get_ref()) {
-        faults.value(&table.place, "agent", agent.span(), "the very machine that its backup server stands in for");
-    } else if agents.get(agent.get_ref()).is_some_and(|machine| machine.guard != Guard::Tap) {
-        let name = agent.get_ref();
-        let (span, what) = match places.guards.get(name) {
-            Some(span) => (span.clone(), "not \"tap\""),
-            None => (places.agents.get(name).cloned().unwrap_or_else(|| agent.span()), "missing"),
-        };
-        faults.at(
-            span,
-            format!(
-                "[[agent]] {name}: guard is {what}: it runs the backup VM of {} and needs guard = \"tap\"",
-                target.place
-            ),
-        );
-    }
-    Some(Backup { agent: agent.into_inner(), domain: domain?.into_inner(), address })
 }
 
 fn vips(

@@ -335,7 +335,7 @@ fn the_example_has_every_key_and_is_good() {
             let written = text.lines().map(|line| line.trim_start_matches(['#', ' '])).any(|line| {
                 line.starts_with(&format!("{} = ", key.name))
                     || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key.name)
-                    || (["vm", "backup", "budget", "… } ]", "watts", "thresholds", "network", "repeats"]
+                    || (["vm", "backup", "further", "budget", "… } ]", "watts", "thresholds", "network", "repeats"]
                         .iter()
                         .any(|inline| section.heading.ends_with(inline))
                         && line.contains(&format!("{} = ", key.name)))

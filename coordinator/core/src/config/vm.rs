@@ -32,6 +32,19 @@ impl Target {
         row.domain.as_ref() == self.domain() && (self.vm.is_some() || row.owner == self.agent)
     }
 
+    /// Its backup server, and the further one if there is one, each where it is configured and with the agent inside it.
+    pub(crate) fn doubles(&self) -> impl Iterator<Item = (&DomainName, &AgentId, Option<&AgentId>)> {
+        let backup = &self.backup;
+        let further = backup.further.iter().map(|it| (&it.domain, &it.agent, it.guest.as_ref()));
+        std::iter::once((&backup.domain, &backup.agent, backup.guest.as_ref())).chain(further)
+    }
+
+    /// Is this virtual server one of those that stand in for it?
+    #[must_use]
+    pub fn is_double(&self, domain: &DomainName) -> bool {
+        self.doubles().any(|(double, ..)| double == domain)
+    }
+
     /// Who restarts its services and tells of them: the agent on the target itself, be it a machine or a guest.
     #[must_use]
     pub fn inner_agent(&self) -> Option<&AgentId> {
@@ -82,10 +95,22 @@ pub(super) fn vm(
     Some(Vm { host: host?, domain: domain? })
 }
 
+/// Where a target's backup server names the agent inside it, a further backup server, and the agent inside that.
+#[derive(Default)]
+pub(super) struct Named {
+    pub guest: Option<Range<usize>>,
+    pub further: Option<Range<usize>>,
+    pub further_guest: Option<Range<usize>>,
+}
+
+/// Of each target.
+pub(super) type Inside = BTreeMap<TargetName, Named>;
+
 /// The agent inside: it comes and goes with the virtual server, and guards nothing.
 pub(super) fn guest(
     faults: &mut Faults<'_>,
-    target: &Table<'_, '_>,
+    table: &Table<'_, '_>,
+    key: &str,
     guest: Option<&Given<AgentId>>,
     machines: &BTreeMap<AgentId, super::Machine>,
 ) {
@@ -93,11 +118,11 @@ pub(super) fn guest(
     let name = guest.get_ref();
     if machine.guard != Guard::None {
         let reason = format!("[[agent]] {name} needs guard = \"none\": its host guards its virtual IPs from outside");
-        faults.value(&target.place, "agent", guest.span(), reason);
+        faults.value(&table.place, key, guest.span(), reason);
     }
     if machine.voter {
         let reason = format!("[[agent]] {name} can't be a voter: it is suspended and moved with its virtual server");
-        faults.value(&target.place, "agent", guest.span(), reason);
+        faults.value(&table.place, key, guest.span(), reason);
     }
 }
 
@@ -105,7 +130,7 @@ pub(super) fn guest(
 /// tables must be clear.
 pub(super) fn check(faults: &mut Faults<'_>, targets: &BTreeMap<TargetName, Target>, taken: &Taken) {
     for (domain, (name, span)) in taken {
-        let backs = |(_, target): &(&TargetName, &Target)| target.backup.domain == *domain;
+        let backs = |(_, target): &(&TargetName, &Target)| target.is_double(domain);
         if let Some((other, _)) = targets.iter().find(backs) {
             let whose = if other == name {
                 "its own backup server".to_owned()
@@ -129,4 +154,70 @@ pub(super) fn check(faults: &mut Faults<'_>, targets: &BTreeMap<TargetName, Targ
             faults.missing(0..0, text);
         }
     }
+}
+
+/// What targets say of the agents inside their backup servers, each of which is in one, and of further backup servers, each
+/// of which is that of one.
+pub(super) fn check_inside(faults: &mut Faults<'_>, targets: &BTreeMap<TargetName, Target>, inside: &Inside) {
+    for (name, named) in inside {
+        let Some(target) = targets.get(name) else { continue };
+        let place = format!("[[target]] {name} backup");
+        let spans = [("guest", named.guest.as_ref()), ("further guest", named.further_guest.as_ref())];
+        for ((domain, _, guest), (key, span)) in target.doubles().zip(spans) {
+            let (Some(guest), Some(span)) = (guest, span) else { continue };
+            if let Some(reason) = not_inside(targets, target, domain, guest) {
+                faults.value(&place, key, span.clone(), reason);
+            }
+        }
+        let (Some(further), Some(span)) = (&target.backup.further, &named.further) else { continue };
+        let domain = &target.backup.domain;
+        let backs = |(_, other): &(&TargetName, &Target)| other.backup.domain == further.domain;
+        let behind_another =
+            |(_, other): &(&TargetName, &Target)| other.backup.domain != *domain && other.is_double(&further.domain);
+        let differs = |(_, other): &(&TargetName, &Target)| {
+            other.vm.is_some() && other.backup.domain == *domain && other.backup.further.as_ref() != Some(further)
+        };
+        let reason = if target.vm.is_none() {
+            "only the backup server of a virtual server is supervised itself: leave it out".to_owned()
+        } else if let Some((other, _)) = targets.iter().find(backs) {
+            format!("it is the backup server of {other}: give another")
+        } else if let Some((other, _)) = targets.iter().find(behind_another) {
+            format!("it is the further one of {other}, which has another backup server: give each its own")
+        } else if let Some((other, _)) = targets.iter().find(differs) {
+            format!("{domain} is the backup server of {other} too, which does not say so: write the same there")
+        } else {
+            continue;
+        };
+        faults.value(&place, "further", span.clone(), reason);
+    }
+}
+
+/// Why this agent is not inside that backup server of this target, if so.
+fn not_inside(
+    targets: &BTreeMap<TargetName, Target>,
+    target: &Target,
+    domain: &DomainName,
+    guest: &AgentId,
+) -> Option<String> {
+    if target.vm.is_none() {
+        return Some("only the backup server of a virtual server is supervised itself: leave it out".to_owned());
+    }
+    if let Some((other, _)) = targets.iter().find(|(_, other)| other.inner_agent() == Some(guest)) {
+        return Some(format!("it is the agent of target {other}: name the one inside {domain}"));
+    }
+    for (name, other) in targets {
+        for (there, _, inside) in other.doubles() {
+            if inside == Some(guest) && there != domain {
+                return Some(format!(
+                    "it is inside {there}, the backup server of {name}: name the one inside {domain}"
+                ));
+            }
+            if inside != Some(guest) && there == domain && other.vm.is_some() {
+                return Some(format!(
+                    "{domain} is the backup server of {name} too, which does not say so: write the same there"
+                ));
+            }
+        }
+    }
+    None
 }

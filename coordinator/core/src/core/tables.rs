@@ -37,6 +37,10 @@ impl Coordinator {
     /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
     /// says nothing.
     pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
+        // A backup server sleeps unless it is needed, whatever the tables say.
+        if let Some((domain, at)) = self.inside_double(agent) {
+            return !self.wanted(&Owner { agent: at, domain: Some(domain) });
+        }
         let Some(tables) = self.tables.as_ref().filter(|_| !self.breaks(Sabotage::SignalA2)) else { return false };
         let asleep =
             |host: &AgentId| tables.real_servers.get(host).is_some_and(|row| row.asleep_since_unix_ms.is_some());
@@ -86,25 +90,44 @@ impl Coordinator {
         host.unwrap_or_else(|| target.agent.clone())
     }
 
+    /// Its backup server; the further one while that serves in the stead of the first.
+    pub(crate) fn double_of<'a>(&self, target: &'a Target) -> &'a DomainName {
+        match &target.backup.further {
+            Some(further) if self.stands_in(&further.domain) => &further.domain,
+            Some(_) | None => &target.backup.domain,
+        }
+    }
+
     /// Where this target's backup server is: of a virtual server not always where it is configured, as it may have moved
     /// with the place that it fills.
     #[must_use]
     pub fn double_host(&self, target: &Target) -> AgentId {
-        let known = target.domain().and_then(|_| self.where_is(&target.backup.domain));
-        known.unwrap_or_else(|| target.backup.agent.clone())
+        let double = self.double_of(target);
+        let known = target.domain().and_then(|_| self.where_is(double));
+        let configured = || target.doubles().find(|(domain, ..)| *domain == double).map(|(_, agent, _)| agent.clone());
+        known.or_else(configured).unwrap_or_else(|| target.backup.agent.clone())
     }
 
     /// Who owns this target's virtual IPs while its backup server stands in.
     pub(crate) fn at_backup(&self, target: &Target) -> Owner {
-        Owner { agent: self.double_host(target), domain: Some(target.backup.domain.clone()) }
+        Owner { agent: self.double_host(target), domain: Some(self.double_of(target).clone()) }
     }
 
-    /// What fails together with this machine. The agent inside a virtual server goes with the real server that it is on.
+    /// What fails together with this machine. The agent inside a virtual server, be it a backup server, goes with the real
+    /// server that it is on.
     pub(super) fn failure_domain<'a>(&'a self, agent: &AgentId, machine: &'a Machine) -> &'a str {
         let around = |target: &&Target| target.vm.as_ref().is_some_and(|vm| vm.guest.as_ref() == Some(agent));
         let host = self.cluster.targets.values().find(around).map(|target| self.host_of(target));
+        let host = host.or_else(|| self.inside_double(agent).map(|(_, at)| at));
         let host = host.and_then(|host| self.cluster.agents.get(&host));
         &host.unwrap_or(machine).failure_domain
+    }
+
+    /// The backup server inside which this agent is, and where that is.
+    pub(crate) fn inside_double(&self, agent: &AgentId) -> Option<(DomainName, AgentId)> {
+        let mut doubles = self.cluster.targets.values().flat_map(Target::doubles);
+        let (domain, home, _) = doubles.find(|(.., guest)| *guest == Some(agent))?;
+        Some((domain.clone(), self.where_is(domain).unwrap_or_else(|| home.clone())))
     }
 
     /// Has this agent to do with this target: as its machine or real server, from inside it, as its backup server's host?
@@ -172,7 +195,8 @@ impl Coordinator {
         let leaves = |(_, state): &(&Vip, &crate::placement::VipState)| {
             state.moving.as_ref().is_some_and(|moving| {
                 let of_it = |from: &(Owner, _)| from.0.domain.as_ref() == Some(domain);
-                moving.to.domain.as_ref() == Some(&target.backup.domain) && moving.from.as_ref().is_some_and(of_it)
+                moving.to.domain.as_ref().is_some_and(|to| target.is_double(to))
+                    && moving.from.as_ref().is_some_and(of_it)
             })
         };
         vips.extend(self.vips.iter().filter(leaves).map(|(vip, _)| *vip));
@@ -289,7 +313,15 @@ impl Coordinator {
         if row.domain == to.domain && to.domain.as_ref().is_some_and(|domain| self.stands_in(domain)) {
             return true;
         }
-        let backs = |target: &Target| row.domain.as_ref() == Some(&target.backup.domain);
+        let backs = |target: &Target| row.domain.as_ref().is_some_and(|domain| target.is_double(domain));
+        // From one backup server to the other of the same target: they see to that themselves, one place after another.
+        let hand_over = |target: &Target| {
+            let is = |domain: &Option<DomainName>| domain.as_ref().is_some_and(|domain| target.is_double(domain));
+            row.domain != to.domain && is(&row.domain) && is(&to.domain)
+        };
+        if self.cluster.targets.values().any(hand_over) {
+            return false;
+        }
         let fills = |domain: &DomainName| self.tables.as_ref().is_some_and(|tables| tables.place_of(domain).is_some());
         if self.cluster.targets.values().any(backs) && !row.domain.as_ref().is_some_and(fills) {
             return false;
@@ -297,10 +329,10 @@ impl Coordinator {
         // A backup server sleeps, and gets something by a takeover or with the place of one that is given up: what the
         // tables say of it beyond that is about to change.
         let stands_in = |(name, target): (&TargetName, &Target)| {
-            to.domain.as_ref() == Some(&target.backup.domain)
+            to.domain.as_ref().is_some_and(|domain| target.is_double(domain))
                 && self.targets.get(name).is_some_and(|dbss| dbss.is_given_up())
         };
-        let is_backup = |target: &Target| to.domain.as_ref() == Some(&target.backup.domain);
+        let is_backup = |target: &Target| to.domain.as_ref().is_some_and(|domain| target.is_double(domain));
         if self.cluster.targets.values().any(is_backup) && !self.cluster.targets.iter().any(stands_in) {
             return false;
         }

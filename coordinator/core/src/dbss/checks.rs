@@ -133,7 +133,7 @@ impl Coordinator {
         let answers = |vip: &&Vip| {
             let held = self.vips.get(*vip).filter(|state| state.held && state.moving.is_none());
             let holder = held.and_then(|state| state.row.as_ref()).and_then(|row| row.domain.as_ref());
-            let looked_at = if look == Look::AtDouble { Some(&target.backup.domain) } else { target.domain() };
+            let looked_at = if look == Look::AtDouble { Some(self.double_of(target)) } else { target.domain() };
             target.vm.is_none() || held.is_some() && holder == looked_at
         };
         let vip = target.vips.iter().find(answers).map(|vip| vip.address());

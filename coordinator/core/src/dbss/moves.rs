@@ -24,7 +24,7 @@ impl Coordinator {
             && target.writers().is_none()
             && self.connected(now, &target.agent)
         {
-            let (agent, domain) = (self.double_host(target), target.backup.domain.clone());
+            let (agent, domain) = (self.double_host(target), self.double_of(target).clone());
             let job = self.job(JobFor::Ready { target: name.clone(), command, force });
             let resume = AgentCommand::ResumeVm { domain };
             actions.push(Action::Command { job, agent, command: resume, timeout: RESUME });
@@ -48,7 +48,7 @@ impl Coordinator {
             if *result == JobResult::Done {
                 return Ok(target);
             }
-            let (agent, domain) = (self.double_host(&target), &target.backup.domain);
+            let (agent, domain) = (self.double_host(&target), self.double_of(&target));
             let why = describe(result);
             Err(format!("{name} stays where it is: its double {domain} on {agent} can't be resumed: {why}"))
         });
@@ -122,7 +122,7 @@ impl Coordinator {
     pub(crate) fn suspend_double(&mut self, target: &Target, name: &TargetName, actions: &mut Vec<Action>) {
         let backup = self.at_backup(target);
         // One that is supervised itself goes home before it sleeps.
-        if self.stands_in(&target.backup.domain) {
+        if self.stands_in(self.double_of(target)) {
             return;
         }
         if !self.wanted(&backup) {

@@ -22,7 +22,7 @@ impl Coordinator {
         self.claim(name, target, why.as_str());
         let to = self.at_backup(target);
         let (reason, planned) = (why.as_str(), why.planned());
-        let text = format!("{} on {} takes over ({reason})", target.backup.domain, to.agent);
+        let text = format!("{} on {} takes over ({reason})", self.double_of(target), to.agent);
         self.note(Some(name.clone()), Severity::Info, "backup-server", text, actions);
         self.only_place(name, &to.agent, actions);
         actions.push(Action::PutTrouble { target: name.clone(), stage: "backup".into(), detail: reason.into() });
@@ -128,7 +128,7 @@ impl Coordinator {
         detail: &str,
         actions: &mut Vec<Action>,
     ) {
-        let doubles = |target: &Target| target.backup.domain == *domain && self.double_host(target) == *agent;
+        let doubles = |target: &Target| self.double_of(target) == domain && self.double_host(target) == *agent;
         let targets: Vec<(TargetName, Target)> = self
             .cluster
             .targets

@@ -4,11 +4,11 @@ use super::*;
 use crate::sabotage::Sabotage;
 
 /// Time-out of a service restart, generous: restarts of real services take seconds.
-const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between probes after a restart.
-const PROBE_AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const PROBE_AGAIN: Duration = Duration::from_millis(100);
 /// How long a restarted service may take to answer.
-const RESTART_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a single writer without a fence is not taken over.
 pub(crate) fn unfenced(service: &ServiceName) -> String {
@@ -133,7 +133,7 @@ impl Coordinator {
             (Self::restarter(target).as_ref() == Some(agent)).then(|| (name.clone(), self.as_it_is(target), index))
         });
         let Some((name, target, index)) = found else {
-            return;
+            return self.stand_in_service_down(now, agent, service, detail, actions);
         };
         let text = format!("service {service} is down: {detail}");
         self.dbss(&name).services.insert(index, Seen::Bad(now, detail.to_owned()));

@@ -358,7 +358,7 @@ impl Coordinator {
                 // It has left the other, by its agent's word; that it does not go back there nobody knows.
                 self.signal(Signal::MovedTo { vm: place.clone(), host, not_on: BTreeSet::new() });
             }
-            let (backup, host) = (target.backup.domain.clone(), self.double_host(target));
+            let (backup, host) = (self.double_of(target).clone(), self.double_host(target));
             self.signal(Signal::FunctionRestored { place, backup, host });
         }
     }

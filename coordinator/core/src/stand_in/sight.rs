@@ -38,7 +38,7 @@ impl Coordinator {
     /// Is its target's place filled by it, as the tables have it?
     pub(crate) fn is_filled_by_double(&self, target: &crate::config::Target) -> bool {
         let Some(tables) = &self.tables else { return false };
-        target.domain().is_some_and(|place| fills(tables, place) == Some(&target.backup.domain))
+        target.domain().is_some_and(|place| fills(tables, place).is_some_and(|vm| target.is_double(vm)))
     }
 }
 

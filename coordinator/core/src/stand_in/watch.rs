@@ -1,14 +1,18 @@
-//! A DBSS of its own: do the services that it stands in for answer; and if not, it is started anew.
+//! A DBSS of its own: do the services that it stands in for answer; and if not, and no restart of a service cures it
+//! (`service.rs`), it is started anew.
 
-use super::{Stage, StandInJob};
+use super::{Stage, StandInJob, further::Relief, service::Restarts};
 use crate::{
     core::{Act, Coordinator},
     event::{Action, AgentCommand, CheckOutcome, JobId, JobResult, Severity},
     placement::{Owner, describe},
 };
-use kage_types::{DomainName, Time};
+use kage_types::{DomainName, ServiceName, Time};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Starting it, or pulling its plug and starting it.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -16,33 +20,104 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Checks under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Round {
-    next: Time,
-    open: BTreeSet<JobId>,
+    pub next: Time,
+    pub open: BTreeSet<JobId>,
     /// Of this round, the first.
-    bad: Option<String>,
-    asked: bool,
+    pub bad: Option<String>,
+    pub asked: bool,
+    /// Whose probes are open. Absent in snapshots of before services were restarted, as is the next.
+    #[serde(default)]
+    pub probes: BTreeMap<JobId, ServiceName>,
+    #[serde(default)]
+    pub ill: Ill,
+}
+
+/// What does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ill {
+    /// These services, and as far as is known no more than they.
+    Services(BTreeSet<ServiceName>),
+    /// More than services.
+    Machine,
+}
+
+impl Default for Ill {
+    fn default() -> Self {
+        Ill::Services(BTreeSet::new())
+    }
+}
+
+impl Ill {
+    /// This service does not answer either.
+    pub fn add(&mut self, service: ServiceName) {
+        match self {
+            Ill::Services(services) => {
+                services.insert(service);
+            }
+            Ill::Machine => {}
+        }
+    }
+}
+
+/// What a round has found, if it was not all well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bad {
+    pub why: String,
+    pub ill: Ill,
+}
+
+impl Bad {
+    fn silence() -> Self {
+        Self { why: "it does not answer".to_owned(), ill: Ill::Machine }
+    }
 }
 
 /// It does not answer as it should.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Trouble {
-    since: Time,
+    pub since: Time,
     pub why: String,
     /// It has lasted for so long that it was said.
     pub told: bool,
     /// Nothing more is done about it.
-    spent: bool,
+    pub spent: bool,
+    /// As of the last round. Absent in snapshots of before services were restarted, as is the next.
+    #[serde(default)]
+    pub ill: Ill,
+    /// Restarted since it began: what these do not answer after that no other restart cures.
+    #[serde(default)]
+    pub tried: BTreeSet<ServiceName>,
 }
 
 impl Trouble {
+    /// What a start of all of it did not cure, no restart of a service does.
+    fn after_a_start(since: Time, bad: Bad) -> Self {
+        let tried = match &bad.ill {
+            Ill::Services(services) => services.clone(),
+            Ill::Machine => BTreeSet::new(),
+        };
+        Self { ill: bad.ill, tried, ..Self::begin(since, bad.why) }
+    }
+
     pub fn begin(since: Time, why: String) -> Self {
-        Self { since, why, told: false, spent: false }
+        Self { since, why, told: false, spent: false, ill: Ill::Machine, tried: BTreeSet::new() }
     }
 }
 
 impl Round {
     pub fn begin(next: Time) -> Self {
-        Self { next, open: BTreeSet::new(), bad: None, asked: false }
+        Self { next, open: BTreeSet::new(), bad: None, asked: false, probes: BTreeMap::new(), ill: Ill::default() }
+    }
+
+    /// Over; what was bad in it.
+    pub fn judged(self) -> Option<Bad> {
+        Some(Bad { why: self.bad?, ill: self.ill })
+    }
+
+    /// When somebody must look again, if no answer comes before.
+    pub fn wake(&self) -> Time {
+        if self.open.is_empty() { self.next } else { Time::FAR }
     }
 }
 
@@ -66,18 +141,19 @@ impl Coordinator {
         actions: &mut Vec<Action>,
     ) {
         let Some(owner) = self.owner_of_stand_in(domain) else { return };
-        if !self.is_needed(&owner) {
+        if !self.is_needed(&owner) && !self.is_still_expected(domain) {
             let Some(by) = self.stand_ins.get(domain).map(|stand| stand.by.clone()) else { return };
             return self.go_home(now, domain, by, owner.agent);
         }
         // From now on the tables say where it is, and power saving may move it.
-        let known = self.is_in_the_tables(domain, &owner) && !self.is_in_motion(domain);
+        self.fill_places(domain, &owner);
+        let known = !self.is_further(domain) && self.is_in_the_tables(domain, &owner) && !self.is_in_motion(domain);
         let news = self.stand_ins.get_mut(domain).filter(|_| known).and_then(|stand| stand.at.take());
         if news.is_some() {
             self.claim_stand_in(domain, "");
         }
         let (round, judged) = self.look_at(now, domain, &owner, round, actions);
-        let wake = if round.open.is_empty() { round.next } else { Time::FAR };
+        let wake = round.wake();
         let trouble = match judged {
             None => trouble,
             Some(None) => {
@@ -86,20 +162,36 @@ impl Coordinator {
                 }
                 None
             }
-            Some(Some(why)) => Some(trouble.unwrap_or_else(|| Trouble::begin(now, why))),
+            Some(Some(bad)) => {
+                let trouble = trouble.unwrap_or_else(|| Trouble::begin(now, bad.why));
+                Some(Trouble { ill: bad.ill, ..trouble })
+            }
         };
-        let lasts = |trouble: &Trouble| now.since(trouble.since) >= self.cluster.detection.confirm && !trouble.spent;
+        let lasts = |trouble: &Trouble| now.since(trouble.since) >= self.cluster.detection.confirm;
         let lasts = trouble.as_ref().is_some_and(lasts);
+        let spent = trouble.as_ref().is_some_and(|trouble| trouble.spent);
         if let Some(stand) = self.stand_ins.get_mut(domain) {
             stand.stage = Stage::Serving { round, trouble };
             stand.wake = stand.wake.min(wake);
         }
-        if lasts {
-            self.cure(now, domain, Order::Reset, actions);
+        if lasts && !spent {
+            self.remedy(now, domain, actions);
+        } else if lasts {
+            // Nothing more is done to it: may be that somebody can take over by now.
+            self.relieve(now, domain, actions);
         }
     }
 
-    fn answers_again(&mut self, domain: &DomainName, owner: &Owner, actions: &mut Vec<Action>) {
+    /// The least that may cure its trouble.
+    pub(super) fn remedy(&mut self, now: Time, domain: &DomainName, actions: &mut Vec<Action>) {
+        match self.may_be_restarted(now, domain) {
+            Restarts::Service(agent, service) => self.restart_inside(now, domain, &agent, service, actions),
+            Restarts::NotYet => {}
+            Restarts::No => self.cure(now, domain, Order::Reset, actions),
+        }
+    }
+
+    pub(super) fn answers_again(&mut self, domain: &DomainName, owner: &Owner, actions: &mut Vec<Action>) {
         let text = format!("{domain} on {} answers again", owner.agent);
         self.note_stand_in(domain, Severity::Info, "double-normal", text, actions);
     }
@@ -116,19 +208,19 @@ impl Coordinator {
     }
 
     /// One round after another, of what it holds. Some: a round is over, and what was bad in it.
-    fn look_at(
+    pub(super) fn look_at(
         &mut self,
         now: Time,
         domain: &DomainName,
         owner: &Owner,
         mut round: Round,
         actions: &mut Vec<Action>,
-    ) -> (Round, Option<Option<String>>) {
+    ) -> (Round, Option<Option<Bad>>) {
         if !round.open.is_empty() {
             return (round, None);
         }
         if round.asked {
-            return (Round::begin(now + self.cluster.detection.interval), Some(round.bad));
+            return (Round::begin(now + self.cluster.detection.interval), Some(round.judged()));
         }
         if now < round.next {
             return (round, None);
@@ -138,10 +230,14 @@ impl Coordinator {
         for vip in self.vips_of_stand_in(domain) {
             let Some(state) = self.vips.get(&vip) else { continue };
             // Told to hold it, and it is not opened. What else it waits for is nothing of its own.
-            if state.moving.as_ref().is_some_and(|moving| moving.to == *owner && moving.is_told()) {
+            let told = state.moving.as_ref().is_some_and(|moving| moving.to == *owner && moving.is_told());
+            if told || self.waits_in_vain(now, state, owner) {
                 round.bad.get_or_insert_with(|| format!("{vip} is not open"));
+                round.ill = Ill::Machine;
             }
-            if !state.held || !state.settled_on(owner) {
+            // One that was not heard yet may have been lost before this coordinator began.
+            let asked = state.held || self.fell_silent(now, &owner.agent);
+            if !asked || !state.settled_on(owner) {
                 continue;
             }
             let services = self.cluster.targets.get(&state.target).map(|target| target.services.clone());
@@ -158,22 +254,33 @@ impl Coordinator {
                 let (address, port) = (vip.address(), service.port);
                 actions.push(Action::Probe { job, address, port, probe: service.probe, limits });
                 round.open.insert(job);
+                round.probes.insert(job, service.name);
             }
         }
         if round.open.is_empty() {
-            return (Round::begin(now + detection.interval), round.bad.map(Some));
+            return (Round::begin(now + detection.interval), round.judged().map(Some));
         }
         (round, None)
     }
 
     pub(super) fn checked(&mut self, now: Time, domain: &DomainName, job: JobId, result: &JobResult) {
         let Some(stand) = self.stand_ins.get_mut(domain) else { return };
-        let (Stage::Serving { round, .. } | Stage::Curing { round, .. }) = &mut stand.stage else { return };
+        let (Stage::Serving { round, .. }
+        | Stage::Curing { round, .. }
+        | Stage::Restarting { round, .. }
+        | Stage::Relieved { round, .. }) = &mut stand.stage
+        else {
+            return;
+        };
         if !round.open.remove(&job) {
             return;
         }
         if let JobResult::Check(CheckOutcome::Ng(why) | CheckOutcome::Error(why)) = result {
             round.bad.get_or_insert_with(|| why.clone());
+            match round.probes.remove(&job) {
+                Some(service) => round.ill.add(service),
+                None => round.ill = Ill::Machine,
+            }
         }
         if round.open.is_empty() {
             stand.wake = now;
@@ -189,13 +296,24 @@ impl Coordinator {
                     self.cure(now, domain, Order::Start, actions);
                 }
             }
+            // With the services in it.
+            Stage::Restarting { trouble, .. } => {
+                let trouble = Trouble { why: detail.to_owned(), ..trouble.clone() };
+                self.enter_stage(now, domain, Stage::Serving { round: Round::begin(now), trouble: Some(trouble) });
+                self.cure(now, domain, Order::Start, actions);
+            }
             // It is looked for when the migration has failed; or it is being started.
-            Stage::Leaving { .. } | Stage::Migrating { .. } | Stage::Looking { .. } | Stage::Curing { .. } => {}
+            Stage::Leaving { .. }
+            | Stage::Migrating { .. }
+            | Stage::Looking { .. }
+            | Stage::Relieving
+            | Stage::Relieved { .. }
+            | Stage::Curing { .. } => {}
         }
     }
 
     /// Once.
-    fn say_trouble(&mut self, domain: &DomainName, owner: &Owner, actions: &mut Vec<Action>) {
+    pub(super) fn say_trouble(&mut self, domain: &DomainName, owner: &Owner, actions: &mut Vec<Action>) {
         let Some(stand) = self.stand_ins.get_mut(domain) else { return };
         if let Stage::Serving { trouble: Some(trouble), .. } = &mut stand.stage
             && !std::mem::replace(&mut trouble.told, true)
@@ -206,12 +324,16 @@ impl Coordinator {
     }
 
     /// Withheld by an order, waiting for its host, or used up: then nothing is done yet.
-    fn cure(&mut self, now: Time, domain: &DomainName, order: Order, actions: &mut Vec<Action>) {
+    pub(super) fn cure(&mut self, now: Time, domain: &DomainName, order: Order, actions: &mut Vec<Action>) {
         let Some(owner) = self.owner_of_stand_in(domain) else { return };
         let Some(by) = self.stand_ins.get(domain).map(|stand| stand.by.clone()) else { return };
         let Some(target) = self.cluster.targets.get(&by).cloned() else { return };
         self.say_trouble(domain, &owner, actions);
         if !self.connected(now, &owner.agent) {
+            let lost = self.silent(now, &owner.agent) >= self.cluster.detection.confirm.max(self.silence_limit());
+            if lost && self.relieve(now, domain, actions) != Relief::None {
+                return;
+            }
             let text = format!("{domain} is started anew when its real server {} is back", owner.agent);
             return self.say_once(domain, Severity::Warning, "double-trouble", text, actions);
         }
@@ -226,6 +348,9 @@ impl Coordinator {
         if !left {
             if let Stage::Serving { trouble: Some(trouble), .. } = &mut stand.stage {
                 trouble.spent = true;
+            }
+            if self.relieve(now, domain, actions) == Relief::Begun {
+                return;
             }
             let text = format!(
                 "{domain} on {} is in trouble and was started anew too often: nothing more is done to it; its virtual IPs \
@@ -263,14 +388,14 @@ impl Coordinator {
             return;
         }
         let (round, judged) = self.look_at(now, domain, &owner, round, actions);
-        let wake = if round.open.is_empty() { round.next } else { Time::FAR };
+        let wake = round.wake();
         let well = judged == Some(None);
         if well || now >= until {
             if well {
                 self.answers_again(domain, &owner, actions);
             }
-            let why = judged.flatten().unwrap_or_else(|| "it does not answer".to_owned());
-            let trouble = (!well).then(|| Trouble::begin(now, why));
+            let bad = judged.flatten().unwrap_or_else(Bad::silence);
+            let trouble = (!well).then(|| Trouble::after_a_start(now, bad));
             self.tell(now, domain);
             return self.enter_stage(now, domain, Stage::Serving { round: Round::begin(again), trouble });
         }

@@ -131,7 +131,15 @@ impl Coordinator {
                 way.to.clone()
             }
             Some(Stage::Migrating { .. } | Stage::Looking { .. }) => return true,
-            Some(Stage::Leaving { .. } | Stage::Serving { .. } | Stage::Curing { .. }) | None => return false,
+            Some(
+                Stage::Leaving { .. }
+                | Stage::Serving { .. }
+                | Stage::Restarting { .. }
+                | Stage::Relieving
+                | Stage::Relieved { .. }
+                | Stage::Curing { .. },
+            )
+            | None => return false,
         };
         self.is_at(now, domain, &to);
         true
@@ -180,11 +188,21 @@ impl Coordinator {
     pub(super) fn tell(&mut self, now: Time, domain: &DomainName) {
         self.enter_stage(now, domain, StandIn::serving(now));
         for (name, target) in self.stood_in_for(domain) {
-            if self.targets.get(&name).is_some_and(crate::dbss::Dbss::is_given_up) {
+            if self.targets.get(&name).is_some_and(crate::dbss::Dbss::is_given_up) && self.fills(&target, domain) {
                 self.verdict(now, &name, &target, false);
             }
         }
         self.claim_stand_in(domain, "");
+    }
+
+    /// Nothing else stands in there, as far as the tables say.
+    fn fills(&self, target: &crate::config::Target, domain: &DomainName) -> bool {
+        let tables = self.tables.as_ref();
+        let row = target
+            .domain()
+            .zip(tables)
+            .and_then(|(place, tables)| tables.operation.get(place).or_else(|| tables.suspend.get(place)));
+        self.double_of(target) == domain && row.is_none_or(|row| row.vm == *domain || !target.is_double(&row.vm))
     }
 
     /// It does not leave, or could not.
@@ -292,6 +310,9 @@ impl Coordinator {
             return self.off_everywhere(now, domain, &home, &hosts, wanted, actions);
         };
         self.is_at(now, domain, &at);
+        if !wanted && self.may_come_back(domain) {
+            return self.wait_for_its_return(now, domain);
+        }
         match failed {
             Some((way, _, _)) if at == way.to => self.arrived(now, domain, &at, way.home, actions),
             _ if !wanted && at == home => {
@@ -348,6 +369,10 @@ impl Coordinator {
         let at = if self.connected(now, home) { Some(home) } else { hosts.iter().find(|it| self.connected(now, it)) };
         let at = at.unwrap_or(home).clone();
         let owner = Owner { agent: at.clone(), domain: Some(domain.clone()) };
+        if !wanted && self.may_come_back(domain) {
+            self.is_at(now, domain, &at);
+            return self.wait_for_its_return(now, domain);
+        }
         if !wanted {
             let text = format!("{domain} is off: it is started at home when it is needed");
             self.note_stand_in(domain, Severity::Warning, "double-crashed", text, actions);

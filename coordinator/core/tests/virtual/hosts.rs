@@ -73,6 +73,8 @@ pub struct Hosts {
     pub domains: BTreeMap<DomainName, (AgentId, bool, Ms)>,
     /// Their services are down until they are reset.
     pub sick: BTreeSet<DomainName>,
+    /// Unless these services of theirs are restarted, and the number of restarts that fail before.
+    pub curable: BTreeMap<DomainName, u32>,
     /// Their starts do not help.
     pub broken: BTreeSet<DomainName>,
     pub held: BTreeMap<Vip, (AgentId, Option<DomainName>, Epoch)>,
@@ -83,6 +85,10 @@ pub struct Hosts {
     pub troubles: BTreeMap<TargetName, String>,
     /// Live migrations that the coordinator asked for: from, to.
     pub migrations: BTreeMap<DomainName, (AgentId, AgentId)>,
+    /// Ports of services of theirs that are down, until each is restarted.
+    pub deaf: BTreeSet<(DomainName, u16)>,
+    /// Agents inside that can't restart anything.
+    pub refuses: BTreeSet<AgentId>,
     /// Why the next ones are refused.
     pub refusal: Option<String>,
     /// Neither the switch-over nor the end of a live migration is heard of.
@@ -105,7 +111,9 @@ impl Hosts {
         let cluster = Cluster::parse(config).unwrap_or_else(|error| panic!("{error}"));
         let at_home = |target: &kage_coordinator_core::config::Target| (target.agent.clone(), true, 0);
         let domains = cluster.targets.values().map(|target| (target.domain().unwrap().clone(), at_home(target)));
-        let domains = domains.chain([(n("mailb"), (n("mgmt"), false, 0))]).collect();
+        let further = cluster.targets.values().filter_map(|target| target.backup.further.as_ref());
+        let further = further.map(|further| (further.domain.clone(), (further.agent.clone(), false, 0)));
+        let domains = domains.chain([(n("mailb"), (n("mgmt"), false, 0))]).chain(further).collect();
         let row = |(vip, target): (Vip, &TargetName)| VipRow {
             vip,
             epoch: Epoch(1),
@@ -127,12 +135,15 @@ impl Hosts {
             cut: BTreeSet::new(),
             domains,
             sick: BTreeSet::new(),
+            curable: BTreeMap::new(),
             broken: BTreeSet::new(),
             held,
             epochs,
             slow: BTreeSet::new(),
             troubles: BTreeMap::new(),
             migrations: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            refuses: BTreeSet::new(),
             refusal: None,
             unseen: false,
             signals_lost: false,
@@ -373,6 +384,7 @@ impl Hosts {
                 AgentCommand::MigrateVm { domain, to } => Some(format!("{agent}: migrate to {to} {domain}")),
                 AgentCommand::ResumeVm { domain } => Some(format!("{agent}: resume {domain}")),
                 AgentCommand::PauseVm { domain } => Some(format!("{agent}: pause {domain}")),
+                AgentCommand::RestartService { service } => Some(format!("{agent}: restart {service}")),
                 _ => None,
             },
             _ => None,
@@ -381,6 +393,16 @@ impl Hosts {
         // One for each virtual IP.
         orders.dedup();
         orders
+    }
+
+    /// When the first order of these was given.
+    pub fn time_of(&self, wanted: &str) -> Ms {
+        let is = |(_, action): &&(Ms, Action)| match action {
+            Action::Command { command: AgentCommand::RestartService { .. }, .. } => wanted == "restart",
+            Action::Command { command: AgentCommand::RebootVm { .. }, .. } => wanted == "reset",
+            _ => false,
+        };
+        self.log.iter().find(is).unwrap().0
     }
 
     pub fn orders_about(&self, domain: &str) -> Vec<String> {
@@ -555,7 +577,9 @@ impl Hosts {
             }
             Action::Command { job, agent, command, timeout } => {
                 if self.speaks(&agent) {
-                    let takes = if matches!(command, AgentCommand::ResumeVm { .. }) { 100 } else { 10 };
+                    // One after another, as libvirt does them.
+                    let runs = matches!(command, AgentCommand::ResumeVm { .. } | AgentCommand::PauseVm { .. });
+                    let takes = if runs { 100 } else { 10 };
                     self.later(self.now + takes, Due::Obey(job, agent, command));
                 } else {
                     self.ends(ms(timeout), job, JobResult::Unknown("no answer in time".into()));
@@ -568,10 +592,12 @@ impl Hosts {
                 let (takes, outcome) = if good { (1, CheckOutcome::Ok) } else { (ms(timeout), ng) };
                 self.ends(takes, job, JobResult::Check(outcome));
             }
-            Action::Probe { job, address, limits, .. } => {
+            Action::Probe { job, address, port, limits, .. } => {
                 let who = self.at(address);
                 let (takes, outcome) = match who.filter(|domain| self.answers(domain)) {
-                    Some(domain) if !self.sick.contains(&domain) => (2, CheckOutcome::Ok),
+                    Some(domain) if !self.sick.contains(&domain) && !self.deaf.contains(&(domain.clone(), port)) => {
+                        (2, CheckOutcome::Ok)
+                    }
                     Some(_) => (2, CheckOutcome::Ng("connection refused".into())),
                     None => (ms(limits.connecting()), CheckOutcome::Ng("no reply".into())),
                 };
@@ -621,8 +647,11 @@ impl Hosts {
             let domain = domain.clone()?;
             return self.domains.get(&domain).is_some_and(|(at, ..)| at == host).then_some(domain);
         }
-        let own = self.core.cluster().targets.values().find(|target| target.address == address)?;
-        own.domain().cloned()
+        let mut targets = self.core.cluster().targets.values();
+        if let Some(double) = targets.clone().find(|target| target.backup.address == Some(address)) {
+            return Some(double.backup.domain.clone());
+        }
+        targets.find(|target| target.address == address)?.domain().cloned()
     }
 
     fn start(&mut self, domain: DomainName, host: &AgentId, boot: Ms) {
@@ -669,6 +698,23 @@ impl Hosts {
                     |at: &AgentId| at == host || self.migrations.get(&domain) == Some(&(at.clone(), host.clone()));
                 if !self.domains.get(&domain).is_some_and(|(at, ..)| here(at)) {
                     return JobResult::Failed("it is not there".into());
+                }
+            }
+            AgentCommand::RestartService { service } => {
+                let services = self.core.cluster().targets.values().flat_map(|target| &target.services);
+                let port = services.clone().find(|known| known.name == service).unwrap().port;
+                let domain: DomainName = n(host.as_str().strip_suffix('g').unwrap());
+                self.deaf.remove(&(domain.clone(), port));
+                match self.curable.get_mut(&domain) {
+                    Some(0) => {
+                        self.curable.remove(&domain);
+                        self.sick.remove(&domain);
+                    }
+                    Some(left) => *left -= 1,
+                    None => {}
+                }
+                if self.refuses.contains(host) {
+                    return JobResult::Failed("unit not found".into());
                 }
             }
             AgentCommand::ProbeVip { .. } => return JobResult::Answered(None),

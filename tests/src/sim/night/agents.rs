@@ -290,7 +290,10 @@ impl Night {
                 JobResult::Done
             }
             AgentCommand::RebootVm { domain, .. } => match self.run_of(&domain, host) {
-                Some(_) => self.set(host, &domain, Run::Runs(self.now + GUEST_BOOT)),
+                Some(_) => {
+                    self.sick.remove(&domain);
+                    self.set(host, &domain, Run::Runs(self.now + GUEST_BOOT))
+                }
                 None => failed("it is not there"),
             },
             AgentCommand::FindVm { domain } => {
@@ -309,9 +312,14 @@ impl Night {
                 }
                 JobResult::Done
             }
-            AgentCommand::Prepare { .. } | AgentCommand::RestartService { .. } | AgentCommand::Reboot => {
+            AgentCommand::RestartService { service } => {
+                if let Some(domain) = self.around(host).cloned() {
+                    self.say(format_args!("{service} in {domain} is restarted"));
+                    self.sick.remove(&domain);
+                }
                 JobResult::Done
             }
+            AgentCommand::Prepare { .. } | AgentCommand::Reboot => JobResult::Done,
         };
         reply(self, result);
     }

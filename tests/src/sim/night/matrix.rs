@@ -65,6 +65,10 @@ pub enum Victim {
     BeyondHost,
     /// The same, and its double.
     BeyondDouble,
+    /// The same, and when its double serves there, a service in that.
+    BeyondService,
+    /// The same, and when its double serves there, that host: the further one takes over, and gives back.
+    BeyondFurther,
     /// None: the operator has its backup server serve for it, through both transitions, and takes it back then.
     Moved,
     /// The same, and SIF forgets that this is claimed.
@@ -72,7 +76,7 @@ pub enum Victim {
 }
 
 /// All of them.
-pub const VICTIMS: [Victim; 20] = [
+pub const VICTIMS: [Victim; 22] = [
     Victim::Vm,
     Victim::Host,
     Victim::Source,
@@ -91,13 +95,23 @@ pub const VICTIMS: [Victim; 20] = [
     Victim::BeyondCoordinator,
     Victim::BeyondHost,
     Victim::BeyondDouble,
+    Victim::BeyondService,
+    Victim::BeyondFurther,
     Victim::Moved,
     Victim::MovedForgotten,
 ];
 
 impl Victim {
     fn is_beyond(self) -> bool {
-        matches!(self, Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble)
+        matches!(
+            self,
+            Victim::Beyond
+                | Victim::BeyondCoordinator
+                | Victim::BeyondHost
+                | Victim::BeyondDouble
+                | Victim::BeyondService
+                | Victim::BeyondFurther
+        )
     }
 
     fn is_moved(self) -> bool {
@@ -237,7 +251,15 @@ fn strike(night: &mut Night, case: Case, step: Option<&Step>, ruined: Option<&Do
             night.crash_msbs(3_000);
             night.crash_pss(3_000);
         }
-        (Victim::Beyond | Victim::BeyondCoordinator | Victim::BeyondHost | Victim::BeyondDouble, ..) => match ruined {
+        (
+            Victim::Beyond
+            | Victim::BeyondCoordinator
+            | Victim::BeyondHost
+            | Victim::BeyondDouble
+            | Victim::BeyondService
+            | Victim::BeyondFurther,
+            ..,
+        ) => match ruined {
             Some(vm) => night.ruin(vm),
             None => return false,
         },

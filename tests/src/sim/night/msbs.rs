@@ -283,7 +283,7 @@ impl Night {
                 held.domain.as_ref().is_some_and(|domain| self.runs_on(domain) == Some(&held.host))
             });
         }
-        let guest = self.cluster.targets.values().find(|target| target.address == address).and_then(|it| it.domain());
+        let guest = self.at_address(address);
         match guest {
             Some(domain) => self.runs_on(domain).is_some_and(|host| self.is_reached(host)),
             None => {
@@ -297,7 +297,7 @@ impl Night {
         if let Some(vip) = self.held.keys().find(|vip| vip.address() == address) {
             return self.served(*vip);
         }
-        let guest = self.cluster.targets.values().find(|target| target.address == address).and_then(|it| it.domain());
+        let guest = self.at_address(address);
         let host = guest.and_then(|domain| Some((domain, self.runs_on(domain)?)));
         host.is_some_and(|(domain, host)| self.is_reached(host) && self.serves(domain, host))
     }

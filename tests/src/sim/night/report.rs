@@ -105,6 +105,8 @@ fn name(victim: Victim) -> &'static str {
         Victim::BeyondCoordinator => "the same, and the coordinator while its double moves",
         Victim::BeyondHost => "the same, and the host that its double goes to",
         Victim::BeyondDouble => "the same, and its double",
+        Victim::BeyondService => "the same, and a service in its double, which serves there",
+        Victim::BeyondFurther => "the same, and the host that its double serves on",
         Victim::Moved => "nothing: the operator moves the virtual server of the step to its backup, and back",
         Victim::MovedForgotten => "the same, and SIF forgets the claims",
     }

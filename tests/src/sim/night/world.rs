@@ -104,6 +104,8 @@ pub struct Night {
     pub vms: BTreeMap<DomainName, BTreeMap<AgentId, Run>>,
     /// Their starts fail.
     pub broken: BTreeSet<DomainName>,
+    /// Their services are down until they are restarted, or all of it is.
+    pub sick: BTreeSet<DomainName>,
     /// Live migrations under way: from, to.
     pub migrations: BTreeMap<DomainName, (AgentId, AgentId)>,
     /// Those that have switched over, and whose end is not told yet.
@@ -163,6 +165,9 @@ impl Night {
                 vms.entry(domain.clone()).or_default().insert(target.agent.clone(), Run::Runs(0));
             }
             vms.entry(target.backup.domain.clone()).or_default().insert(target.backup.agent.clone(), Run::Paused);
+            if let Some(further) = &target.backup.further {
+                vms.entry(further.domain.clone()).or_default().insert(further.agent.clone(), Run::Paused);
+            }
         }
         let mut night = Self {
             now: 0,
@@ -172,6 +177,7 @@ impl Night {
             machines: (1..).zip(cluster.agents.keys()).map(machine).collect(),
             vms,
             broken: BTreeSet::new(),
+            sick: BTreeSet::new(),
             migrations: BTreeMap::new(),
             arrived: BTreeSet::new(),
             held: cluster.vips().map(|(vip, _)| (vip, Vec::new())).collect(),
@@ -271,7 +277,26 @@ impl Night {
 
     /// Is it on, and not cut off?
     pub fn is_reached(&self, host: &AgentId) -> bool {
+        // An agent inside a virtual server lives with that.
+        if let Some(domain) = self.around(host) {
+            let there = self.runs_on(domain);
+            let up = |there: &&AgentId| matches!(self.run_of(domain, there), Some(Run::Runs(from)) if from <= self.now);
+            return there.filter(up).is_some_and(|there| self.is_reached(there));
+        }
         self.machines.get(host).is_some_and(|machine| machine.power == Power::On && !machine.cut)
+    }
+
+    /// The double inside which this agent is.
+    pub fn around(&self, agent: &AgentId) -> Option<&DomainName> {
+        let mut backups = self.cluster.targets.values().map(|target| &target.backup);
+        backups.find(|backup| backup.guest.as_ref() == Some(agent)).map(|backup| &backup.domain)
+    }
+
+    /// The virtual server whose own address this is.
+    pub fn at_address(&self, address: std::net::IpAddr) -> Option<&DomainName> {
+        let target = self.cluster.targets.values().find(|target| target.address == address);
+        let double = self.cluster.targets.values().find(|target| target.backup.address == Some(address));
+        target.and_then(|target| target.domain()).or_else(|| double.map(|target| &target.backup.domain))
     }
 
     /// Has it power, and is it awake?
@@ -292,7 +317,8 @@ impl Night {
 
     /// Do its services answer?
     pub fn serves(&self, domain: &DomainName, host: &AgentId) -> bool {
-        self.is_on(host) && matches!(self.run_of(domain, host), Some(Run::Runs(from)) if from <= self.now)
+        let up = matches!(self.run_of(domain, host), Some(Run::Runs(from)) if from <= self.now);
+        self.is_on(host) && up && !self.sick.contains(domain)
     }
 
     /// Is this one's guard open?
@@ -423,9 +449,14 @@ impl Night {
             machine.boots += 1;
             night.say(format_args!("{host} has booted"));
             // Doubles are started suspended; other virtual servers wait for somebody to start them.
-            let doubles: Vec<DomainName> = (night.cluster.targets.values())
-                .filter(|target| target.backup.agent == host)
-                .map(|target| target.backup.domain.clone())
+            let backups = night.cluster.targets.values().map(|target| &target.backup);
+            let doubles: Vec<DomainName> = backups
+                .flat_map(|backup| {
+                    let further = backup.further.iter().map(|further| (&further.agent, &further.domain));
+                    std::iter::once((&backup.agent, &backup.domain)).chain(further)
+                })
+                .filter(|(agent, _)| **agent == host)
+                .map(|(_, domain)| domain.clone())
                 .collect();
             for double in doubles {
                 night.vms.entry(double).or_default().insert(host.clone(), Run::Paused);

@@ -160,12 +160,15 @@ impl Teller {
                     format!("double resumed for the fail-over: {}", describe(result)),
                 );
             }
-            JobFor::StandIn(domain, job) if target.backup.domain == *domain => {
+            JobFor::StandIn(domain, job) if target.is_double(domain) => {
                 let at = Source::Agent(core.double_host(target).to_string());
                 match job {
                     StandInJob::Checked => self.check(now, Source::Probe(domain.to_string()), checked(result)),
                     StandInJob::Migrated => self.tell(now, at, format!("live migration: {}", describe(result))),
                     StandInJob::Found => self.check(now, at, format!("{domain} looked for: {}", describe(result))),
+                    StandInJob::Restarted => {
+                        self.tell(now, at, format!("service in {domain} restarted: {}", describe(result)));
+                    }
                     StandInJob::Cured => self.tell(now, at, format!("{domain} started anew: {}", describe(result))),
                 }
             }
