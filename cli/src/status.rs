@@ -18,10 +18,7 @@ use kage_proto::{
     tls::EXPIRY_NOTICE,
 };
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeSet,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A certificate that ends sooner than this is a matter for today.
 const URGENT_DAYS: u64 = 14;
@@ -49,7 +46,7 @@ pub async fn voters(global: &Global) -> Result<(), Failure> {
         status.on_coordinator_loss,
         status.agents.len()
     );
-    print!("{}", agents_text(&status.agents, &sleepers(&status), Style::of_stdout()));
+    print!("{}", agents_text(&status.agents, Style::of_stdout()));
     Ok(())
 }
 
@@ -92,13 +89,8 @@ pub fn to_text(status: &Status, style: Style) -> String {
         text.push_str(&saving::groups(saving, style));
     }
     text.push('\n');
-    text.push_str(&agents_text(&status.agents, &sleepers(status), style));
+    text.push_str(&agents_text(&status.agents, style));
     text
-}
-
-/// Silent on purpose.
-fn sleepers(status: &Status) -> BTreeSet<&str> {
-    status.saving.iter().flat_map(|saving| saving.asleep.iter().map(|it| it.host.as_str())).collect()
 }
 
 /// Certificates that end within [`EXPIRY_NOTICE`], the soonest first.
@@ -208,9 +200,9 @@ fn vip_line(vip: &VipStatus, style: Style) -> String {
     paragraph(style, &format!("  {}  ", vip.vip), &words, tone)
 }
 
-fn agents_text(agents: &[AgentStatus], sleepers: &BTreeSet<&str>, style: Style) -> String {
+fn agents_text(agents: &[AgentStatus], style: Style) -> String {
     let row = |agent: &AgentStatus| {
-        let state = match (agent.connected, sleepers.contains(agent.agent.as_str())) {
+        let state = match (agent.connected, agent.asleep) {
             (true, false) => cell("connected", Tone::Good),
             // It is on its way to sleep, or has woken by itself.
             (true, true) => cell("connected, to sleep", Tone::Notice),
@@ -299,6 +291,7 @@ fn agent_json(agent: &AgentStatus) -> Value {
         "voter": agent.voter,
         "address": agent.address,
         "asked_ms_ago": agent.asked_ms_ago,
+        "asleep": agent.asleep,
     })
 }
 
@@ -355,8 +348,13 @@ mod tests {
                 suspended: true,
                 ..TargetStatus::default()
             }],
-            agents: ["x".repeat(63), "rs2".to_owned()]
-                .map(|agent| AgentStatus { agent, address: "10.0.0.1:7701".into(), ..AgentStatus::default() })
+            agents: [("x".repeat(63), false), ("rs2".to_owned(), true)]
+                .map(|(agent, asleep)| AgentStatus {
+                    agent,
+                    address: "10.0.0.1:7701".into(),
+                    asleep,
+                    ..AgentStatus::default()
+                })
                 .into(),
             saving: Some(saving::tests::night()),
             ..Status::default()

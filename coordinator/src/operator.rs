@@ -242,6 +242,7 @@ fn status(core: &Coordinator, now: Time, journal_seq: u64) -> ClusterStatus {
                 voter: machine.voter,
                 address: machine.address.to_string(),
                 asked_ms_ago: asked.map(ago),
+                asleep: core.at_rest(name),
             }
         })
         .collect();

@@ -84,9 +84,9 @@ pub fn agent_file(node: &Spec) -> PathBuf {
 
 /// Who runs an agent, and so needs a certificate and a configuration.
 pub fn agents() -> impl Iterator<Item = &'static Spec> {
-    nodes::nodes().iter().filter(|node| {
-        matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::VirtualServer | Kind::Voter | Kind::Machine)
-    })
+    nodes::nodes()
+        .iter()
+        .filter(|node| matches!(node.kind, Kind::Hypervisor | Kind::RealServer | Kind::Voter) || node.has_inner_agent())
 }
 
 /// Makes a new authority, the certificates of the controllers and the operator, and one for each agent.
@@ -111,7 +111,7 @@ pub fn make_pki(kagectl: &Path) -> Result<()> {
 #[must_use]
 pub fn agent_toml(node: &Spec) -> String {
     // A guest sees its own files; the others see this machine's.
-    let (pki, state) = if matches!(node.kind, Kind::Machine | Kind::VirtualServer) {
+    let (pki, state) = if node.has_inner_agent() {
         ("/etc/kagemusha/pki".to_owned(), "/var/lib/kagemusha".to_owned())
     } else {
         (text(&pki(node.name)), text(&dirs::node(node.name).join("agent")))
@@ -121,7 +121,7 @@ pub fn agent_toml(node: &Spec) -> String {
         "name = \"{}\"\nlisten = \"{}:{AGENT_PORT}\"\ncoordinator = \"{coordinator}\"\npki = \"{pki}\"\nstate = \"{state}\"\nwitness = {}\n",
         node.name,
         node.ip(),
-        matches!(node.kind, Kind::Voter | Kind::VirtualServer),
+        matches!(node.kind, Kind::Voter | Kind::VirtualServer | Kind::Domain),
     );
     match node.kind {
         Kind::Machine => {
@@ -130,11 +130,11 @@ pub fn agent_toml(node: &Spec) -> String {
         }
         Kind::Hypervisor | Kind::RealServer => toml.push_str("\n[guard]\nkind = \"tap\"\nbridge = \"br0\"\nuplinks = [\"uplink\"]\n\n[libvirt]\nuri = \"qemu:///system\"\n"),
         // Its host guards its addresses.
-        Kind::VirtualServer => {
+        Kind::VirtualServer | Kind::Domain => {
             toml.push('\n');
             toml.push_str(service_toml(node));
         }
-        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::LoadBalancer | Kind::Domain => {}
+        Kind::Switch | Kind::Voter | Kind::Client | Kind::FileServer | Kind::LoadBalancer => {}
     }
     if node.kind == Kind::RealServer {
         toml.push_str(&realserver::power_toml(node));
@@ -181,8 +181,8 @@ pub fn cluster_toml(profile: Profile) -> String {
             Kind::RealServer => {
                 let _ = writeln!(toml, "guard = \"tap\"\nmac = \"{}\"", node.mac_text());
             }
-            Kind::VirtualServer => toml.push_str("guard = \"none\"\n"),
-            Kind::Switch | Kind::Client | Kind::FileServer | Kind::LoadBalancer | Kind::Domain => {}
+            Kind::VirtualServer | Kind::Domain => toml.push_str("guard = \"none\"\n"),
+            Kind::Switch | Kind::Client | Kind::FileServer | Kind::LoadBalancer => {}
         }
     }
     toml.push_str(&realserver::cluster_toml());

@@ -101,7 +101,7 @@ impl Part {
     /// Whether it runs inside a guest, where only the console reaches it.
     fn guest(self) -> Option<&'static Spec> {
         match self {
-            Self::Agent(node) if matches!(node.kind, Kind::Machine | Kind::VirtualServer) => Some(node),
+            Self::Agent(node) if node.has_inner_agent() => Some(node),
             Self::Agent(_) | Self::Sif | Self::Coordinator => None,
         }
     }

@@ -264,9 +264,8 @@ pub fn spoil(domain: &Spec) -> Result<()> {
 /// The disk is full.
 pub fn mend(domain: &Spec) -> Result<()> {
     let folder = dirs::node(domain.name);
-    // A virtual server's restarts its service; a double is watched from outside.
     let agent = dirs::binary("kage-agent")
-        .filter(|_| domain.kind == Kind::VirtualServer && folder.join("etc/kagemusha/agent.toml").exists());
+        .filter(|_| domain.has_inner_agent() && folder.join("etc/kagemusha/agent.toml").exists());
     image::initramfs(&image::kernel()?, agent.as_deref(), &folder.join("etc"), &initramfs_path(domain))
 }
 

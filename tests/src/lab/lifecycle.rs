@@ -240,7 +240,19 @@ pub fn status() -> Result<Status> {
             },
             cut: node.kind != Kind::Switch && network::is_cut(node),
             agent: config::agents().any(|agent| agent.name == node.name).then(|| {
-                let on = node.kind == Kind::VirtualServer || machine::power(node) == machine::Power::On;
+                let on = match node.kind {
+                    Kind::VirtualServer => true,
+                    // One that is suspended can't be asked.
+                    Kind::Domain => hypervisor::state(node).is_ok_and(|state| state == "running"),
+                    Kind::Switch
+                    | Kind::Hypervisor
+                    | Kind::RealServer
+                    | Kind::Voter
+                    | Kind::Machine
+                    | Kind::Client
+                    | Kind::FileServer
+                    | Kind::LoadBalancer => machine::power(node) == machine::Power::On,
+                };
                 on && daemons::running(Part::Agent(node))
             }),
         })

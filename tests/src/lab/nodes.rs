@@ -292,6 +292,23 @@ const PSS: &[Spec] = &[
 ];
 
 impl Spec {
+    /// An agent runs inside it, which restarts its service: in servers, and in the doubles of virtual ones. The doubles of
+    /// plain servers are watched from outside.
+    #[must_use]
+    pub const fn has_inner_agent(&self) -> bool {
+        match self.kind {
+            Kind::Machine | Kind::VirtualServer => true,
+            Kind::Domain => self.group.is_some(),
+            Kind::Switch
+            | Kind::Hypervisor
+            | Kind::RealServer
+            | Kind::Voter
+            | Kind::Client
+            | Kind::FileServer
+            | Kind::LoadBalancer => false,
+        }
+    }
+
     /// Memory of a guest in MiB: small ones hold the kernel, and the initramfs twice while it is unpacked.
     #[must_use]
     pub const fn memory_mib(&self) -> u32 {

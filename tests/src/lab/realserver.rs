@@ -146,7 +146,7 @@ pub fn cluster_toml() -> String {
         let _ = write!(
             toml,
             "\n[[target]]\nname = \"{name}\"\nagent = \"{name}\"\nvm = {{ domain = \"{name}\", host = \"{}\" }}\naddress = \"{}\"\n\
-             vips = [\"{vip}\"]\nbackup = {{ agent = \"{}\", domain = \"{}\", address = \"{}\" }}\n\
+             vips = [\"{vip}\"]\nbackup = {{ agent = \"{}\", domain = \"{}\", address = \"{}\"{} }}\n\
              failback = \"auto\"\nhealthy_for = \"3s\"\nreboot_wait = \"{wait}s\"\nstart_wait = \"{wait}s\"\n\
              budget = {{ restarts = 1000, reboots = 1000, takeovers = 1000 }}\n\n\
              [[target.service]]\nname = \"{service}\"\nprobe = \"{service}\"\nport = {}\n\
@@ -156,6 +156,7 @@ pub fn cluster_toml() -> String {
             double.host,
             double.name,
             double.ip(),
+            if double.has_inner_agent() { format!(", guest = \"{}\"", double.name) } else { String::new() },
             server.service.port(),
         );
         if !groups.contains(&group) {

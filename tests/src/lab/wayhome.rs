@@ -15,7 +15,8 @@ use super::nodes::{Layout, Spec, find};
 use super::power::{Clients, Condition, folder, rows, tables, until};
 use super::run::{wait_until, write};
 use super::suite::{Say, events_after, kagectl_json, last_event, prepare};
-use super::{daemons, hypervisor, lifecycle, machine, network, signals};
+use super::trouble::Trouble;
+use super::{console, daemons, hypervisor, lifecycle, machine, network, signals};
 
 /// As the suite calls it.
 pub(super) const NAME: &str = "power saving: the way home after down";
@@ -52,7 +53,10 @@ fn there_and_back(say: Say<'_>) -> Result<String> {
     let host = displaced(&now, server)?;
     let after = last_event()?;
     let clients = Clients::start(&folder)?;
-    let done = returns(server, double, host, &folder);
+    let done = restarted(server, double).and_then(|restarted| {
+        let returned = returns(server, double, host, &folder)?;
+        Ok(format!("{restarted}; {returned}"))
+    });
     let ended = clients.end(&folder);
     let _ = load::set(None, Level::Light);
     let events = events_after(after).unwrap_or_default();
@@ -85,6 +89,34 @@ fn displaced(tables: &Value, server: &Spec) -> Result<&'static Spec> {
         }
         Some(_) | None => Ok(host),
     }
+}
+
+/// Its service dies in the backup server that stands in: the agent inside restarts it, and nothing is reset.
+fn restarted(server: &'static Spec, double: &'static Spec) -> Result<String> {
+    let client = find("client")?;
+    let vip = server.vip().context("it has a VIP")?;
+    let serves = || network::who_serves(client, vip, server.service).as_deref() == Some(double.name);
+    wait_until(SERVED, "the backup server serves", || Ok(serves()))?;
+    let agent = || {
+        let rows = rows(&kagectl_json(&["status"])?["agents"]);
+        let row = rows.into_iter().find(|row| row["agent"] == double.name).context("status shows its agent")?;
+        Ok::<_, anyhow::Error>(row["connected"] == true)
+    };
+    wait_until(SEEN, "the agent inside it is connected", agent)?;
+    let (after, began) = (last_event()?, Instant::now());
+    console::exec_ok(double, &Trouble::St1.command(double), Duration::from_secs(10))?;
+    let restarts = || -> Result<Vec<String>> {
+        let events = events_after(after)?.into_iter().filter(|event| event["kind"] == "double-restarting");
+        Ok(events.map(|event| event["text"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    wait_until(SEEN, "its service is restarted, and answers", || Ok(!restarts()?.is_empty() && serves()))?;
+    let took = began.elapsed();
+    let told = restarts()?;
+    ensure!(
+        told.iter().all(|text| text.contains(" in ") && text.ends_with("is restarted")),
+        "more than its service was restarted: {told:?}"
+    );
+    Ok(format!("{}'s service died and was restarted inside it within {:.1} s", double.name, took.as_secs_f64()))
 }
 
 /// Repair, fail-back, and until everything is as it was before the trouble.

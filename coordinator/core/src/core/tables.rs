@@ -36,7 +36,8 @@ impl Coordinator {
 
     /// Is this machine, or the virtual server around this agent, suspended on purpose, or about to be? Then its silence
     /// says nothing.
-    pub(crate) fn at_rest(&self, agent: &AgentId) -> bool {
+    #[must_use]
+    pub fn at_rest(&self, agent: &AgentId) -> bool {
         // A backup server sleeps unless it is needed, whatever the tables say.
         if let Some((domain, at)) = self.inside_double(agent) {
             return !self.wanted(&Owner { agent: at, domain: Some(domain) });
