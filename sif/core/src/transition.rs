@@ -63,8 +63,11 @@ fn check(row: &TransitionRow) -> Result<(), Refusal> {
             return Err(Refusal::TooMuch { what: what.to_owned(), limit, next });
         }
     }
-    if row.steps.is_empty() {
-        return Err(Refusal::Invalid { why: "a transition without a step: nothing is to be done".to_owned() });
+    // Without a step a group's condition may change all the same: what it takes may have been done by others.
+    if row.steps.is_empty() && row.groups.is_empty() {
+        return Err(Refusal::Invalid {
+            why: "a transition without a step or a group: nothing is to be done".to_owned(),
+        });
     }
     Ok(())
 }

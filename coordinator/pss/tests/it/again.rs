@@ -52,6 +52,18 @@ fn one_that_goes_on_finishes_the_way_up() {
     ends_at_home(&mut night);
 }
 
+/// Somebody else has done what was left, and the ledger still has it Light.
+#[test]
+fn a_group_that_is_back_but_for_its_state_is_marked_so() {
+    let mut night = all_but_ftp1();
+    night.truth.vms.get_mut(&vm("ftp1")).unwrap().host = host("rs2");
+    night.all(10);
+    night.seconds(2);
+    night.all(30);
+    night.seconds(60);
+    assert_eq!(night.conditions(), [Condition::Moderate; 3], "{}", night.report());
+}
+
 /// Half of its load is where it is wanted: one judgement of Light load is no reason to leave it at that.
 #[test]
 fn a_dip_in_the_load_leaves_nobody_halfway() {

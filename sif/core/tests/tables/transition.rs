@@ -204,6 +204,22 @@ fn another_process_takes_a_transition_over_and_the_first_stops() {
     assert_eq!(desk.end(id, Condition::Moderate), Err(Refusal::NoTransition { given: id, under_way: None }));
 }
 
+/// What it takes may have been done by others: a recovery, an operator.
+#[test]
+fn a_condition_may_change_without_a_step() {
+    let mut desk = Desk::new();
+    let signal = Signal::BeginTransition {
+        by: "pss".to_owned(),
+        generation: desk.tables().revision,
+        plan: "x".to_owned(),
+        steps: Vec::new(),
+        groups: [(n("mail"), (Condition::Moderate, Condition::Light))].into(),
+    };
+    let Ok(Reply::Transition { id, .. }) = desk.signal(signal) else { panic!("refused") };
+    desk.end(id, Condition::Light).unwrap();
+    assert_eq!(desk.tables().state[&n("mail")].condition, Condition::Light);
+}
+
 #[test]
 fn what_is_too_much_or_means_nothing_is_refused() {
     let mut desk = Desk::new();
@@ -213,13 +229,17 @@ fn what_is_too_much_or_means_nothing_is_refused() {
             generation: Revision(1),
             plan: "x".repeat(plan),
             steps,
-            groups: [(n(group), (Condition::Moderate, Condition::Light))].into(),
+            groups: Some(group)
+                .filter(|group| !group.is_empty())
+                .map(|group| (n(group), (Condition::Moderate, Condition::Light)))
+                .into_iter()
+                .collect(),
         };
         desk.put(signal).unwrap_err().to_string()
     };
     assert!(refused(vec![sleep("rs2"); STEP_LIMIT + 1], 0, "pss", "mail").contains("steps of a transition"));
     assert!(refused(fold(), PLAN_LIMIT + 1, "pss", "mail").contains("a plan in bytes"));
-    assert!(refused(Vec::new(), 0, "pss", "mail").contains("without a step"));
+    assert!(refused(Vec::new(), 0, "pss", "").contains("without a step"));
     assert!(refused(fold(), 0, "", "mail").contains("which process"));
     assert!(refused(fold(), 0, "pss", "dns").contains("service group dns"));
 }
