@@ -45,7 +45,7 @@ const CUT_MS: f64 = 500.0;
 pub(super) const BASE: &str = "rs1";
 
 /// Of those, what is run when nothing is asked for: the others take longer than `tests/all` may.
-const USUAL: [&str; 3] = [NAME, losses::BY_DAY, losses::BASE_LOST];
+const USUAL: [&str; 5] = [NAME, losses::BY_DAY, losses::BASE_LOST, killed::NAME, wayhome::NAME];
 
 /// Runs those whose name contains `only` (`tests/lab suite "power saving"`, `tests/lab suite signal`), or the usual ones;
 /// how many passed, and failed.
