@@ -232,10 +232,10 @@ fn goals(measurement: &Measurement, text: &mut String) {
     let busy = "three doubles are resumed on two cores, and clients of a load balancer wait for its next try";
     let rows = [
         (
-            "Moderate → Light, at most 3 s and the live migrations: the whole, with them",
+            "Moderate → Light, at most 3 s without live migrations: the whole, with them",
             3.0,
             median(&mut nights().map(|night| night.to_light.took_s)),
-            "live migrations of emulated guests take their time",
+            "this figure has the live migrations in it, which the goal leaves out: a second and more of it",
         ),
         (
             "Light → Moderate, at most 3 s and the wakes: after them",
