@@ -38,6 +38,12 @@ const fn port(group: &Group) -> u16 {
     }
 }
 
+/// Does the load balancer know the protocol of this group's clients, and ask again elsewhere? Whatever lab is up.
+#[must_use]
+pub fn asks_again(group: &str) -> bool {
+    group == "web"
+}
+
 /// All groups of the lab.
 #[must_use]
 pub fn fronts() -> Vec<Front> {
@@ -51,7 +57,7 @@ pub fn fronts() -> Vec<Front> {
                 port: port(group),
                 vips: vec![vip],
                 service: server.service,
-                asks_again: group.name == "web",
+                asks_again: asks_again(group.name),
             }),
         }
     }

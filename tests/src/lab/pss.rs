@@ -1,7 +1,7 @@
 //! The campaign `pss`: changes of condition (table 4.3), and the six troubles in both conditions (table 4.4), beside the
 //! thesis. Resumable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -174,8 +174,6 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
          | Trouble | Condition | Runs | Detection | Function | thesis | Target | thesis | Client | thesis | Gap | Failed, HTTP | \
          TCP | All as before | Runs with problems |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    let again: BTreeSet<&str> =
-        balancer::fronts().iter().filter(|front| front.asks_again).map(|front| front.name).collect();
     for case in Case::ALL {
         for (condition, thesis) in CONDITIONS.iter().zip(case.thesis()) {
             let light = *condition == Condition::Light;
@@ -186,9 +184,9 @@ pub fn table(measurement: &Measurement, stale: Option<&str>) -> String {
             }
             let good: Vec<&&CaseRun> = all.iter().filter(|run| run.problems.is_empty()).collect();
             let of = |what: fn(&CaseRun) -> Option<f64>| middle(good.iter().map(|run| what(run)));
-            let failed = |asks_again: bool| {
+            let failed = |again: bool| {
                 let requests = good.iter().flat_map(|run| &run.requests);
-                let of_kind = requests.filter(|(name, _)| again.contains(name.as_str()) == asks_again);
+                let of_kind = requests.filter(|(name, _)| balancer::asks_again(name) == again);
                 let (failed, asked) = of_kind.fold((0, 0), |sum, (_, it)| (sum.0 + it.0, sum.1 + it.1));
                 format!("{failed} of {asked}")
             };
